@@ -1,0 +1,89 @@
+"""The keys and values that every rival is given."""
+
+from __future__ import annotations
+
+import enum
+import random
+from collections.abc import Callable, Sequence
+
+KEY_SIZE = 16
+VALUE_SIZE = 100
+
+CHECKED_KEYS_MAX = 10_000
+
+
+class WrongAnswerError(Exception):
+    """A rival gave something else than what was stored in it; its times mean nothing."""
+
+
+class Layout(enum.Enum):
+    """How the objects that a loop walks lie in memory."""
+
+    SCATTERED = "scattered"  # in another order than they are used in: each costs its own cache miss
+    SEQUENTIAL = "sequential"  # in the order they are used in: the processor prefetches them
+
+
+class Dataset:
+    """`count` pairs of pseudo-random bytes, and as many keys that are not among them.
+
+    All come from `seed`, so two runs store the same bytes. Takes about 4 us a pair.
+    """
+
+    def __init__(self, count: int, seed: int, layout: Layout = Layout.SCATTERED) -> None:
+        rng = random.Random(seed)
+        names = list({rng.randbytes(KEY_SIZE): None for _ in range(2 * count)})
+        if len(names) != 2 * count:
+            raise ValueError(f"seed {seed} drew a key twice among {2 * count:,}; choose another seed")
+        self.count = count
+        self.layout = layout
+        self.keys: list[bytes] = names[:count]
+        self.absent: list[bytes] = names[count:]
+        self.values: list[bytes] = [rng.randbytes(VALUE_SIZE) for _ in range(count)]
+        # What an overwrite writes: the value of the next key, so every key gets a new one of the same size.
+        self.replacements: list[bytes] = self.values[1:] + self.values[:1]
+        if any(old == new for old, new in zip(self.values, self.replacements, strict=True)):
+            raise ValueError(f"seed {seed} drew a value twice in a row; choose another seed")
+        self._checked = rng.sample(range(count), min(count, CHECKED_KEYS_MAX))
+        self._rng = rng
+
+    @property
+    def bytes_stored(self) -> int:
+        """Key and value bytes of all pairs."""
+        return self.count * (KEY_SIZE + VALUE_SIZE)
+
+    def shuffled_order(self) -> list[int]:
+        """Return a new random order of the pairs, as indices."""
+        order = list(range(self.count))
+        self._rng.shuffle(order)
+        return order
+
+    def handed_out(self, items: Sequence[bytes], order: Sequence[int]) -> list[bytes]:
+        """Return new objects equal to the items, in the given order, laid out as asked for at the start."""
+        if self.layout is Layout.SEQUENTIAL:
+            return fresh_copies([items[index] for index in order])
+        copies = fresh_copies(items)
+        return [copies[index] for index in order]
+
+    def check(self, who: str, get: Callable[[bytes], object], expected: Sequence[bytes] | None) -> None:
+        """Look up a sample of the keys and as many absent ones; `expected=None` means that none is stored.
+
+        Raises `WrongAnswerError`, naming `who` and the key, when an answer differs.
+        """
+        for index in self._checked:
+            wanted = None if expected is None else expected[index]
+            answers = ((self.keys[index], wanted), (self.absent[index], None))
+            for key, value in answers:
+                answer = get(fresh_copies([key])[0])
+                if answer != value:
+                    raise WrongAnswerError(f"{who}: key {key.hex()} gave {answer!r}, expected {value!r}")
+
+
+def fresh_copies(items: Sequence[bytes]) -> list[bytes]:
+    """Return new objects equal to the items, which must all have one size.
+
+    A bytes object remembers its hash, so a dict answers a key object that it has seen before, or that
+    any dict has seen, sooner than one that has just come off a socket.
+    """
+    size = len(items[0])
+    blob = b"".join(items)
+    return [blob[start : start + size] for start in range(0, len(blob), size)]

@@ -1,0 +1,212 @@
+"""Runs workloads against rivals: in rounds that take the rivals in turn, on warm memory, answers checked.
+
+The machine may be shared and noisy, so nothing here is timed alone: within a round every rival does the same
+work in the same order of keys, one after the other (A B C, A B C, ...), and only medians over the rounds and
+ratios between rivals of one run are worth comparing.
+"""
+
+from __future__ import annotations
+
+import gc
+import mmap
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .adapters import Form, Rival
+from .dataset import Dataset
+from .workloads import Workload, fill
+
+LOOP = "(loop)"
+
+BALLAST_BYTES_PER_BYTE_STORED = 4
+BALLAST_BYTES_MIN = 64 << 20
+
+
+@dataclass(slots=True)
+class Row:
+    """One rival in one form, or the bare loop, and what it took in each round."""
+
+    rival: str
+    form: Form | None
+    spelling: str
+    samples: list[float] = field(default_factory=list)
+
+    @property
+    def median(self) -> float:
+        """The middle sample."""
+        return statistics.median(self.samples)
+
+
+@dataclass(slots=True)
+class Result:
+    """All rows of one workload."""
+
+    workload: Workload
+    rows: list[Row]
+
+    def main_row(self, rival: str) -> Row | None:
+        """Return the row of a rival's main form, `None` if the rival did not take part."""
+        return next((row for row in self.rows if row.rival == rival), None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entrant:
+    """A rival in one form, with the store it works on in this round and the row its samples go to."""
+
+    row: Row
+    form: Form
+    store: Rival
+    directory: Path
+
+
+class Harness:
+    """Runs workloads on stores of its own below `directory`, and removes them."""
+
+    def __init__(
+        self,
+        data: Dataset,
+        rivals: Sequence[type[Rival]],
+        directory: Path,
+        rounds: int,
+        progress: Callable[[str], None] = lambda message: None,
+    ) -> None:
+        self._data = data
+        self._rivals = rivals
+        self._directory = directory
+        self._rounds = rounds
+        self._progress = progress
+
+    def run(self, workloads: Sequence[Workload]) -> Iterator[Result]:
+        """Run the workloads and yield their results, those that change nothing first.
+
+        Raises `WrongAnswerError` as soon as a rival's answer is wrong.
+        """
+        yield from self._run_standing([workload for workload in workloads if not workload.mutates])
+        yield from self._run_lives([workload for workload in workloads if workload.mutates])
+
+    def _run_standing(self, workloads: Sequence[Workload]) -> Iterator[Result]:
+        """Run workloads that change nothing, all on one full store a rival."""
+        taking_part = [
+            rival for rival in self._rivals if any(workload.name in rival.spellings for workload in workloads)
+        ]
+        with ExitStack() as stack:
+            stores: dict[str, tuple[Rival, Path]] = {}
+            for rival in taking_part:
+                self._progress(f"filling {rival.name}")
+                store, directory = self._new_store(rival, stack)
+                fill(store, self._data)
+                store.flush()
+                stores[rival.name] = store, directory
+            for workload in workloads:
+                result = self._new_result(workload)
+                entrants = [
+                    _Entrant(row, row.form, *stores[row.rival]) for row in result.rows if row.form is not None
+                ]
+                self._check_all(workload, entrants)
+                for number in range(self._rounds if workload.times else 1):
+                    self._run_round(workload, result, entrants, number)
+                self._check_all(workload, entrants)
+                yield result
+
+    def _run_lives(self, workloads: Sequence[Workload]) -> Iterator[Result]:
+        """Run workloads that change the store; each round, each rival and each form begins with an empty one.
+
+        The workloads of a round follow each other on it, so that an overwrite finds what the put left. What a
+        workload needs and none before it has provided is put there untimed.
+        """
+        results = [self._new_result(workload) for workload in workloads]
+        for number in range(self._rounds):
+            with ExitStack() as stack:
+                stores: dict[tuple[str, Form], tuple[Rival, Path]] = {}
+                for result in results:
+                    entrants = []
+                    for row in result.rows:
+                        if row.form is None:
+                            continue
+                        life = row.rival, row.form
+                        if life not in stores:
+                            stores[life] = self._new_store(self._rival(row.rival), stack)
+                        store, directory = stores[life]
+                        if result.workload.needs_pairs and store.count() == 0:
+                            fill(store, self._data)
+                        entrants.append(_Entrant(row, row.form, store, directory))
+                    self._run_round(result.workload, result, entrants, number)
+        yield from results
+
+    def _run_round(
+        self, workload: Workload, result: Result, entrants: Sequence[_Entrant], number: int
+    ) -> None:
+        """Take one sample of each entrant, and one of the bare loop."""
+        order = self._data.shuffled_order()
+        for entrant in entrants:
+            self._progress(f"{workload.name} {number + 1}/{self._rounds} {entrant.row.rival}")
+            operands = workload.prepare(self._data, order)
+            if workload.mutates:
+                touch_ballast(max(BALLAST_BYTES_MIN, BALLAST_BYTES_PER_BYTE_STORED * self._data.bytes_stored))
+            with garbage_collection_off():
+                sample = workload.run(entrant.store, entrant.form, operands, entrant.directory)
+            entrant.row.samples.append(sample)
+            if workload.mutates:
+                workload.check(entrant.store, self._data)
+        for row in result.rows:
+            if row.form is None:
+                operands = workload.prepare(self._data, order)
+                with garbage_collection_off():
+                    row.samples.append(workload.run_loop(operands))
+
+    def _check_all(self, workload: Workload, entrants: Sequence[_Entrant]) -> None:
+        for store in {entrant.row.rival: entrant.store for entrant in entrants}.values():
+            workload.check(store, self._data)
+
+    def _new_result(self, workload: Workload) -> Result:
+        rows = [
+            Row(rival.name, form, spelling)
+            for rival in self._rivals
+            for form, spelling in rival.spellings.get(workload.name, {}).items()
+        ]
+        if workload.has_loop:
+            rows.append(Row(LOOP, None, "for k in keys: pass"))
+        return Result(workload, rows)
+
+    def _new_store(self, rival: type[Rival], stack: ExitStack) -> tuple[Rival, Path]:
+        """Open an empty store that is closed and removed with the stack."""
+        directory = Path(stack.enter_context(_store_directory(self._directory, rival.name)))
+        store = rival(self._data.bytes_stored)
+        stack.callback(store.close)
+        store.open(directory)
+        return store, directory
+
+    def _rival(self, name: str) -> type[Rival]:
+        return next(rival for rival in self._rivals if rival.name == name)
+
+
+def touch_ballast(size: int) -> None:
+    """Write once to every page of so much new memory, and give it back.
+
+    On a virtual machine the host takes idle memory back, and the first to touch it again pays microseconds
+    a page. This pays outside the clock, and leaves the kernel warm pages to give to whoever is timed next.
+    """
+    pages = size // mmap.PAGESIZE
+    with mmap.mmap(-1, pages * mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as ballast:
+        ballast[:: mmap.PAGESIZE] = b"\x01" * pages
+
+
+@contextmanager
+def garbage_collection_off() -> Iterator[None]:
+    """Keep the cyclic collector out of a timed section: when it runs depends on what ran before."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@contextmanager
+def _store_directory(parent: Path, name: str) -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=parent) as directory:
+        yield directory

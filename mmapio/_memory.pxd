@@ -1,0 +1,31 @@
+# Atomic words, fences and prefetch, inlined into every module that cimports them.
+#
+# The words live in mapped files and are shared between processes, so each access is one machine
+# instruction on an aligned address, whatever the compiler would prefer. Orderings are named as in C11.
+
+from libc.stdint cimport uint32_t, uint64_t
+
+cdef extern from * nogil:
+    """
+    #include <stdint.h>
+    static inline uint64_t mmio_load_acquire_u64(const void *p) { return __atomic_load_n((const uint64_t *)p, __ATOMIC_ACQUIRE); }
+    static inline uint64_t mmio_load_relaxed_u64(const void *p) { return __atomic_load_n((const uint64_t *)p, __ATOMIC_RELAXED); }
+    static inline uint32_t mmio_load_relaxed_u32(const void *p) { return __atomic_load_n((const uint32_t *)p, __ATOMIC_RELAXED); }
+    static inline void mmio_store_release_u64(void *p, uint64_t v) { __atomic_store_n((uint64_t *)p, v, __ATOMIC_RELEASE); }
+    static inline void mmio_store_relaxed_u64(void *p, uint64_t v) { __atomic_store_n((uint64_t *)p, v, __ATOMIC_RELAXED); }
+    static inline void mmio_store_relaxed_u32(void *p, uint32_t v) { __atomic_store_n((uint32_t *)p, v, __ATOMIC_RELAXED); }
+    static inline void mmio_fence_acquire(void) { __atomic_thread_fence(__ATOMIC_ACQUIRE); }
+    static inline void mmio_fence_release(void) { __atomic_thread_fence(__ATOMIC_RELEASE); }
+    static inline void mmio_prefetch(const void *p) { __builtin_prefetch(p, 0, 3); }
+    static inline void mmio_prefetch_write(const void *p) { __builtin_prefetch(p, 1, 3); }
+    """
+    uint64_t load_acquire "mmio_load_acquire_u64"(const void *word) noexcept
+    uint64_t load_relaxed "mmio_load_relaxed_u64"(const void *word) noexcept
+    uint32_t load_relaxed_u32 "mmio_load_relaxed_u32"(const void *word) noexcept
+    void store_release "mmio_store_release_u64"(void *word, uint64_t value) noexcept
+    void store_relaxed "mmio_store_relaxed_u64"(void *word, uint64_t value) noexcept
+    void store_relaxed_u32 "mmio_store_relaxed_u32"(void *word, uint32_t value) noexcept
+    void fence_acquire "mmio_fence_acquire"() noexcept
+    void fence_release "mmio_fence_release"() noexcept
+    void prefetch "mmio_prefetch"(const void *address) noexcept
+    void prefetch_write "mmio_prefetch_write"(const void *address) noexcept

@@ -1,0 +1,181 @@
+"""Opening a log's directory: locks first, then identity, then where the log ends.
+
+Everything is checked before anything is written, and whoever opens or closes excludes the others meanwhile.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import uuid
+from dataclasses import dataclass
+
+from mmapio import _os
+from mmaplog import control as control_file
+from mmaplog import manifest as manifest_file
+from mmaplog import recovery
+from mmaplog.control import Control
+from mmaplog.errors import FormatError, Locked, Poisoned
+from mmaplog.lock import NAME as LOCK_NAME
+from mmaplog.lock import LockFile
+from mmaplog.manifest import Manifest
+from mmaplog.segment import TEMPORARY_SUFFIX, create_segment, list_segments, open_segment
+from mmaplog.segment_set import SegmentSet
+
+MODES = ("r", "w", "c", "n")
+SEGMENT_BYTES_MIN = 64 << 10
+# A store addresses the start of a record with 26 bits, in units of 8 bytes.
+SEGMENT_BYTES_MAX = 512 << 20
+# What a new segment gets from the file system at first.
+FIRST_ALLOCATION = 64 << 10
+
+
+@dataclass
+class Attachment:
+    """What opening a log found; the handle takes it apart."""
+
+    directory: _os.Descriptor
+    locks: LockFile
+    manifest: Manifest
+    segments: SegmentSet
+    control: Control
+    recovered: bool
+
+
+def attach(path: str, mode: str, segment_bytes: int, derived: tuple[str, ...] = ()) -> Attachment:
+    """Open the log in `path` with one of the modes r, w, c, n; `derived` names files of an upper layer.
+
+    Raises ValueError for another mode, FileNotFoundError, NotADirectoryError, PermissionError, Locked, FormatError,
+    CorruptionError.
+    """
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)} as in dbm, not {mode!r}")
+    if not SEGMENT_BYTES_MIN <= segment_bytes <= SEGMENT_BYTES_MAX:
+        raise ValueError(f"segment_bytes must be from {SEGMENT_BYTES_MIN} to {SEGMENT_BYTES_MAX}, not {segment_bytes}")
+    directory = _open_directory(path, mode)
+    names = _os.list_directory(directory.fd)
+    exists = manifest_file.NAME in names or any(name.endswith(".seg") for name in names)
+    if not exists:
+        _refuse_unless_empty(path, mode, names, derived)
+    locks = LockFile(directory.fd, path, create=mode != "r")
+    try:
+        if mode != "r":
+            locks.claim_writer()
+        locks.begin()
+        try:
+            return _attach_locked(path, mode, segment_bytes, derived, directory, locks)
+        finally:
+            locks.end()
+    except BaseException:
+        locks.close()
+        raise
+
+
+def _attach_locked(
+    path: str, mode: str, segment_bytes: int, derived: tuple[str, ...], directory: _os.Descriptor, locks: LockFile
+) -> Attachment:
+    alone = locks.attach()
+    if mode == "n":
+        if not alone:
+            raise Locked("others have it open for reading, so it cannot be replaced; close them first", path)
+        _erase(directory.fd, derived)
+    manifest = _identify(path, directory.fd, segment_bytes, may_create=mode in "cn")
+    writing = mode != "r"
+    segments = SegmentSet(directory, path, manifest.log_uuid, writing)
+    control = control_file.load(directory.fd, manifest.log_uuid, writing, not alone)
+    if control is not None and not recovery.confirm(segments, control):
+        control = None
+    if control is not None and control.poison and writing:
+        raise Poisoned(
+            control.poison, f"a sync failed earlier ({os.strerror(control.poison)}) while the log was open; "
+            "what was written since may be lost. Close every handle and run repair", path)
+    recovered = control is None
+    if control is None:
+        control = _recover(path, directory, locks, manifest, segments, writing)
+    if writing:
+        recovery.cleanse(segments, control)
+    return Attachment(directory, locks, manifest, segments, control, recovered)
+
+
+def _recover(
+    path: str,
+    directory: _os.Descriptor,
+    locks: LockFile,
+    manifest: Manifest,
+    segments: SegmentSet,
+    writing: bool,
+) -> Control:
+    tail = recovery.find_tail(segments, manifest.first_seq)
+    if not writing:
+        if not locks.writable or not os.access(path, os.W_OK):
+            # Who may not write keeps what it found to itself, and sees nothing that is written later. It is not
+            # counted as attached: a writer that comes must not take the old CONTROL for one in use.
+            locks.detach()
+            return control_file.create(
+                None, manifest.log_uuid, tail.seq, tail.segment.id, tail.end, tail.last, tail.known_durable
+            )
+        locks.claim_writer()
+        segments = SegmentSet(directory, path, manifest.log_uuid, True)
+        tail = recovery.find_tail(segments, manifest.first_seq)
+    segment, end = recovery.settle(segments, tail, manifest.segment_bytes, FIRST_ALLOCATION)
+    last = tail.last if segment.id == tail.segment.id else 0
+    made = control_file.create(directory.fd, manifest.log_uuid, tail.seq, segment.id, end, last, tail.seq)
+    if not writing:
+        locks.release_writer()
+    return made
+
+
+def _open_directory(path: str, mode: str) -> _os.Descriptor:
+    try:
+        return _os.open_directory(path)
+    except FileNotFoundError:
+        if mode in "rw":
+            raise FileNotFoundError(
+                errno.ENOENT, f"does not exist; mode {mode!r} opens only what is there, use 'c' to create", path
+            ) from None
+    except NotADirectoryError:
+        raise NotADirectoryError(errno.ENOTDIR, "is a file; a log or store is a directory", path) from None
+    parent = _os.open_directory(os.path.dirname(os.path.abspath(path)))
+    _os.make_directory(path)
+    _os.sync(parent.fd, path)
+    return _os.open_directory(path)
+
+
+def _refuse_unless_empty(path: str, mode: str, names: list[str], derived: tuple[str, ...]) -> None:
+    if mode in "rw":
+        raise FileNotFoundError(errno.ENOENT, f"holds no log; mode {mode!r} opens only what is there, use 'c'", path)
+    ours = {LOCK_NAME, control_file.NAME, *derived}
+    foreign = sorted(name for name in names if name not in ours and not name.endswith(TEMPORARY_SUFFIX))
+    if foreign:
+        raise FormatError(f"the directory holds no log but other files ({foreign[0]!r}, ...); use an empty one", path)
+
+
+def _identify(path: str, directory: int, segment_bytes: int, *, may_create: bool) -> Manifest:
+    try:
+        return manifest_file.read(directory, path)
+    except FileNotFoundError:
+        names = list_segments(directory)
+    if names:
+        # Creation was cut short, or the file was lost; the segments know the same.
+        raw = _os.read_at(_os.open_file(names[0][2], False, follow=False, dir_fd=directory).fd, 40, 0)[24:]
+        log_uuid = uuid.UUID(bytes=raw.ljust(16, b"\0"))
+        capacity = open_segment(directory, names[0][2], log_uuid, False).capacity
+        manifest = Manifest(log_uuid, min(max(capacity, SEGMENT_BYTES_MIN), SEGMENT_BYTES_MAX), names[0][0])
+    elif may_create:
+        manifest = Manifest(uuid.uuid4(), segment_bytes, 0)
+        create_segment(directory, manifest.log_uuid, 0, 0, segment_bytes, FIRST_ALLOCATION)
+    else:
+        raise FileNotFoundError(errno.ENOENT, "holds no log", path)
+    if may_create:
+        manifest_file.write(directory, manifest)
+    return manifest
+
+
+def _erase(directory: int, derived: tuple[str, ...]) -> None:
+    # The manifest goes first: without it and its segments nothing is left that would be taken for a log.
+    names = _os.list_directory(directory)
+    doomed = [name for name in names if name in (manifest_file.NAME, control_file.NAME, *derived)]
+    doomed += [name for name in names if name.endswith((".seg", recovery.BAD_SUFFIX, TEMPORARY_SUFFIX))]
+    for name in doomed:
+        _os.remove_file(directory, name)
+    _os.sync(directory)

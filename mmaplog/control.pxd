@@ -1,0 +1,15 @@
+from libc.stdint cimport uint64_t
+
+from mmapio.mapping cimport MemoryMappedFile
+from mmaplog.format cimport CommitSlot, ControlHot
+
+
+cdef class Control:
+    # The hot words of a log, in memory shared by every process that has it open.
+    cdef MemoryMappedFile file
+    cdef ControlHot *hot
+    cdef readonly uint64_t incarnation
+    cdef readonly bint private
+
+    cdef CommitSlot committed(self) noexcept nogil
+    cdef void publish(self, CommitSlot *slot) noexcept nogil

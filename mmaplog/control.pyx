@@ -1,0 +1,176 @@
+# cython: language_level=3
+"""CONTROL: the words that every append and sync touch, shared between processes and derivable at any time.
+
+Never synced. What it says may be believed only while the page cache it lives in is the one it was written
+to: same boot, same mount, same file. `load` checks that; when it answers None, recovery makes a new one.
+"""
+
+import os
+
+from libc.stdint cimport uint64_t
+from libc.string cimport memcmp, memcpy, memset
+
+from mmapio cimport _memory as memory
+from mmapio._os cimport Descriptor
+from mmapio.mapping cimport MemoryMappedFile
+from mmaplog.checksum cimport xxh3
+from mmaplog.format cimport (
+    CONTROL_HOT_OFFSET,
+    CONTROL_MAGIC,
+    CONTROL_SIZE,
+    VERSION,
+    CommitSlot,
+    ControlHot,
+    ControlIdentity,
+)
+
+from mmapio import _os as system
+
+NAME = "CONTROL"
+TEMPORARY = "CONTROL.tmp"
+
+
+cdef class Control:
+    """The mapped CONTROL file. Made by `load` or `create`."""
+
+    @property
+    def durable(self):
+        """The number after the last durable record, as every process sees it."""
+        return memory.load_acquire(&self.hot.durable)
+
+    @property
+    def poison(self):
+        """errno of the first failed sync, or 0."""
+        return memory.load_acquire(&self.hot.poison)
+
+    @property
+    def in_flight(self):
+        """Offset in the tail segment up to which an append that never finished may have written."""
+        return memory.load_acquire(&self.hot.in_flight)
+
+    @property
+    def tail(self):
+        """(next sequence number, segment id, end offset, offset of the last record or 0)."""
+        cdef CommitSlot slot = self.committed()
+        return slot.seq, slot.segment_id, <uint64_t>slot.end * 8, <uint64_t>slot.last * 8
+
+    def close(self):
+        """Unmap. The words stay where they are for the others."""
+        self.file = None
+        self.hot = NULL
+
+    cdef CommitSlot committed(self) noexcept nogil:
+        cdef uint64_t turn
+        cdef CommitSlot slot
+        while True:
+            turn = memory.load_acquire(&self.hot.turn)
+            slot = self.hot.slots[turn & 1]
+            memory.fence_acquire()
+            # A slot is rewritten only two turns later, so an unchanged turn means an untorn copy.
+            if memory.load_relaxed(&self.hot.turn) == turn:
+                return slot
+
+    cdef void publish(self, CommitSlot *slot) noexcept nogil:
+        cdef uint64_t turn = self.hot.turn + 1
+        # No store to the slot may be seen before the turn that retired it.
+        memory.fence_release()
+        self.hot.slots[turn & 1] = slot[0]
+        memory.store_release(&self.hot.turn, turn)
+
+
+cdef Control wrap(MemoryMappedFile file, bint private):
+    cdef Control made = Control.__new__(Control)
+    cdef ControlIdentity identity
+    memcpy(&identity, file.base, sizeof(identity))
+    made.file = file
+    made.hot = <ControlHot *>(file.base + CONTROL_HOT_OFFSET)
+    made.incarnation = identity.incarnation
+    made.private = private
+    return made
+
+
+cdef int describe(ControlIdentity *identity, int fd, bytes log_uuid) except -1:
+    # Fills in what binds the file to this boot, mount and inode. A kernel without unique mount ids gets a
+    # random one instead: such a file never matches, and opening recovers from the segments.
+    cdef bytes boot = system.boot_id()
+    memset(identity, 0, sizeof(identity[0]))
+    identity.magic = CONTROL_MAGIC
+    identity.version = VERSION
+    memcpy(identity.log_uuid, <const char *>log_uuid, 16)
+    memcpy(identity.boot_id, <const char *>boot, 16)
+    device, inode, seconds, nanoseconds, mount, unique = system.identity(fd)
+    identity.device = device
+    identity.inode = inode
+    identity.birth_seconds = seconds
+    identity.birth_nanoseconds = nanoseconds
+    identity.mount_id = mount if unique else random_word()
+    return 0
+
+
+def load(int directory, log_uuid, bint writable, bint live):
+    """Map the CONTROL file of an open directory, or return None when it must not be believed.
+
+    With `live`, another process has the log open and goes by this file, so it is believed whatever mount
+    or boot it names, as long as it is one of this log.
+    """
+    cdef Descriptor opened
+    cdef MemoryMappedFile file
+    cdef ControlIdentity found, expected
+    try:
+        opened = system.open_file(NAME, writable, follow=False, dir_fd=directory)
+        file = MemoryMappedFile.from_descriptor(opened, NAME, writable=writable, reserve=CONTROL_SIZE)
+    except OSError:
+        return None
+    if file.length != CONTROL_SIZE:
+        return None
+    memcpy(&found, file.base, sizeof(found))
+    describe(&expected, opened.fd, log_uuid.bytes)
+    if found.checksum != xxh3(&found, sizeof(found) - sizeof(found.checksum), 0):
+        return None
+    if live:
+        memcpy(found.boot_id, expected.boot_id, 16)
+        found.mount_id = expected.mount_id
+    expected.incarnation = found.incarnation
+    if memcmp(&found, &expected, sizeof(found) - sizeof(found.checksum)) != 0:
+        return None
+    return wrap(file, False)
+
+
+def create(directory, log_uuid, seq, segment_id, end, last, durable):
+    """Make CONTROL anew, saying that the log ends where the arguments say. With directory None, in private memory."""
+    cdef Descriptor opened
+    cdef MemoryMappedFile file
+    cdef ControlIdentity identity
+    cdef CommitSlot slot
+    cdef Control made
+    if directory is None:
+        opened = system.anonymous_file(NAME)
+    else:
+        # A file of the same name may still be mapped by others: never written again, only replaced.
+        try:
+            system.remove_file(directory, TEMPORARY)
+        except FileNotFoundError:
+            pass
+        opened = system.open_file(TEMPORARY, True, create=True, exclusive=True, follow=False, dir_fd=directory)
+    system.grow(opened.fd, CONTROL_SIZE, NAME)
+    file = MemoryMappedFile.from_descriptor(opened, NAME, writable=True, reserve=CONTROL_SIZE)
+    describe(&identity, opened.fd, log_uuid.bytes)
+    identity.incarnation = random_word()
+    identity.checksum = xxh3(&identity, sizeof(identity) - sizeof(identity.checksum), 0)
+    memcpy(file.base, &identity, sizeof(identity))
+    made = wrap(file, directory is None)
+    slot.seq = seq
+    slot.segment_id = segment_id
+    slot.end = end // 8
+    slot.last = last // 8
+    made.hot.in_flight = end
+    made.hot.durable = durable
+    made.publish(&slot)
+    if directory is not None:
+        system.replace_file(directory, TEMPORARY, NAME)
+    return made
+
+
+def random_word():
+    """A random nonzero 64-bit number from the system."""
+    return int.from_bytes(os.getrandom(8), "little") or 1

@@ -1,0 +1,51 @@
+"""The exceptions of mmaplog, all below :class:`mmapio.MmapIoError` (an ``OSError``).
+
+    LogError(MmapIoError)
+      FormatError           a file is not ours, or of a version or log this code must not touch
+      CorruptionError       bytes that were durable are damaged; errno EBADMSG
+      Locked                another handle holds the writer's lock
+      Poisoned              a sync failed earlier; nothing is acknowledged any more
+      RecordTooLarge        a record does not fit the format; also a ValueError
+"""
+
+import errno
+
+from mmapio.errors import MmapIoError
+
+__all__ = ["CorruptionError", "FormatError", "Locked", "LogError", "Poisoned", "RecordTooLarge"]
+
+
+class LogError(MmapIoError):
+    """Base of what a log raises by itself."""
+
+
+class FormatError(LogError):
+    """A file has the wrong magic, a newer version, unknown flags or belongs to another log."""
+
+    def __init__(self, message: str, path: object = None) -> None:
+        super().__init__(errno.EINVAL, message, path)
+
+
+class CorruptionError(LogError):
+    """Bytes that had been durable no longer verify. Nothing was changed on disk."""
+
+    def __init__(self, message: str, path: object = None) -> None:
+        super().__init__(errno.EBADMSG, message, path)
+
+
+class Locked(LogError):
+    """Another process, or another handle of this one, has the log open for writing."""
+
+    def __init__(self, message: str, path: object = None) -> None:
+        super().__init__(errno.EAGAIN, message, path)
+
+
+class Poisoned(LogError):
+    """A sync failed earlier, so no later write can be promised; close every handle and open again."""
+
+
+class RecordTooLarge(LogError, ValueError):
+    """The record is larger than the format can hold."""
+
+    def __init__(self, message: str, path: object = None) -> None:
+        super().__init__(errno.EFBIG, message, path)

@@ -1,0 +1,87 @@
+"""LOCK: who has the log open. Locks on single bytes of a file that is never unlinked.
+
+Open-file-description locks, so the kernel lets go of them however a process ends, and two handles of one
+process exclude each other. The writer's name is kept in the file too, only to be shown in errors.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from mmapio import _fork, _os
+from mmaplog.errors import Locked
+
+NAME = "LOCK"
+# The bytes, by what holding one means.
+INITIALISING = 0
+WRITER = 1
+ATTACHED = 2
+# Where the writer leaves its name; far from the bytes that are locked.
+OWNER_OFFSET = 64
+OWNER_SIZE = 64
+
+_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+class LockFile:
+    """The locks that one handle of a log holds; :meth:`close` or the end of the process drops them all."""
+
+    def __init__(self, directory: int, path: str, *, create: bool) -> None:
+        self._path = path
+        self.writable = True
+        try:
+            self._file = _os.open_file(NAME, True, create=create, follow=False, dir_fd=directory)
+        except OSError as error:
+            if create or error.errno not in _READ_ONLY:
+                raise
+            self._file = _os.open_file(NAME, False, follow=False, dir_fd=directory)
+            self.writable = False
+        _fork.register(self)
+
+    def claim_writer(self) -> None:
+        """Become the one writer, or raise Locked naming the process that is."""
+        if not _os.lock_byte(self._file.fd, WRITER, True):
+            raise Locked(f"open for writing by {self._owner()}; close it there, or open with mode 'r'", self._path)
+        name = f"process {os.getpid()}".encode().ljust(OWNER_SIZE, b"\0")
+        _os.write_at(self._file.fd, name, OWNER_OFFSET)
+
+    def release_writer(self) -> None:
+        """Stop being the writer while staying attached."""
+        _os.unlock_byte(self._file.fd, WRITER)
+
+    def begin(self) -> None:
+        """Wait until no other handle is being opened or closed. A read-only file is waited for, not held against others."""
+        _os.lock_byte(self._file.fd, INITIALISING, self.writable, wait=True)
+
+    def end(self) -> None:
+        """Let the next handle be opened or closed."""
+        _os.unlock_byte(self._file.fd, INITIALISING)
+
+    def attach(self) -> bool:
+        """Be counted among those who have the log open; True when there is nobody else. Between begin and end."""
+        alone = self.alone()
+        _os.lock_byte(self._file.fd, ATTACHED, False, wait=True)
+        return alone
+
+    def detach(self) -> None:
+        """No longer be counted."""
+        _os.unlock_byte(self._file.fd, ATTACHED)
+
+    def alone(self) -> bool:
+        """Whether no other handle has the log open. Between begin and end."""
+        return not _os.byte_is_locked(self._file.fd, ATTACHED)
+
+    def close(self) -> None:
+        """Drop every lock. The second time does nothing."""
+        self._file = None
+
+    def _after_fork_in_child(self) -> None:
+        # Closing the child's copy leaves the parent's locks alone; unlocking would take them away.
+        self.close()
+
+    def _owner(self) -> str:
+        raw = _os.read_at(self._file.fd, OWNER_SIZE, OWNER_OFFSET).rstrip(b"\0").decode("ascii", "replace")
+        if not raw:
+            return "another process"
+        return f"{raw}, which is this one" if raw == f"process {os.getpid()}" else raw

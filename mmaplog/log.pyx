@@ -1,0 +1,429 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""The append-only log: one writer, any number of readers in any process."""
+
+import errno as _errno
+import os
+import threading
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from mmapio cimport _memory as memory
+from mmapio._os cimport Descriptor, now_ns
+from mmaplog.control cimport Control
+from mmaplog.format cimport (
+    FLAG_PAD,
+    FLAG_TIME,
+    LAG_UNKNOWN,
+    RECORD_HEADER_SIZE,
+    RECORD_SIZE_MAX,
+    SEGMENT_HEADER_SIZE,
+    TIME_SIZE,
+    TYPE_DATA,
+    UNIT,
+    CommitSlot,
+    Footer,
+    Found,
+    Record,
+    RecordHeader,
+    checksum_of,
+    read_record,
+)
+from mmaplog.segment cimport Segment
+from mmaplog.segment_set cimport SegmentSet
+
+from mmapio import _fork
+from mmapio import _os as system
+from mmapio.errors import Closed, InvalidMode
+from mmapio.options import FlushPolicy, Trigger
+from mmaplog import attach
+from mmaplog.errors import Poisoned, RecordTooLarge
+from mmaplog.flusher import Flusher
+from mmaplog.replay import Replay
+from mmaplog.segment import create_segment
+
+DEFAULT_SEGMENT_BYTES = 64 << 20
+"""How large a segment grows before the log rolls to the next."""
+
+DEFAULT_POLICY = FlushPolicy.every_millis(1000)
+
+# A segment starts with this and doubles, by no more than the second at a time.
+cdef uint64_t FIRST_ALLOCATION = 64 << 10
+cdef uint64_t STEP_MAX = 4 << 20
+cdef uint64_t SEQ_PER_SEGMENT_MAX = 0xFFFFFFFF
+
+
+cdef class Log:
+    """An append-only log of byte records, numbered from 0, in a directory of segment files.
+
+    Make one with :meth:`open`. One handle writes; any number of handles in any process read what is committed, live and
+    without a lock. A handle serves any number of threads.
+
+    >>> import tempfile, os
+    >>> with Log.open(os.path.join(tempfile.mkdtemp(), "events")) as log:
+    ...     log.append(b"first"), log.append(b"second")
+    ...     [bytes(entry.payload) for entry in log.replay()]
+    (0, 1)
+    [b'first', b'second']
+    """
+
+    def __init__(self):
+        raise TypeError("use Log.open")
+
+    @classmethod
+    def open(cls, path, mode="c", *, flush_policy=DEFAULT_POLICY, timestamps=False, segment_bytes=DEFAULT_SEGMENT_BYTES):
+        """Open or create the log in the directory `path`.
+
+        `mode` is as in dbm: "r" reads, "w" writes an existing log, "c" creates it if missing, "n" starts a new one.
+        `flush_policy` says when appends become durable by themselves; `timestamps` stores the time with each record;
+        `segment_bytes` (of a new log) is how large its files grow. Costs O(1) after a clean close or a killed
+        process; after a power cut, what was written since the last sync is read once.
+
+        Raises FileNotFoundError, NotADirectoryError, PermissionError, ValueError for another mode, Locked (naming the
+        process that writes), FormatError, CorruptionError.
+        """
+        return open_log(cls, path, mode, flush_policy, timestamps, segment_bytes, ())
+
+    @property
+    def path(self):
+        """The directory, as it was given."""
+        return self._path
+
+    @property
+    def closed(self):
+        """True after :meth:`close`."""
+        return self.control is None
+
+    @property
+    def committed(self):
+        """The next sequence number: every record below it is visible to all. Raises Closed."""
+        self.check()
+        return self.control.committed().seq
+
+    @property
+    def durable(self):
+        """Every record below this number is on the device. Raises Closed."""
+        self.check()
+        return self.control.durable
+
+    def __len__(self):
+        self.check()
+        return self.control.committed().seq - self.manifest.first_seq
+
+    def append(self, data, *, bint durable=False):
+        """Append one record and return its sequence number; it is visible to every process at once.
+
+        `data` is any contiguous buffer. With `durable` it is on the device when the call returns, otherwise as the
+        flush policy says. Costs one copy and one checksum. Raises OSError(ENOSPC) with nothing written when the disk is
+        full, RecordTooLarge, InvalidMode, Closed, Poisoned, TypeError for what is no buffer.
+        """
+        cdef Py_buffer view
+        cdef uint64_t seq
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            if self.end + record_size(view.len, self.timestamps) > self.room:
+                self.make_room(view.len)
+            memcpy(self.begin(view.len), view.buf, view.len)
+            seq = self.seq
+            self.commit(view.len)
+            self.after_commit(view.len, durable)
+        finally:
+            PyBuffer_Release(&view)
+        return seq
+
+    def replay(self, start=0, stop=None, *, verify=True):
+        """Iterate over the entries [start, stop), in order; to the end as it is now when `stop` is None.
+
+        Each has `seq`, `timestamp` and a zero-copy `payload`. Reaching `start` costs a walk through its segment.
+        Raises IndexError for a range that is not in the log, CorruptionError when a record does not verify, Closed.
+        """
+        self.check()
+        committed = self.control.committed().seq
+        first = self.manifest.first_seq
+        if stop is None:
+            stop = committed
+        if start == 0:
+            start = first
+        if not first <= start <= stop <= committed:
+            raise IndexError(f"records [{start}, {stop}) are not all in the log, which holds [{first}, {committed})")
+        return Replay(self.segments, start, stop, verify)
+
+    def flush(self):
+        """Make every record that is committed now durable: on the device when it returns. Runs without the GIL.
+
+        Raises FlushFailed once and Poisoned from then on when a sync fails: what it covered may be lost, and
+        the kernel would report success for it later. InvalidMode on a reader, Closed.
+        """
+        self.check_writable()
+        cdef Segment segment
+        cdef CommitSlot target
+        with self.flush_lock:
+            self.check_writable()
+            target = self.control.committed()
+            if self.control.durable >= target.seq:
+                return
+            before, self.unsynced = self.unsynced, []
+            names, self.names_unsynced = self.names_unsynced, False
+            try:
+                for segment in before:
+                    segment.file.sync_all()
+                self.segments.by_id(target.segment_id).file.sync_all()
+                if names:
+                    system.sync(self.segments.directory.fd, self._path)
+            except OSError as error:
+                self.room = 0
+                memory.store_release(&self.control.hot.poison, error.errno or _errno.EIO)
+                raise
+            memory.store_release(&self.control.hot.durable, target.seq)
+            self.bytes_pending = 0
+            self.writes_pending = 0
+            for segment in before:
+                self.seal(segment)
+
+    def needs_flush(self):
+        """Whether a committed record is not yet durable. False when the log is closed or only read."""
+        return self.control is not None and self.writable and self.control.durable < self.control.committed().seq
+
+    def close(self):
+        """Close the handle, flushing first unless the policy is NEVER; the second time does nothing.
+
+        Payloads handed out stay valid. Raises FlushFailed when the last flush fails; the handle is closed all the same.
+        """
+        if self.control is None:
+            return
+        if self.flusher is not None:
+            self.flusher.stop()
+        try:
+            if self.writable and not self.forked and self.policy.trigger is not Trigger.NEVER and not self.control.poison:
+                self.flush()
+                self.mark_clean()
+        finally:
+            self.room = 0
+            self.control.close()
+            self.control = None
+            self.tail = None
+            self.unsynced = []
+            self.locks.close()
+
+    def __enter__(self):
+        self.check()
+        return self
+
+    def __exit__(self, *exc):
+        self.close()
+        return False
+
+    def __repr__(self):
+        state = "closed" if self.control is None else f"{'writing' if self.writable else 'reading'}, {len(self)} records"
+        return f"<Log {self._path!r} {state}>"
+
+    def _after_fork_in_child(self):
+        # The parent goes on with the log. The child may read what it has mapped, nothing else.
+        self.forked = True
+        self.room = 0
+        self.flusher = None
+
+    cdef int check(self) except -1:
+        if self.control is None:
+            raise Closed(_errno.EBADF, "the log is closed; open it again", self._path)
+        return 0
+
+    cdef int check_writable(self) except -1:
+        self.check()
+        if not self.writable:
+            raise InvalidMode(_errno.EACCES, "the log is open for reading; open it with mode 'w' or 'c'", self._path)
+        if self.forked:
+            raise Closed(_errno.EBADF, "a log inherited by fork belongs to the parent; open it again in the child", self._path)
+        cdef uint64_t poison = memory.load_acquire(&self.control.hot.poison)
+        if poison:
+            raise Poisoned(
+                poison, f"an earlier sync failed ({os.strerror(poison)}), so nothing is acknowledged any more; "
+                "close every handle and open the log again", self._path)
+        return 0
+
+    cdef int make_room(self, uint64_t payload_size) except -1:
+        # The slow half of every append: what is wrong is raised here, and space is found before anything is written.
+        cdef uint64_t need = record_size(payload_size, self.timestamps)
+        cdef uint64_t step
+        self.check_writable()
+        if payload_size > RECORD_SIZE_MAX or need > RECORD_SIZE_MAX:
+            raise RecordTooLarge(f"a record of {payload_size} bytes is larger than the {RECORD_SIZE_MAX} that fit", self._path)
+        # Holding the lock, and with no room left for those who do not, this thread may let go of the GIL.
+        with self.append_lock:
+            self.check_writable()
+            self.room = 0
+            try:
+                if self.end + need > self.tail.capacity or self.seq - self.base_seq >= SEQ_PER_SEGMENT_MAX:
+                    self.roll(need)
+                elif self.end + need > self.tail.limit:
+                    step = min(max(self.tail.limit, FIRST_ALLOCATION), STEP_MAX)
+                    grow_or_just_enough(self.tail, self.tail.limit + step, self.end + need)
+            finally:
+                self.room = self.tail.limit
+        return 0
+
+    cdef int roll(self, uint64_t need) except -1:
+        cdef uint64_t capacity = max(<uint64_t>self.manifest.segment_bytes, SEGMENT_HEADER_SIZE + need)
+        cdef uint64_t size = min(capacity, max(STEP_MAX, SEGMENT_HEADER_SIZE + need))
+        cdef Segment made
+        try:
+            made = create_segment(
+                self.directory.fd, self.segments.log_uuid, self.seq, self.tail.epoch, capacity, size)
+        except OSError as error:
+            if error.errno != _errno.ENOSPC:
+                raise
+            made = create_segment(
+                self.directory.fd, self.segments.log_uuid, self.seq, self.tail.epoch, capacity, SEGMENT_HEADER_SIZE + need)
+        self.segments.add(made)
+        self.tail.end = self.end
+        self.unsynced.append(self.tail)
+        self.names_unsynced = True
+        self.move_to(made, SEGMENT_HEADER_SIZE, 0)
+        cdef CommitSlot slot
+        slot.seq = self.seq
+        slot.segment_id = made.id
+        slot.end = SEGMENT_HEADER_SIZE // UNIT
+        slot.last = 0
+        self.control.hot.in_flight = SEGMENT_HEADER_SIZE
+        self.control.publish(&slot)
+        return 0
+
+    cdef void move_to(self, Segment segment, uint64_t end, uint64_t last) noexcept:
+        self.tail = segment
+        self.base = segment.base
+        self.segment_id = segment.id
+        self.base_seq = segment.base_seq
+        self.end = end
+        self.last = last
+
+    cdef char *begin(self, uint64_t payload_size) noexcept:
+        # Where the payload of the next record goes. Only after make_room, and commit must follow.
+        memory.store_release(&self.control.hot.in_flight, self.end + record_size(payload_size, self.timestamps))
+        memory.fence_release()
+        return self.base + self.end + RECORD_HEADER_SIZE + TIME_SIZE * self.timestamps
+
+    cdef void commit(self, uint64_t payload_size) noexcept:
+        # Seals the record whose payload is in place and makes it visible to all.
+        cdef uint64_t size = record_size(payload_size, self.timestamps)
+        cdef uint64_t used = RECORD_HEADER_SIZE + TIME_SIZE * self.timestamps + payload_size
+        cdef uint64_t behind = self.seq - memory.load_relaxed(&self.control.hot.durable)
+        cdef char *record = self.base + self.end
+        cdef RecordHeader *header = <RecordHeader *>record
+        cdef uint64_t now
+        cdef CommitSlot slot
+        header.length = size // UNIT
+        header.seq = <uint32_t>(self.seq - self.base_seq)
+        header.type = TYPE_DATA
+        header.flags = <uint32_t>(size - used) | (FLAG_TIME if self.timestamps else 0)
+        header.lag = <uint16_t>behind if behind < LAG_UNKNOWN else LAG_UNKNOWN
+        if self.timestamps:
+            now = now_ns()
+            memcpy(record + RECORD_HEADER_SIZE, &now, sizeof(now))
+        memset(record + used, 0, size - used)
+        header.checksum = checksum_of(record, self.segment_id, self.end, header.length)
+        self.last = self.end
+        self.end += size
+        self.seq += 1
+        slot.seq = self.seq
+        slot.segment_id = self.segment_id
+        slot.end = self.end // UNIT
+        slot.last = self.last // UNIT
+        self.control.publish(&slot)
+
+    cdef int after_commit(self, uint64_t size, bint durable) except -1:
+        # The policies that are bounds on what is written; the one on time has a thread.
+        self.bytes_pending += size
+        self.writes_pending += 1
+        if durable or self.bytes_pending >= self.bytes_bound or self.writes_pending >= self.writes_bound:
+            self.flush()
+        return 0
+
+    cdef seal(self, Segment segment):
+        # Only what is durable is sealed, and only once its successor's name is durable too.
+        cdef Segment successor = self.segments.following(segment)
+        cdef Footer footer
+        footer.seq = successor.base_seq
+        footer.end = segment.end or end_of_records(segment, successor.base_seq)
+        footer.records = footer.seq - segment.base_seq
+        footer.time_min = 0
+        footer.time_max = <uint64_t>-1
+        segment.store_footer(&footer)
+
+    cdef adopt_unsynced(self):
+        # A killed writer may have rolled since its last sync: those segments, and their names, are still to be synced.
+        cdef uint64_t durable = self.control.durable
+        if durable >= self.seq:
+            return
+        self.names_unsynced = True
+        segment = self.segments.holding(durable)
+        while segment is not None and segment.id != self.segment_id:
+            self.unsynced.append(segment)
+            segment = self.segments.following(segment)
+
+    cdef mark_clean(self):
+        # After a reboot, opening starts reading here instead of at the segment's beginning.
+        cdef Segment tail = self.tail
+        tail.store_mark(self.seq, self.end)
+        tail.file.sync_all()
+
+
+cdef grow_or_just_enough(Segment segment, uint64_t size, uint64_t least):
+    # A nearly full disk may still have room for what is needed now.
+    try:
+        segment.grow(max(size, least))
+    except OSError as error:
+        if error.errno != _errno.ENOSPC:
+            raise
+        segment.grow(least)
+
+
+cdef uint64_t end_of_records(Segment segment, uint64_t seq) noexcept nogil:
+    # Where the record before `seq` ends; 0 is never returned, a segment has a header.
+    cdef uint64_t offset = SEGMENT_HEADER_SIZE
+    cdef Record record
+    while read_record(segment.base, offset, segment.limit, segment.id, segment.base_seq, False, &record) == Found.RECORD:
+        if record.seq >= seq:
+            break
+        offset += record.size
+    return offset
+
+
+def open_log(cls, path, mode, flush_policy, timestamps, segment_bytes, derived):
+    """What :meth:`Log.open` does, for layers above that keep `derived` files of their own in the directory."""
+    cdef Log log = cls.__new__(cls)
+    cdef CommitSlot slot
+    if not isinstance(flush_policy, FlushPolicy):
+        raise TypeError(f"flush_policy must be a mmapio.FlushPolicy, not {flush_policy!r}")
+    log._path = os.fsdecode(path)
+    found = attach.attach(log._path, mode, segment_bytes, derived)
+    log.directory = found.directory
+    log.locks = found.locks
+    log.manifest = found.manifest
+    log.segments = found.segments
+    log.control = found.control
+    log.recovered = found.recovered
+    log.policy = flush_policy
+    log.timestamps = timestamps
+    log.append_lock = threading.Lock()
+    log.flush_lock = threading.Lock()
+    log.unsynced = []
+    log.bytes_bound = log.writes_bound = <uint64_t>-1
+    if mode == "r":
+        return log
+    log.writable = True
+    if flush_policy.trigger is Trigger.ALWAYS:
+        log.writes_bound = 1
+    elif flush_policy.trigger is Trigger.BYTES:
+        log.bytes_bound = flush_policy.bound
+    elif flush_policy.trigger is Trigger.WRITES:
+        log.writes_bound = flush_policy.bound
+    slot = log.control.committed()
+    log.seq = slot.seq
+    log.move_to(log.segments.by_id(slot.segment_id), <uint64_t>slot.end * UNIT, <uint64_t>slot.last * UNIT)
+    log.room = log.tail.limit
+    log.adopt_unsynced()
+    _fork.register(log)
+    if flush_policy.trigger is Trigger.MILLIS:
+        log.flusher = Flusher(log, flush_policy.bound)
+    return log

@@ -1,0 +1,95 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""Reading a log from a number to a number."""
+
+cimport cython
+from libc.stdint cimport uint64_t
+
+from mmapio.view cimport slice_of
+from mmaplog.format cimport SEGMENT_HEADER_SIZE, Found, Record, read_record
+from mmaplog.segment cimport Segment
+from mmaplog.segment_set cimport SegmentSet
+
+from mmaplog.errors import CorruptionError, FormatError
+
+
+@cython.final
+@cython.freelist(64)
+cdef class Entry:
+    """One record: its `seq`, its `timestamp` in nanoseconds since 1970 (None when the log keeps none), its `payload`.
+
+    The payload is a zero-copy view that stays valid and unchanged for as long as it is referenced.
+    """
+
+    cdef readonly uint64_t seq
+    cdef readonly object timestamp
+    cdef readonly object payload
+
+    def __repr__(self):
+        return f"<Entry {self.seq}: {len(self.payload)} bytes>"
+
+
+cdef class Replay:
+    """Iterates over the records [start, stop) of a log. Made by ``Log.replay``."""
+
+    cdef SegmentSet segments
+    cdef Segment segment, following
+    cdef uint64_t offset, seq, stop
+    cdef uint64_t boundary      # the first number that is not in `segment`, whatever bytes may follow
+    cdef bint verify
+
+    def __init__(self, SegmentSet segments, uint64_t start, uint64_t stop, bint verify):
+        cdef Record record
+        self.segments = segments
+        self.seq = start
+        self.stop = stop
+        self.verify = verify
+        if start >= stop:
+            return
+        self.enter(segments.holding(start))
+        # Records have no fixed size, so the way to the first one leads over those before it.
+        while self.seq < start:
+            self.read(&record, False)
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        cdef Record record
+        cdef Entry entry
+        if self.seq >= self.stop:
+            raise StopIteration
+        self.read(&record, self.verify)
+        entry = Entry.__new__(Entry)
+        entry.seq = record.seq
+        entry.timestamp = record.time if record.time else None
+        entry.payload = slice_of(self.segment.region, record.payload, record.payload_size)
+        return entry
+
+    cdef int enter(self, Segment segment) except -1:
+        self.segment = segment
+        self.following = self.segments.following(segment)
+        self.boundary = self.following.base_seq if self.following is not None else self.stop
+        self.offset = SEGMENT_HEADER_SIZE
+        self.seq = segment.base_seq
+        # The writer may have grown the file since it was mapped here.
+        segment.refresh()
+        return 0
+
+    cdef int read(self, Record *record, bint verify) except -1:
+        # Everything below `stop` is committed, so it must be there: what is missing is damage.
+        cdef Found found
+        if self.seq == self.boundary:
+            self.enter(self.following)
+        found = read_record(
+            self.segment.base, self.offset, self.segment.limit, self.segment.id, self.segment.base_seq, verify, record)
+        if found == Found.RECORD and record.seq == self.seq:
+            self.offset += record.size
+            self.seq += 1
+            return 0
+        if found == Found.UNKNOWN:
+            raise FormatError(
+                f"record {self.seq} at offset {self.offset} is of a kind this code does not know; upgrade mmapkv",
+                self.segment.name)
+        raise CorruptionError(
+            f"record {self.seq} at offset {self.offset} is damaged, though records up to {self.stop - 1} were committed; "
+            "restore the segment from a backup", self.segment.name)

@@ -1,0 +1,24 @@
+from libc.stdint cimport uint32_t, uint64_t
+
+from mmapio.mapping cimport MemoryMappedFile, Region
+from mmaplog.format cimport DurableMark, Footer
+
+
+cdef class Segment:
+    cdef MemoryMappedFile file
+    cdef Region region          # what `base` points into, whatever becomes of `file`
+    cdef char *base
+    cdef uint64_t limit         # bytes of the file that may be touched
+    cdef uint64_t end           # after the last record, once the writer rolled past it; 0: not known
+    cdef readonly uint64_t id
+    cdef readonly uint64_t base_seq
+    cdef readonly uint64_t capacity
+    cdef readonly uint32_t epoch
+    cdef readonly object name
+
+    cdef int refresh(self) except -1
+    cdef int grow(self, uint64_t size) except -1
+    cdef bint load_mark(self, DurableMark *out) noexcept
+    cdef bint load_footer(self, Footer *out) noexcept
+    cdef void store_mark(self, uint64_t seq, uint64_t end) noexcept
+    cdef void store_footer(self, Footer *footer) noexcept

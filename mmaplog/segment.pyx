@@ -1,0 +1,168 @@
+# cython: language_level=3
+"""A segment: one file of records, mapped for as long as anything refers to it."""
+
+import re
+import time
+
+from libc.stdint cimport uint64_t
+from libc.string cimport memcmp, memcpy, memset
+
+from mmapio._os cimport Descriptor
+from mmapio.mapping cimport MemoryMappedFile
+from mmaplog.checksum cimport xxh3
+from mmaplog.format cimport (
+    COPIES,
+    FOOTER_OFFSET,
+    MARK_OFFSET,
+    SECTOR,
+    SEGMENT_HEADER_SIZE,
+    SEGMENT_MAGIC,
+    VERSION,
+    DurableMark,
+    Footer,
+    SegmentHeader,
+)
+
+from mmapio import _os as system
+from mmaplog.control import random_word
+from mmaplog.errors import CorruptionError, FormatError
+
+TEMPORARY_SUFFIX = ".tmp"
+_NAME = re.compile(r"(\d{20})-([0-9a-f]{16})\.seg")
+
+
+cdef class Segment:
+    """One mapped segment file. Made by `create` or `open_segment`."""
+
+    def __repr__(self):
+        return f"<Segment {self.name} of {self.limit} bytes>"
+
+    cdef int refresh(self) except -1:
+        # Another process may have grown the file.
+        self.limit = min(<uint64_t>self.file.refresh(), self.capacity)
+        return 0
+
+    cdef int grow(self, uint64_t size) except -1:
+        # Blocks are allocated here, so that no later store can meet a full disk.
+        self.file.grow_to(min(size, self.capacity))
+        self.limit = min(self.file.length, self.capacity)
+        return 0
+
+    cdef bint load_mark(self, DurableMark *out) noexcept:
+        # The better of the copies that verify.
+        cdef DurableMark found
+        cdef bint any = False
+        cdef int copy
+        for copy in range(COPIES):
+            memcpy(&found, self.base + MARK_OFFSET + copy * SECTOR, sizeof(found))
+            if found.checksum == xxh3(&found, sizeof(found) - 8, self.id) and found.seq >= self.base_seq:
+                if SEGMENT_HEADER_SIZE <= found.end <= self.limit and (not any or found.seq > out.seq):
+                    out[0] = found
+                    any = True
+        return any
+
+    cdef bint load_footer(self, Footer *out) noexcept:
+        cdef int copy
+        for copy in range(COPIES):
+            memcpy(out, self.base + FOOTER_OFFSET + copy * SECTOR, sizeof(out[0]))
+            if out.checksum == xxh3(out, sizeof(out[0]) - 8, self.id) and out.seq >= self.base_seq:
+                if SEGMENT_HEADER_SIZE <= out.end <= self.limit:
+                    return True
+        return False
+
+    cdef void store_mark(self, uint64_t seq, uint64_t end) noexcept:
+        # Only the worse copy is rewritten: a torn sector cannot take the other one along.
+        cdef DurableMark mark, best
+        cdef int copy = 0
+        if self.load_mark(&best) and memcmp(self.base + MARK_OFFSET, &best, sizeof(best)) == 0:
+            copy = 1
+        mark.seq = seq
+        mark.end = end
+        mark.checksum = xxh3(&mark, sizeof(mark) - 8, self.id)
+        memcpy(self.base + MARK_OFFSET + copy * SECTOR, &mark, sizeof(mark))
+
+    cdef void store_footer(self, Footer *footer) noexcept:
+        cdef int copy
+        footer.checksum = xxh3(footer, sizeof(footer[0]) - 8, self.id)
+        for copy in range(COPIES):
+            memcpy(self.base + FOOTER_OFFSET + copy * SECTOR, footer, sizeof(footer[0]))
+
+
+def list_segments(int directory):
+    """The segments of an open directory as (base_seq, id, name), in order of their records."""
+    found = []
+    for name in system.list_directory(directory):
+        match = _NAME.fullmatch(name)
+        if match:
+            found.append((int(match[1]), int(match[2], 16), name))
+    return sorted(found)
+
+
+def create_segment(int directory, log_uuid, uint64_t base_seq, epoch, uint64_t capacity, uint64_t size):
+    """Make an empty segment of `size` bytes, its header synced, under its final name.
+
+    The name is durable only after a sync of the directory. OSError(ENOSPC) leaves nothing behind.
+    """
+    cdef SegmentHeader header
+    cdef bytes uuid_bytes = log_uuid.bytes
+    memset(&header, 0, sizeof(header))
+    header.magic = SEGMENT_MAGIC
+    header.version = VERSION
+    header.header_size = SEGMENT_HEADER_SIZE
+    memcpy(header.log_uuid, <const char *>uuid_bytes, 16)
+    header.segment_id = random_word()
+    header.base_seq = base_seq
+    header.base_time = time.time_ns()
+    header.capacity = capacity
+    header.epoch = epoch
+    header.checksum = xxh3(&header, sizeof(header) - sizeof(header.checksum), 0)
+    name = f"{base_seq:020}-{header.segment_id:016x}.seg"
+    temporary = name + TEMPORARY_SUFFIX
+    opened = system.open_file(temporary, True, create=True, exclusive=True, follow=False, dir_fd=directory)
+    try:
+        system.grow(opened.fd, size, name)
+        system.write_at(opened.fd, (<char *>&header)[:sizeof(header)], 0)
+        system.sync(opened.fd, name)
+    except BaseException:
+        system.remove_file(directory, temporary)
+        raise
+    system.replace_file(directory, temporary, name)
+    return open_segment(directory, name, log_uuid, True)
+
+
+def open_segment(int directory, name, log_uuid, bint writable):
+    """Map a segment of an open directory. FormatError, CorruptionError, or the OSError that fits."""
+    cdef SegmentHeader header
+    cdef Segment made = Segment.__new__(Segment)
+    cdef Descriptor opened = system.open_file(name, writable, follow=False, dir_fd=directory)
+    cdef bytes uuid_bytes = log_uuid.bytes
+    cdef uint64_t size = system.file_size(opened.fd)
+    match = _NAME.fullmatch(name)
+    if size < SEGMENT_HEADER_SIZE:
+        raise CorruptionError(f"{size} bytes are too few for a segment's header of {SEGMENT_HEADER_SIZE}", name)
+    raw = system.read_at(opened.fd, sizeof(header), 0)
+    memcpy(&header, <const char *>raw, sizeof(header))
+    if header.magic != SEGMENT_MAGIC:
+        raise FormatError(f"not a segment: it begins with {raw[:8]!r}", name)
+    if header.version != VERSION:
+        raise FormatError(f"the segment has version {header.version}, this code knows {VERSION}; upgrade mmapkv", name)
+    if header.checksum != xxh3(&header, sizeof(header) - sizeof(header.checksum), 0):
+        raise CorruptionError("the segment's header does not match its checksum", name)
+    if header.incompatible != 0 or header.header_size != SEGMENT_HEADER_SIZE:
+        raise FormatError(f"the segment uses features {header.incompatible:#x} that this code lacks; upgrade mmapkv", name)
+    if memcmp(header.log_uuid, <const char *>uuid_bytes, 16) != 0:
+        raise FormatError("the segment belongs to another log", name)
+    if match is None or header.base_seq != int(match[1]) or header.segment_id != int(match[2], 16):
+        raise FormatError("the segment was renamed: its name and its header disagree", name)
+    if header.capacity < SEGMENT_HEADER_SIZE or header.capacity > <uint64_t>8 << 30:
+        raise FormatError(f"the segment claims a capacity of {header.capacity} bytes, outside what the format allows", name)
+    made.file = MemoryMappedFile.from_descriptor(opened, name, writable=writable, reserve=header.capacity)
+    made.region = made.file.region
+    made.base = made.region.base
+    made.name = name
+    made.id = header.segment_id
+    made.base_seq = header.base_seq
+    made.capacity = header.capacity
+    made.epoch = header.epoch
+    made.limit = min(made.file.length, made.capacity)
+    return made

@@ -1,0 +1,19 @@
+from libc.stdint cimport uint64_t
+
+from mmapio._os cimport Descriptor
+from mmaplog.segment cimport Segment
+
+
+cdef class SegmentSet:
+    # The segment files of a log as one handle knows them, opened as they are needed.
+    cdef readonly Descriptor directory
+    cdef readonly object log_uuid
+    cdef readonly object path
+    cdef readonly bint writable
+    cdef list names
+    cdef dict opened
+
+    cdef Segment by_id(self, uint64_t segment_id)
+    cdef Segment holding(self, uint64_t seq)
+    cdef Segment following(self, Segment segment)
+    cdef Segment open(self, entry)

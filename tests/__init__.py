@@ -1,0 +1,1 @@
+"""The tests of mmapkv; `tests.support` holds what they share."""
