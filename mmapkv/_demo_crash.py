@@ -21,11 +21,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mmapkv._progress import Bar, progress
 from mmapkv.store import KVStore
 
-from mmapkv._progress import Bar, progress
-
-__all__ = ["SECOND_KEY_EXTRA_BYTES_MAX", "ChildError", "Kill", "SecondLoad", "child_main", "kill_mid_way"]
+__all__ = ["ChildError", "Kill", "SecondLoad", "child_main", "kill_mid_way"]
 
 KILL_ATTEMPTS_MAX = 8
 PUTS_PER_ATTEMPT_MIN = 2_000
@@ -35,8 +34,6 @@ ACKNOWLEDGEMENT = b"+"
 
 # Relative paths do not begin with a slash, so no file of any directory has such a key.
 SECOND_KEY_PREFIX = b"/again/"
-# The prefix and two numbers with their slashes; ten digits hold any number that is reached.
-SECOND_KEY_EXTRA_BYTES_MAX = len(SECOND_KEY_PREFIX) + 2 * 11
 
 # The child imports what the parent imports, wherever that came from; `-m` would put the working
 # directory first, where a source checkout without its native modules may lie.

@@ -90,7 +90,7 @@ def _read_up_to(path: Path, size_expected: int, size_max: int) -> bytes:
 
 
 def _too_large(path: Path, size: int, size_max: int) -> str:
-    return f"{named(path)}: {size:,} bytes, and a value may have {size_max:,}"
+    return f"{named(path)}: {size:,} bytes, and the demo loads up to {size_max:,}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,9 +107,7 @@ def report(figures: Figures) -> str:
         *figures.damaged.lines("First load, damaged"),
     ]
     if figures.children > 1:
-        lines.append(
-            f"{figures.children - 1} more children were done before the kill; theirs is counted, too."
-        )
+        lines.append(f"Children done before they could be killed, and counted above: {figures.children - 1}")
     if figures.kept_at is not None:
         lines.append(f"The store is kept at {figures.kept_at}; keys of the second load begin with '/again/'.")
     return "\n".join([*lines, _verdict(figures)])

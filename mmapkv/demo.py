@@ -13,14 +13,13 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmapkv.store import KVStore
-
 from mmapkv._command import UsageError, named
 from mmapkv._demo_check import check_after_kill, check_first_load
 from mmapkv._demo_crash import kill_mid_way
 from mmapkv._demo_files import Listing, Loaded, SkippedFileError, list_files, read_file
 from mmapkv._demo_report import Figures, Findings, report
 from mmapkv._progress import progress
+from mmapkv.store import KVStore
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -32,6 +31,9 @@ Load every file below DIR into a store (key: relative path, value: content), rea
 compare. Then load them again in a child process that is killed with SIGKILL in the middle, reopen
 the store, and compare again: every write the child had acknowledged must be there byte for byte,
 nothing else may be, and the first load must be intact.
+
+What is not a regular file, cannot be read or is larger than 1 GiB is left out, counted and named.
+Links to files are followed, links to directories are not.
 """
 
 EPILOG = """\
@@ -43,6 +45,7 @@ the store.
 NOT_THE_STANDARD_LIBRARY = frozenset({"site-packages", "dist-packages"})
 
 
+# A file is in memory as a whole, and again as what comes back. The store's own limit is near 4 GiB.
 CONTENT_BYTES_MAX = 1 << 30
 
 

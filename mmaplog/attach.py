@@ -157,8 +157,8 @@ def _identify(path: str, directory: int, segment_bytes: int, *, may_create: bool
         names = list_segments(directory)
     if names:
         # Creation was cut short, or the file was lost; the segments know the same.
-        raw = _os.read_at(_os.open_file(names[0][2], False, follow=False, dir_fd=directory).fd, 40, 0)[24:]
-        log_uuid = uuid.UUID(bytes=raw.ljust(16, b"\0"))
+        first = _os.open_file(names[0][2], False, follow=False, dir_fd=directory)
+        log_uuid = uuid.UUID(bytes=_os.read_at(first.fd, 40, 0)[24:].ljust(16, b"\0"))
         capacity = open_segment(directory, names[0][2], log_uuid, False).capacity
         manifest = Manifest(log_uuid, min(max(capacity, SEGMENT_BYTES_MIN), SEGMENT_BYTES_MAX), names[0][0])
     elif may_create:

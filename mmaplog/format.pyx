@@ -17,7 +17,7 @@ assert sizeof(Footer) == 48 <= SECTOR
 assert FOOTER_OFFSET == MARK_OFFSET + COPIES * SECTOR
 assert FOOTER_OFFSET + COPIES * SECTOR <= SEGMENT_HEADER_SIZE
 assert sizeof(RecordHeader) == RECORD_HEADER_SIZE
-assert sizeof(ControlIdentity) == 112 <= CONTROL_HOT_OFFSET
+assert sizeof(ControlIdentity) == 104 <= CONTROL_HOT_OFFSET
 assert sizeof(CommitSlot) == 24
 assert sizeof(ControlHot) == 128
 

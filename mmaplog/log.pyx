@@ -181,9 +181,41 @@ cdef class Log:
             for segment in before:
                 self.seal(segment)
 
+    @property
+    def flushes_on_close(self):
+        """Whether `close` will flush: on a writer that was not inherited or poisoned, unless the policy is NEVER."""
+        if self.control is None or not self.writable or self.forked:
+            return False
+        return self.policy.trigger is not Trigger.NEVER and not self.control.poison
+
     def needs_flush(self):
         """Whether a committed record is not yet durable. False when the log is closed or only read."""
         return self.control is not None and self.writable and self.control.durable < self.control.committed().seq
+
+    def begin_exclusive(self):
+        """For layers above: wait until no other handle of this log is being opened or closed, and keep them waiting."""
+        self.check()
+        self.locks.begin()
+
+    def end_exclusive(self):
+        """Let others open and close again."""
+        self.locks.end()
+
+    def pause(self):
+        """For layers above: hold off every append, of all threads, until `resume`. Not reentrant."""
+        self.append_lock.acquire()
+        self.room = 0
+
+    def resume(self):
+        """Let appends go on after `pause`."""
+        if self.control is not None and self.writable and not self.forked:
+            self.room = self.tail.limit
+        self.append_lock.release()
+
+    @property
+    def end_of_tail(self):
+        """For layers above: (id of the segment being written, offset after its last record)."""
+        return self.segment_id, self.end
 
     def close(self):
         """Close the handle, flushing first unless the policy is NEVER; the second time does nothing.
@@ -195,7 +227,7 @@ cdef class Log:
         if self.flusher is not None:
             self.flusher.stop()
         try:
-            if self.writable and not self.forked and self.policy.trigger is not Trigger.NEVER and not self.control.poison:
+            if self.flushes_on_close:
                 self.flush()
                 self.mark_clean()
         finally:
@@ -252,6 +284,8 @@ cdef class Log:
         # Holding the lock, and with no room left for those who do not, this thread may let go of the GIL.
         with self.append_lock:
             self.check_writable()
+            if self.end + need <= self.tail.limit:
+                return 0
             self.room = 0
             try:
                 if self.end + need > self.tail.capacity or self.seq - self.base_seq >= SEQ_PER_SEGMENT_MAX:

@@ -31,12 +31,6 @@ cdef class Entry:
 cdef class Replay:
     """Iterates over the records [start, stop) of a log. Made by ``Log.replay``."""
 
-    cdef SegmentSet segments
-    cdef Segment segment, following
-    cdef uint64_t offset, seq, stop
-    cdef uint64_t boundary      # the first number that is not in `segment`, whatever bytes may follow
-    cdef bint verify
-
     def __init__(self, SegmentSet segments, uint64_t start, uint64_t stop, bint verify):
         cdef Record record
         self.segments = segments

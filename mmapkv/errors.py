@@ -1,0 +1,33 @@
+"""The exceptions of mmapkv, all below :class:`mmapio.MmapIoError` (an ``OSError``).
+
+    StoreError(MmapIoError)
+      InvalidKey(ValueError)       a key that a store cannot hold: empty or longer than the format allows
+      ValueTooLarge(ValueError)    a value longer than the format allows
+
+What the log below raises comes through as it is: ``CorruptionError``, ``FormatError``, ``Locked``, ``Poisoned``.
+A missing key is a ``KeyError``.
+"""
+
+import errno
+
+from mmapio.errors import MmapIoError
+
+__all__ = ["InvalidKey", "StoreError", "ValueTooLarge"]
+
+
+class StoreError(MmapIoError):
+    """Base of what a store raises by itself."""
+
+
+class InvalidKey(StoreError, ValueError):
+    """The key is empty or too long."""
+
+    def __init__(self, message: str, path: object = None) -> None:
+        super().__init__(errno.EINVAL, message, path)
+
+
+class ValueTooLarge(StoreError, ValueError):
+    """The value is longer than the format allows."""
+
+    def __init__(self, message: str, path: object = None) -> None:
+        super().__init__(errno.EFBIG, message, path)

@@ -1,0 +1,142 @@
+# The format of a store, version 1: what a record's payload holds, and the index file.
+# docs/format-kv.md is the same in prose and tables. Everything is little-endian.
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+cdef enum:
+    INDEX_VERSION = 1
+    KEY_SIZE_MAX = 65535
+    PAYLOAD_HEADER_SIZE = 8
+    PREVIOUS_SIZE = 16
+    KIND_PUT = 1
+    KIND_DELETE = 2
+    FLAG_CREATES = 0x01         # the key was absent before: the count goes up by one
+    FLAG_PREVIOUS = 0x02        # the position of the key's previous version precedes the key
+    PAYLOAD_FLAG_KNOWN = 0x03
+
+    PAGE = 4096
+    LINE = 64
+    ENTRIES = 7                 # in a line; its eighth word leads to the next line of the chain
+    BUCKETS = 512               # in an index segment, chosen by the lowest bits of the hash
+    BUCKET_BITS = 9
+    OVERFLOW_LINES = 63
+    OFFSET_BITS = 26            # of an address, in units of 8 bytes: where a record starts in its segment
+    SLOT_BITS = 14              # of an address: which segment
+    ADDRESS_BITS = 40
+    TAG_BITS = 24
+    TAG_REBASE = 16             # split bits spent from a tag before it is taken afresh from the records
+    CHAIN_MAX = 9               # lines in a chain; a bucket that would need more splits its segment
+    SLOTS = 16384
+    CLEAN_OFFSET = 512          # the clean mark has a sector of its own
+    STATE_OFFSET = 4096
+    SLOT_TABLE_OFFSET = 8192
+    DATA_OFFSET = 139264        # the slot table ends, directories and index segments begin
+    SEGMENT_PAGES = 9
+    DEPTH_MAX = 28
+    ROOT_MOVED = 0x80           # in the root word: the index was replaced, open it again
+
+cdef uint64_t INDEX_MAGIC
+cdef uint64_t VALUE_SIZE_MAX
+
+
+cdef packed struct PayloadHeader:
+    uint16_t key_length
+    uint8_t kind
+    uint8_t flags
+    uint32_t value_length
+
+
+cdef packed struct Previous:
+    uint64_t seq
+    uint64_t address            # a hint, to be checked against the sequence number
+
+
+cdef packed struct IndexHeader:
+    uint64_t magic
+    uint32_t version
+    uint32_t reserved
+    uint32_t compatible         # unknown bits may be ignored
+    uint32_t incompatible       # unknown bits forbid opening
+    uint8_t log_uuid[16]
+    uint64_t hash_seed          # random; keys are placed by XXH3-64 with this seed
+    uint64_t checksum           # XXH3-64 of all before it
+
+
+cdef packed struct CleanMark:
+    uint64_t seq                # the index holds exactly the records below this number
+    uint64_t segment_id         # where the log ended then
+    uint64_t end
+    uint64_t index_end          # bytes of the file in use
+    uint64_t content            # XXH3-64 of the state page, slot table and directory; index segments carry their own
+    uint64_t checksum           # XXH3-64 of the above, seeded by the hash seed
+
+
+cdef packed struct Applied:
+    uint64_t seq                # every record below this number is in the index
+    uint64_t count              # keys that are present
+
+
+cdef packed struct State:
+    # Line 0, written by every put. Pair `turn & 1` is current; the other one is being written.
+    uint64_t turn
+    Applied applied[2]
+    uint64_t line0[3]
+    # Line 1, read by every get: directory page << 8 | ROOT_MOVED | depth
+    uint64_t root
+    uint64_t clean              # 1 from a clean close to the first store after it: checksums hold
+    uint64_t line1[6]
+    # Line 2, written by splits.
+    uint64_t incarnation        # of the CONTROL that this index goes with
+    uint64_t end                # bytes of the file in use
+    uint64_t spare              # page of an index segment that is free, or 0
+    uint64_t generation         # of the last directory word that was published
+    uint64_t slots_used
+    uint64_t segments           # index segments in use
+    uint64_t line2[2]
+    # Line 3: the split under way, to be finished by the next owner. `old` is 0 when there is none.
+    uint64_t split_old          # directory word that is being replaced
+    uint64_t split_left         # the words that replace it
+    uint64_t split_right
+    uint64_t split_prefix       # the hash bits above the split bit
+    uint64_t split_end          # `end`, `spare` and `segments` once it is finished
+    uint64_t split_spare
+    uint64_t split_segments
+    uint64_t line3
+
+
+cdef packed struct SegmentLine:
+    # The first line of an index segment.
+    uint64_t checksum           # XXH3-64 of the lines after it, seeded by the hash seed; holds only while clean
+    uint64_t overflow_used      # lines taken for chains
+    uint64_t line[6]
+
+
+# A directory word: page of the index segment, a generation, how many hash bits lead to it, where its tags begin.
+#   page 32 bits | generation 20 bits | depth 6 bits | tag base 6 bits
+cdef inline uint64_t make_word(uint64_t page, uint64_t generation, uint64_t depth, uint64_t tag_base) noexcept nogil:
+    return page << 32 | (generation & 0xFFFFF) << 12 | depth << 6 | tag_base
+
+cdef inline uint64_t word_page(uint64_t word) noexcept nogil:
+    return word >> 32
+
+cdef inline uint64_t word_depth(uint64_t word) noexcept nogil:
+    return word >> 6 & 63
+
+cdef inline uint64_t word_tag_base(uint64_t word) noexcept nogil:
+    return word & 63
+
+cdef inline uint64_t tag_of(uint64_t hash, uint64_t tag_base) noexcept nogil:
+    return hash << tag_base >> (64 - TAG_BITS)
+
+cdef inline uint64_t top_bits(uint64_t hash, uint64_t count) noexcept nogil:
+    # A shift by 64 is not defined, so it is done in two.
+    return hash >> 1 >> (63 - count)
+
+cdef inline uint64_t make_address(uint64_t slot, uint64_t offset) noexcept nogil:
+    return slot << OFFSET_BITS | offset >> 3
+
+cdef inline uint64_t address_slot(uint64_t address) noexcept nogil:
+    return address >> OFFSET_BITS & (SLOTS - 1)
+
+cdef inline uint64_t address_offset(uint64_t address) noexcept nogil:
+    return (address & ((<uint64_t>1 << OFFSET_BITS) - 1)) << 3

@@ -1,0 +1,65 @@
+from libc.stdint cimport uint32_t, uint64_t
+
+from mmapio.mapping cimport MemoryMappedFile, Region
+from mmapkv.format cimport State
+from mmapkv.slots cimport SlotMap
+
+
+# What a look-up found. The last three are settled by the caller, who then looks again.
+cdef enum Outcome:
+    ABSENT
+    PRESENT
+    DAMAGED                     # the record at `hit.slot` and `hit.offset` does not verify
+    UNMAPPED                    # the segment at `hit.slot` is not mapped this far yet
+    OUTGROWN                    # the index file has grown beyond what this process knows of it
+    REPLACED                    # the index was rebuilt into a new file
+    UNSOUND                     # a part of the index does not match its checksum
+
+
+cdef struct Hit:
+    uint64_t *cell              # the index entry
+    uint64_t address
+    uint64_t slot
+    uint64_t offset
+    uint64_t seq
+    const char *key             # as it stands in the record
+    uint64_t key_size
+    const char *value
+    uint64_t value_size
+    bint deleted
+    uint64_t previous           # address of the version before, or 0
+    uint64_t previous_seq
+
+
+cdef class Index:
+    cdef MemoryMappedFile file
+    cdef Region region
+    cdef char *base
+    cdef uint64_t limit         # bytes of the file that may be touched
+    cdef State *state
+    cdef uint64_t *slot_table
+    cdef uint64_t seed
+    cdef SlotMap slots
+    cdef bint check_pages       # the file was closed cleanly: index segments are verified when first touched
+    cdef unsigned char *checked
+    cdef uint64_t checked_pages
+
+    cdef Outcome find(self, uint64_t hash, const char *key, uint64_t key_size, bint verify, Hit *hit) noexcept nogil
+    cdef Outcome match(self, uint64_t address, const char *key, uint64_t key_size, bint verify, Hit *hit) noexcept nogil
+    cdef bint sound_page(self, uint64_t page) noexcept nogil
+    cdef int settle(self, Outcome outcome, Hit *hit) except -1
+    cdef bint has_room(self) noexcept nogil
+    cdef int make_room(self) except -1
+    cdef uint64_t *place(self, uint64_t hash, uint64_t *tag) noexcept nogil
+    cdef Outcome version_before(self, uint64_t stop, Hit *hit) noexcept nogil
+    cdef int split(self, uint64_t hash) except -1
+    cdef int double_directory(self) noexcept nogil
+    cdef void finish_split(self) noexcept nogil
+    cdef int map_records(self, uint64_t page) except -1
+    cdef void distribute(self, uint64_t word, uint64_t fresh_base, uint64_t left, uint64_t right) noexcept nogil
+    cdef uint64_t hash_of(self, uint64_t address) noexcept nogil
+    cdef uint64_t content_checksum(self) noexcept nogil
+    cdef void publish(self, uint64_t seq, uint64_t count) noexcept nogil
+    cdef void applied(self, uint64_t *seq, uint64_t *count) noexcept nogil
+    cdef uint64_t slot_of(self, uint64_t segment_id) except? 0xFFFFFFFF
+

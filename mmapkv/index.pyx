@@ -1,0 +1,618 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The hash index of a store: extendible hashing in a mapped file, read without locks by any process.
+
+A directory, addressed by the highest bits of a key's hash, leads to an index segment; the lowest bits choose
+a bucket in it, one cache line of seven entries. An entry is 24 bits of the hash and the address of a record. A segment
+that is full is copied into two and the directory words are changed over, so nothing that a reader may be looking at ever moves.
+After: R. Fagin et al., Extendible hashing, ACM TODS 4(3), 1979.
+"""
+
+import errno as _errno
+import os
+
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp, memcpy, memset
+
+from mmapio cimport _memory as memory
+from mmapio._os cimport Descriptor
+from mmapio.mapping cimport MemoryMappedFile
+from mmapkv.format cimport (
+    ADDRESS_BITS,
+    BUCKETS,
+    CHAIN_MAX,
+    CLEAN_OFFSET,
+    DATA_OFFSET,
+    DEPTH_MAX,
+    ENTRIES,
+    FLAG_PREVIOUS,
+    INDEX_MAGIC,
+    INDEX_VERSION,
+    KIND_DELETE,
+    LINE,
+    OVERFLOW_LINES,
+    PAGE,
+    PAYLOAD_HEADER_SIZE,
+    PREVIOUS_SIZE,
+    ROOT_MOVED,
+    SEGMENT_PAGES,
+    SLOTS,
+    SLOT_TABLE_OFFSET,
+    STATE_OFFSET,
+    TAG_BITS,
+    TAG_REBASE,
+    CleanMark,
+    IndexHeader,
+    PayloadHeader,
+    Previous,
+    SegmentLine,
+    State,
+    address_offset,
+    address_slot,
+    make_word,
+    tag_of,
+    top_bits,
+    word_depth,
+    word_page,
+    word_tag_base,
+)
+from mmapkv.slots cimport Slot, SlotMap
+from mmaplog.checksum cimport xxh3
+from mmaplog.format cimport FLAG_PAD, FLAG_TIME, RECORD_HEADER_SIZE, TIME_SIZE, UNIT, RecordHeader, checksum_of
+
+from mmapio import _os as system
+from mmaplog.errors import CorruptionError, FormatError
+
+cdef uint64_t SEGMENT_SIZE = SEGMENT_PAGES * PAGE
+# The file starts with this and grows by an eighth, but by no less than the first and no more than the second.
+cdef uint64_t FIRST_SIZE = 256 << 10
+cdef uint64_t STEP_MIN = 128 << 10
+cdef uint64_t STEP_MAX = 8 << 20
+# Address space for the largest index: a tebibyte holds some 10^10 keys.
+cdef uint64_t RESERVE = <uint64_t>1 << 40
+
+
+class Reseed(Exception):
+    """Keys collide so that splitting does not part them; the index must be rebuilt with another seed."""
+
+
+cdef class Index:
+    """A mapped index file. Made by `create` or `load`."""
+
+    def __dealloc__(self):
+        free(self.checked)
+
+    @property
+    def incarnation(self):
+        """The CONTROL that this index goes with."""
+        return self.state.incarnation
+
+    def adopt(self, uint64_t incarnation):
+        """Declare that this index goes with the CONTROL of this incarnation from now on."""
+        memory.store_release(&self.state.incarnation, incarnation)
+
+    def progress(self):
+        """(number after the last record in the index, keys present), as one consistent pair."""
+        cdef uint64_t seq, count
+        self.applied(&seq, &count)
+        return seq, count
+
+    def retire(self):
+        """Tell every process that has this file mapped to open its successor."""
+        memory.store_release(&self.state.root, self.state.root | ROOT_MOVED)
+
+    def figures(self):
+        """Counts for `stats`: depth of the directory, index segments, bytes in use and allocated."""
+        return {
+            "index_depth": self.state.root & 0x7F,
+            "index_segments": self.state.segments,
+            "index_bytes": self.state.end,
+            "index_allocated": self.file.length,
+        }
+
+    # ---- looking up ----
+
+    cdef Outcome find(self, uint64_t hash, const char *key, uint64_t key_size, bint verify, Hit *hit) noexcept nogil:
+        cdef uint64_t root, word, tag, entry, link, page, depth
+        cdef uint64_t *place
+        cdef char *lines
+        cdef uint64_t *line
+        cdef Outcome outcome
+        cdef int hops, i
+        while True:
+            root = memory.load_acquire(&self.state.root)
+            if root & ROOT_MOVED:
+                return REPLACED
+            depth = root & 0x7F
+            place = <uint64_t *>(self.base + (root >> 8) * PAGE) + top_bits(hash, depth)
+            if <uint64_t>(<char *>place - self.base) + 8 > self.limit:
+                return OUTGROWN
+            word = memory.load_acquire(place)
+            page = word_page(word)
+            if (page + SEGMENT_PAGES) * PAGE > self.limit:
+                return OUTGROWN
+            if self.check_pages and not self.sound_page(page):
+                return UNSOUND
+            lines = self.base + page * PAGE + LINE
+            tag = tag_of(hash, word_tag_base(word))
+            line = <uint64_t *>(lines + (hash & (BUCKETS - 1)) * LINE)
+            outcome = ABSENT
+            hops = 0
+            while True:
+                for i in range(ENTRIES):
+                    entry = memory.load_acquire(&line[i])
+                    if entry >> ADDRESS_BITS == tag and entry != 0:
+                        hit.address = entry & ((<uint64_t>1 << ADDRESS_BITS) - 1)
+                        outcome = self.match(hit.address, key, key_size, verify, hit)
+                        if outcome != ABSENT:
+                            hit.cell = &line[i]
+                            break
+                if outcome != ABSENT:
+                    break
+                link = memory.load_acquire(&line[ENTRIES])
+                hops += 1
+                # The bounds matter only for a segment that is being used again under our eyes.
+                if link == 0 or link > OVERFLOW_LINES or hops > OVERFLOW_LINES:
+                    break
+                line = <uint64_t *>(lines + (BUCKETS - 1 + link) * LINE)
+            # What was read counts only if the way to it still stands; a split or a rebuild may have gone by.
+            memory.fence_acquire()
+            if memory.load_relaxed(place) == word and memory.load_relaxed(&self.state.root) == root:
+                return outcome
+
+    cdef Outcome match(self, uint64_t address, const char *key, uint64_t key_size, bint verify, Hit *hit) noexcept nogil:
+        # Whether the record at `address` is about this key. Each length is loaded once, checked, then used.
+        cdef RecordHeader header
+        cdef PayloadHeader payload
+        cdef Previous previous
+        cdef uint64_t size, head, pad, value_at
+        cdef const char *record
+        cdef bint same
+        cdef Slot *slot
+        hit.slot = address_slot(address)
+        hit.offset = address_offset(address)
+        slot = &self.slots.slots[hit.slot]
+        if slot.base == NULL or hit.offset + RECORD_HEADER_SIZE + PAYLOAD_HEADER_SIZE > slot.limit:
+            return UNMAPPED
+        record = slot.base + hit.offset
+        memory.prefetch(record + LINE)
+        memory.prefetch(record + 2 * LINE)
+        memcpy(&header, record, sizeof(header))
+        size = <uint64_t>header.length * UNIT
+        if size > slot.limit - hit.offset:
+            return UNMAPPED
+        head = RECORD_HEADER_SIZE + (TIME_SIZE if header.flags & FLAG_TIME else 0)
+        pad = header.flags & FLAG_PAD
+        if size < head + PAYLOAD_HEADER_SIZE + pad:
+            return DAMAGED
+        memcpy(&payload, record + head, sizeof(payload))
+        head += PAYLOAD_HEADER_SIZE
+        if payload.flags & FLAG_PREVIOUS:
+            head += PREVIOUS_SIZE
+        value_at = (head + payload.key_length + 7) & ~<uint64_t>7
+        same = False
+        if size == value_at + payload.value_length + pad:
+            same = payload.key_length == key_size and memcmp(record + head, key, key_size) == 0
+        elif checksum_of(record, slot.id, hit.offset, header.length) != header.checksum:
+            return DAMAGED
+        # A tag that fits and a key that does not may be a damaged key: it is never passed over unverified.
+        if (verify or not same) and checksum_of(record, slot.id, hit.offset, header.length) != header.checksum:
+            return DAMAGED
+        if not same:
+            return ABSENT
+        hit.seq = slot.base_seq + header.seq
+        hit.key = record + head
+        hit.key_size = key_size
+        hit.value = record + value_at
+        hit.value_size = payload.value_length
+        hit.deleted = payload.kind == KIND_DELETE
+        hit.previous = 0
+        if payload.flags & FLAG_PREVIOUS:
+            memcpy(&previous, record + head - PREVIOUS_SIZE, sizeof(previous))
+            hit.previous = previous.address
+            hit.previous_seq = previous.seq
+        return PRESENT
+
+    cdef Outcome version_before(self, uint64_t stop, Hit *hit) noexcept nogil:
+        # From a version of a key, step down to the newest one below `stop`. ABSENT when there is none.
+        cdef const char *key
+        cdef uint64_t key_size, wanted
+        cdef Outcome outcome
+        while hit.seq >= stop:
+            if hit.previous == 0:
+                return ABSENT
+            key = hit.key
+            key_size = hit.key_size
+            wanted = hit.previous_seq
+            outcome = self.match(hit.previous, key, key_size, False, hit)
+            if outcome == PRESENT and hit.seq != wanted:
+                return DAMAGED
+            if outcome != PRESENT:
+                return DAMAGED if outcome == ABSENT else outcome
+        return PRESENT
+
+    cdef bint sound_page(self, uint64_t page) noexcept nogil:
+        # Verified once per process. A writer that comes meanwhile ends the checksums' validity, not ours to complain of.
+        if page >= self.checked_pages:
+            return True
+        if self.checked[page]:
+            return True
+        if page_checksum(self.base + page * PAGE, self.seed) != (<SegmentLine *>(self.base + page * PAGE)).checksum:
+            memory.fence_acquire()
+            if memory.load_acquire(&self.state.clean):
+                return False
+            self.check_pages = False
+            return True
+        self.checked[page] = 1
+        return True
+
+    cdef int settle(self, Outcome outcome, Hit *hit) except -1:
+        # Makes it possible to look again after UNMAPPED or OUTGROWN; raises for damage.
+        cdef uint64_t known
+        if outcome == UNMAPPED:
+            self.slots.resolve(hit.slot, memory.load_acquire(&self.slot_table[hit.slot]))
+        elif outcome == OUTGROWN:
+            known = self.limit
+            self.limit = min(<uint64_t>self.file.refresh(), self.region.reserved)
+            if self.limit == known:
+                raise CorruptionError(f"the index leads beyond its {known} bytes; delete it, it is rebuilt from the log", self.file.path)
+        elif outcome == DAMAGED:
+            raise CorruptionError(
+                f"the record at offset {hit.offset} does not match its checksum; restore the segment from a backup",
+                self.slots.segment(hit.slot).name)
+        return 0
+
+    # ---- changing, by the one writer ----
+
+    cdef bint has_room(self) noexcept nogil:
+        # Space for the largest thing one insertion can need: a directory twice the size and two segments.
+        return self.state.end + directory_size((self.state.root & 0x7F) + 1) + 2 * SEGMENT_SIZE <= self.limit
+
+    cdef int make_room(self) except -1:
+        cdef uint64_t least = self.state.end + directory_size((self.state.root & 0x7F) + 1) + 2 * SEGMENT_SIZE
+        cdef uint64_t step = min(max(self.limit // 8, STEP_MIN), STEP_MAX)
+        try:
+            self.file.grow_to(max(least, self.limit + step))
+        except OSError as error:
+            if error.errno != _errno.ENOSPC:
+                raise
+            self.file.grow_to(least)
+        self.limit = min(self.file.length, self.region.reserved)
+        if not self.has_room():
+            raise CorruptionError(f"the index needs {least} bytes and only {self.limit} can be mapped", self.file.path)
+        return 0
+
+    cdef uint64_t *place(self, uint64_t hash, uint64_t *tag) noexcept nogil:
+        # A free cell for a key with this hash, and the tag bits that its entry needs; NULL when the segment must be split.
+        # Storing the entry is all that is left to do.
+        cdef uint64_t word = (<uint64_t *>(self.base + (self.state.root >> 8) * PAGE))[
+            top_bits(hash, self.state.root & 0x7F)]
+        tag[0] = tag_of(hash, word_tag_base(word)) << ADDRESS_BITS
+        return free_cell(self.base + word_page(word) * PAGE, hash & (BUCKETS - 1))
+
+    cdef int split(self, uint64_t hash) except -1:
+        # Replaces the full segment that `hash` leads to by two. No system call, and the GIL is held throughout
+        # but for the rare fresh tags. Until the intent is written nothing but free space is touched.
+        cdef uint64_t root = self.state.root, word, depth, tag_base, fresh_base, generation
+        cdef uint64_t left, right
+        word = (<uint64_t *>(self.base + (root >> 8) * PAGE))[top_bits(hash, root & 0x7F)]
+        depth = word_depth(word)
+        tag_base = word_tag_base(word)
+        if depth >= DEPTH_MAX or <uint64_t>1 << depth > 1024 * (self.state.segments + 1):
+            raise Reseed(f"{depth} bits of hash do not part the keys of one bucket")
+        fresh_base = tag_base
+        if depth - tag_base >= TAG_REBASE:
+            fresh_base = depth
+            self.map_records(word_page(word))
+        if depth == root & 0x7F:
+            self.double_directory()
+        left = self.state.spare or self.state.end // PAGE
+        right = (self.state.end if self.state.spare else self.state.end + SEGMENT_SIZE) // PAGE
+        memset(self.base + left * PAGE, 0, SEGMENT_SIZE)
+        memset(self.base + right * PAGE, 0, SEGMENT_SIZE)
+        self.distribute(word, fresh_base, left, right)
+        generation = self.state.generation
+        self.state.split_left = make_word(left, generation + 1, depth + 1, fresh_base)
+        self.state.split_right = make_word(right, generation + 2, depth + 1, fresh_base)
+        self.state.split_prefix = top_bits(hash, depth)
+        self.state.split_end = right * PAGE + SEGMENT_SIZE
+        self.state.split_spare = word_page(word)
+        self.state.split_segments = self.state.segments + 1
+        memory.store_release(&self.state.split_old, word)
+        self.finish_split()
+        return 0
+
+    cdef int double_directory(self) noexcept nogil:
+        # The old directory stays as it is for whoever still reads it, and is never used again.
+        cdef uint64_t root = self.state.root, depth = root & 0x7F, at, count = <uint64_t>1 << depth
+        cdef uint64_t page = self.state.end // PAGE
+        cdef uint64_t *old = <uint64_t *>(self.base + (root >> 8) * PAGE)
+        cdef uint64_t *new = <uint64_t *>(self.base + page * PAGE)
+        for at in range(count):
+            new[2 * at] = new[2 * at + 1] = old[at]
+        # Killed between these two stores, the space is lost until the next rebuild, nothing else.
+        memory.store_release(&self.state.end, self.state.end + directory_size(depth + 1))
+        memory.store_release(&self.state.root, page << 8 | (depth + 1))
+        return 0
+
+    cdef void finish_split(self) noexcept nogil:
+        # Publishes what the intent says; done again from the start when its owner was killed in here.
+        cdef uint64_t word = self.state.split_old, at
+        cdef uint64_t root = self.state.root
+        cdef uint64_t spread = (root & 0x7F) - word_depth(word)
+        cdef uint64_t *words = <uint64_t *>(self.base + (root >> 8) * PAGE) + (self.state.split_prefix << spread)
+        cdef uint64_t half = <uint64_t>1 << (spread - 1)
+        for at in range(half):
+            memory.store_release(&words[at], self.state.split_left)
+            memory.store_release(&words[half + at], self.state.split_right)
+        self.state.generation = (self.state.split_right >> 12) & 0xFFFFF
+        self.state.spare = self.state.split_spare
+        self.state.segments = self.state.split_segments
+        memory.store_release(&self.state.end, self.state.split_end)
+        memory.store_release(&self.state.split_old, 0)
+
+    def resume(self):
+        """Finish a split whose owner was killed in the middle of it."""
+        if self.state.split_old:
+            self.finish_split()
+
+    cdef int map_records(self, uint64_t page) except -1:
+        # Every record of an index segment becomes readable, so that fresh tags can be taken without letting go of the GIL.
+        cdef uint64_t *entries = <uint64_t *>(self.base + page * PAGE + LINE)
+        cdef uint64_t at, entry
+        cdef Hit hit
+        cdef Outcome outcome
+        cdef bint settled = False
+        while not settled:
+            settled = True
+            for at in range((BUCKETS + OVERFLOW_LINES) * (ENTRIES + 1)):
+                entry = entries[at] & ((<uint64_t>1 << ADDRESS_BITS) - 1)
+                if at % (ENTRIES + 1) == ENTRIES or entry == 0:
+                    continue
+                outcome = self.match(entry, b"", 0, False, &hit)
+                if outcome == UNMAPPED or outcome == DAMAGED:
+                    self.settle(outcome, &hit)
+                    settled = False
+        return 0
+
+    cdef void distribute(self, uint64_t word, uint64_t fresh_base, uint64_t left, uint64_t right) noexcept nogil:
+        # Copies the entries of a segment into two, by the hash bit after those that led to it.
+        cdef uint64_t depth = word_depth(word), tag_base = word_tag_base(word)
+        cdef char *lines = self.base + word_page(word) * PAGE + LINE
+        cdef uint64_t *line
+        cdef uint64_t bucket, entry, tag, bit, hash
+        cdef int i
+        for bucket in range(BUCKETS):
+            line = <uint64_t *>(lines + bucket * LINE)
+            while True:
+                for i in range(ENTRIES):
+                    entry = line[i]
+                    if entry == 0:
+                        continue
+                    tag = entry >> ADDRESS_BITS
+                    bit = tag >> (TAG_BITS - 1 - (depth - tag_base)) & 1
+                    if fresh_base != tag_base:
+                        hash = self.hash_of(entry & ((<uint64_t>1 << ADDRESS_BITS) - 1))
+                        entry = entry & ((<uint64_t>1 << ADDRESS_BITS) - 1) | tag_of(hash, fresh_base) << ADDRESS_BITS
+                    # Never NULL: half of a segment has no more in any chain than the whole had.
+                    free_cell(self.base + (right if bit else left) * PAGE, bucket)[0] = entry
+                if line[ENTRIES] == 0:
+                    break
+                line = <uint64_t *>(lines + (BUCKETS - 1 + line[ENTRIES]) * LINE)
+
+    cdef uint64_t hash_of(self, uint64_t address) noexcept nogil:
+        # Of a record that is known to be mapped and whole.
+        cdef const char *record = self.slots.slots[address_slot(address)].base + address_offset(address)
+        cdef uint64_t head = RECORD_HEADER_SIZE
+        cdef PayloadHeader payload
+        if (<RecordHeader *>record).flags & FLAG_TIME:
+            head += TIME_SIZE
+        memcpy(&payload, record + head, sizeof(payload))
+        head += PAYLOAD_HEADER_SIZE + (PREVIOUS_SIZE if payload.flags & FLAG_PREVIOUS else 0)
+        return xxh3(record + head, payload.key_length, self.seed)
+
+    cdef void publish(self, uint64_t seq, uint64_t count) noexcept nogil:
+        cdef uint64_t turn = self.state.turn + 1
+        memory.fence_release()
+        self.state.applied[turn & 1].seq = seq
+        self.state.applied[turn & 1].count = count
+        memory.store_release(&self.state.turn, turn)
+
+    cdef void applied(self, uint64_t *seq, uint64_t *count) noexcept nogil:
+        cdef uint64_t turn
+        while True:
+            turn = memory.load_acquire(&self.state.turn)
+            seq[0] = self.state.applied[turn & 1].seq
+            count[0] = self.state.applied[turn & 1].count
+            memory.fence_acquire()
+            if memory.load_relaxed(&self.state.turn) == turn:
+                return
+
+    cdef uint64_t slot_of(self, uint64_t segment_id) except? 0xFFFFFFFF:
+        # The slot of a log segment, taking a free one when it has none.
+        cdef uint64_t at
+        for at in range(self.state.slots_used, 0, -1):
+            if self.slot_table[at - 1] == segment_id:
+                return at - 1
+        at = self.state.slots_used
+        if at == SLOTS:
+            raise CorruptionError(f"the store has {SLOTS} segments, the most an index can name", self.file.path)
+        memory.store_release(&self.slot_table[at], segment_id)
+        memory.store_release(&self.state.slots_used, at + 1)
+        return at
+
+    # ---- clean close ----
+
+    def mark_clean(self, uint64_t seq, uint64_t segment_id, uint64_t end):
+        """Checksum everything, sync it, and then say durably that it may be trusted. Costs a pass over the index and two syncs."""
+        cdef CleanMark mark
+        cdef uint64_t page
+        for page in self.segment_pages():
+            (<SegmentLine *>(self.base + page * PAGE)).checksum = page_checksum(self.base + page * PAGE, self.seed)
+        memory.store_release(&self.state.clean, 1)
+        self.file.sync_all()
+        mark.seq = seq
+        mark.segment_id = segment_id
+        mark.end = end
+        mark.index_end = self.state.end
+        mark.content = self.content_checksum()
+        mark.checksum = xxh3(&mark, sizeof(mark) - 8, self.seed)
+        memcpy(self.base + CLEAN_OFFSET, &mark, sizeof(mark))
+        self.file.sync_all()
+
+    def clear_mark(self):
+        """Take the clean mark back, durably, before the first store. Raises CorruptionError when the index is not sound."""
+        cdef uint64_t page
+        if self.check_pages:
+            for page in self.segment_pages():
+                if not self.sound_page(page):
+                    raise CorruptionError(f"page {page} of the index does not match its checksum", self.file.path)
+        self.check_pages = False
+        memory.store_release(&self.state.clean, 0)
+        if any((<char *>self.base + CLEAN_OFFSET)[:sizeof(CleanMark)]):
+            memset(self.base + CLEAN_OFFSET, 0, sizeof(CleanMark))
+            self.file.sync_all()
+
+    def clean_seq(self):
+        """The number below which a trustworthy clean mark says that every record is here, with the end of the log then; or None."""
+        cdef CleanMark mark
+        memcpy(&mark, self.base + CLEAN_OFFSET, sizeof(mark))
+        if mark.checksum != xxh3(&mark, sizeof(mark) - 8, self.seed) or not self.state.clean:
+            return None
+        if mark.index_end != self.state.end or mark.index_end > self.limit or not self.plausible():
+            return None
+        if mark.content != self.content_checksum():
+            return None
+        return mark.seq, mark.segment_id, mark.end
+
+    cdef uint64_t content_checksum(self) noexcept nogil:
+        # Over what has no checksum of its own. The incarnation is left out: it changes while the mark stands.
+        cdef State copy = self.state[0]
+        cdef uint64_t root = copy.root
+        copy.incarnation = 0
+        cdef uint64_t sum = xxh3(&copy, sizeof(copy), self.seed)
+        sum = xxh3(self.slot_table, copy.slots_used * 8, sum)
+        return xxh3(self.base + (root >> 8) * PAGE, 8 * (<uint64_t>1 << (root & 0x7F)), sum)
+
+    def plausible(self):
+        """Whether state and directory stay within the file; what follows from them is checked when it is used."""
+        cdef uint64_t root = self.state.root, at
+        cdef uint64_t depth = root & 0x7F
+        cdef uint64_t *words
+        if depth > DEPTH_MAX or self.state.slots_used > SLOTS or self.state.end > self.limit or self.state.spare * PAGE > self.limit:
+            return False
+        if (root >> 8) * PAGE < DATA_OFFSET or (root >> 8) * PAGE + directory_size(depth) > self.limit:
+            return False
+        words = <uint64_t *>(self.base + (root >> 8) * PAGE)
+        for at in range(<uint64_t>1 << depth):
+            if word_page(words[at]) * PAGE < DATA_OFFSET or (word_page(words[at]) + SEGMENT_PAGES) * PAGE > self.limit:
+                return False
+            if word_depth(words[at]) > depth:
+                return False
+        return True
+
+    def segment_pages(self):
+        """The pages at which the index segments in use start."""
+        cdef uint64_t root = self.state.root, at
+        cdef uint64_t *words = <uint64_t *>(self.base + (root >> 8) * PAGE)
+        pages = set()
+        for at in range(<uint64_t>1 << (root & 0x7F)):
+            pages.add(word_page(words[at]))
+        return pages
+
+
+cdef uint64_t *free_cell(char *segment, uint64_t bucket) noexcept nogil:
+    # An empty entry in the chain of a bucket, which is lengthened if need be.
+    cdef SegmentLine *head = <SegmentLine *>segment
+    cdef uint64_t *line = <uint64_t *>(segment + LINE + bucket * LINE)
+    cdef int i, length = 1
+    while True:
+        for i in range(ENTRIES):
+            if line[i] == 0:
+                return &line[i]
+        if line[ENTRIES] == 0:
+            break
+        line = <uint64_t *>(segment + LINE + (BUCKETS - 1 + line[ENTRIES]) * LINE)
+        length += 1
+    if head.overflow_used >= OVERFLOW_LINES or length >= CHAIN_MAX:
+        return NULL
+    # Taken before it is linked: killed in between, the line is lost until the split, but never in two chains.
+    head.overflow_used += 1
+    memory.store_release(&line[ENTRIES], head.overflow_used)
+    return <uint64_t *>(segment + LINE + (BUCKETS - 1 + head.overflow_used) * LINE)
+
+
+cdef uint64_t directory_size(uint64_t depth) noexcept nogil:
+    return ((<uint64_t>8 << depth) + PAGE - 1) // PAGE * PAGE
+
+
+cdef uint64_t page_checksum(const char *segment, uint64_t seed) noexcept nogil:
+    return xxh3(segment + 8, SEGMENT_SIZE - 8, seed)
+
+
+cdef Index wrap(MemoryMappedFile file, SlotMap slots):
+    cdef Index made = Index.__new__(Index)
+    made.file = file
+    made.region = file.region
+    made.base = file.region.base
+    made.limit = min(file.length, file.region.reserved)
+    made.state = <State *>(made.base + STATE_OFFSET)
+    made.slot_table = <uint64_t *>(made.base + SLOT_TABLE_OFFSET)
+    made.seed = (<IndexHeader *>made.base).hash_seed
+    made.slots = slots
+    return made
+
+
+def create(Descriptor opened, name, log_uuid, SlotMap slots):
+    """Lay out an empty index in an empty file."""
+    cdef IndexHeader header
+    cdef MemoryMappedFile file
+    cdef Index made
+    cdef bytes uuid_bytes = log_uuid.bytes
+    system.grow(opened.fd, FIRST_SIZE, name)
+    file = MemoryMappedFile.from_descriptor(opened, name, writable=True, reserve=RESERVE)
+    memset(&header, 0, sizeof(header))
+    header.magic = INDEX_MAGIC
+    header.version = INDEX_VERSION
+    memcpy(header.log_uuid, <const char *>uuid_bytes, 16)
+    header.hash_seed = int.from_bytes(os.getrandom(8), "little")
+    header.checksum = xxh3(&header, sizeof(header) - 8, 0)
+    memcpy(file.base, &header, sizeof(header))
+    made = wrap(file, slots)
+    made.state.end = DATA_OFFSET + PAGE + SEGMENT_SIZE
+    made.state.segments = 1
+    (<uint64_t *>(made.base + DATA_OFFSET))[0] = make_word(DATA_OFFSET // PAGE + 1, 0, 0, 0)
+    made.state.root = <uint64_t>(DATA_OFFSET // PAGE) << 8
+    return made
+
+
+def load(Descriptor opened, name, log_uuid, SlotMap slots, bint writable):
+    """Map an existing index. FormatError for what is none or of a newer version, CorruptionError for a damaged header."""
+    cdef IndexHeader header
+    cdef MemoryMappedFile file
+    cdef Index made
+    cdef bytes uuid_bytes = log_uuid.bytes
+    size = system.file_size(opened.fd)
+    if size < DATA_OFFSET + PAGE + SEGMENT_SIZE:
+        raise CorruptionError(f"{size} bytes are too few for an index", name)
+    raw = system.read_at(opened.fd, sizeof(header), 0)
+    memcpy(&header, <const char *>raw, sizeof(header))
+    if header.magic != INDEX_MAGIC:
+        raise FormatError(f"not an index: it begins with {raw[:8]!r}", name)
+    if header.version != INDEX_VERSION:
+        raise FormatError(f"the index has version {header.version}, this code knows {INDEX_VERSION}; upgrade mmapkv", name)
+    if header.checksum != xxh3(&header, sizeof(header) - 8, 0):
+        raise CorruptionError("the index header does not match its checksum", name)
+    if header.incompatible:
+        raise FormatError(f"the index uses features {header.incompatible:#x} that this code lacks; upgrade mmapkv", name)
+    if memcmp(header.log_uuid, <const char *>uuid_bytes, 16) != 0:
+        raise CorruptionError("the index belongs to another log", name)
+    file = MemoryMappedFile.from_descriptor(opened, name, writable=writable, reserve=RESERVE)
+    made = wrap(file, slots)
+    if made.state.clean:
+        made.checked_pages = made.limit // PAGE
+        made.checked = <unsigned char *>calloc(made.checked_pages, 1)
+        if made.checked == NULL:
+            raise MemoryError
+        made.check_pages = True
+    return made

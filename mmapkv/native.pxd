@@ -1,0 +1,22 @@
+from libc.stdint cimport uint64_t
+
+from mmapkv.index cimport Hit, Index, Outcome
+from mmapkv.slots cimport SlotMap
+from mmaplog.log cimport Log
+
+
+cdef class NativeStore:
+    cdef Log log
+    cdef Index index            # None once closed
+    cdef SlotMap slots
+    cdef bint verify
+    cdef uint64_t tail_id       # the log segment that `tail_slot` stands for; 0 before the first write
+    cdef uint64_t tail_slot
+    cdef object __weakref__
+
+    cdef int look(self, const char *key, uint64_t key_size, Hit *hit) except -1
+    cdef int settle(self, Outcome outcome, Hit *hit) except -1
+    cdef int write(self, key, const char *value, uint64_t value_size, int kind, bint durable) except -1
+    cdef int prepare(self) except -1
+    cdef int split(self, uint64_t hash) except -1
+    cdef raise_closed(self)

@@ -1,0 +1,265 @@
+"""The store: a mapping from bytes to bytes that outlives the process."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import ItemsView, Iterator, MutableMapping, ValuesView
+from types import TracebackType
+from typing import NoReturn
+
+from mmapio.options import FlushPolicy
+from mmapkv import attach
+from mmapkv.errors import StoreError
+from mmapkv.index import Index
+from mmapkv.native import NativeStore
+from mmapkv.slots import SlotMap
+from mmapkv.walk import ITEMS, KEYS, VALUES, Walk
+from mmaplog.errors import CorruptionError, Locked
+from mmaplog.log import DEFAULT_POLICY, DEFAULT_SEGMENT_BYTES, Log, open_log
+
+# How long a reader waits for a writer that is just opening the store, or rebuilding its index.
+WAIT_SECONDS_MAX = 10.0
+WAIT_STEP_SECONDS = 0.005
+
+
+class KVStore(NativeStore, MutableMapping[bytes, bytes]):
+    """A persistent mapping of bytes keys to bytes values; a store is a directory.
+
+    Make one with :meth:`open`. Look-ups cost a constant number of cache misses whatever the size. A write is committed when
+    the call returns: seen by every process, surviving ``kill -9``; it is durable as the flush policy says. One
+    handle writes, any number of handles read in any process, live and without locks. A handle serves any
+    number of threads. Keys and values may be any buffer or str (as UTF-8); they come back as bytes.
+
+    Iteration is over the store as it was when the iteration began, in the order of the last change.
+
+    >>> import tempfile, os
+    >>> path = os.path.join(tempfile.mkdtemp(), "cities")
+    >>> with KVStore.open(path) as kv:
+    ...     kv["Oslo"] = "59.9"
+    ...     kv["Oslo"], len(kv), kv.get("Rome")
+    (b'59.9', 1, None)
+    """
+
+    _log: Log
+    _oldest: Walk | None
+
+    @classmethod
+    def open(
+        cls,
+        path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
+        mode: str = "c",
+        *,
+        flush_policy: FlushPolicy = DEFAULT_POLICY,
+        segment_bytes: int = DEFAULT_SEGMENT_BYTES,
+        verify: bool = True,
+    ) -> KVStore:
+        """Open or create the store in the directory `path`.
+
+        `mode` is as in dbm: "r" reads, "w" writes an existing store, "c" creates it if missing, "n" starts a new one.
+        `flush_policy` says when writes become durable by themselves; `segment_bytes` (of a new store) is how
+        large its log's files grow; `verify=False` skips the checksum of each record read. Costs O(1) after a clean close
+        or a killed process; after a power cut the index is rebuilt from the log.
+
+        Raises FileNotFoundError, NotADirectoryError, PermissionError, ValueError for another mode, Locked (naming the
+        process that writes), FormatError, CorruptionError.
+        """
+        log = open_log(Log, path, mode, flush_policy, False, segment_bytes, (attach.NAME,))
+        store = cls.__new__(cls)
+        store._log = log
+        store._oldest = None
+        try:
+            index, slots = _write_index(log) if log.writable else _read_index(log)
+        except BaseException:
+            log.close()
+            raise
+        store._use(log, index, slots, verify)
+        return store
+
+    @property
+    def path(self) -> str:
+        """The directory, as it was given."""
+        return self._log.path
+
+    @property
+    def closed(self) -> bool:
+        """True after :meth:`close`."""
+        return self._log.closed
+
+    def __init__(self) -> NoReturn:
+        raise TypeError("use KVStore.open")
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._walk(KEYS)
+
+    def items(self) -> ItemsView[bytes, bytes]:
+        """A view of the (key, value) pairs; iterating it reads each record once."""
+        return _Items(self)
+
+    def values(self) -> ValuesView[bytes]:
+        """A view of the values; iterating it reads each record once."""
+        return _Values(self)
+
+    def popitem(self) -> tuple[bytes, bytes]:
+        """Remove and return the pair that was changed longest ago. Emptying a store this way reads its log once. KeyError when empty."""
+        while True:
+            if self._oldest is None:
+                # Nothing before the point that an exhausted walk reached can come to life again.
+                if not len(self):
+                    raise KeyError("popitem: the store is empty")
+                self._oldest = self._walk(KEYS)
+            for key in self._oldest:
+                value = self.get(key)
+                if value is not None:
+                    del self[key]
+                    return key, value
+            self._oldest = None
+
+    def clear(self) -> None:
+        """Delete every key. Costs one deletion for each."""
+        for key in self:
+            try:
+                del self[key]
+            except KeyError:
+                # Deleted by another thread meanwhile.
+                continue
+
+    def flush(self) -> None:
+        """Make every write that is committed now durable: on the device when it returns. Runs without the GIL.
+
+        Raises FlushFailed once and Poisoned from then on when a sync fails, InvalidMode on a reader, Closed.
+        """
+        self._log.flush()
+
+    def sync(self) -> None:
+        """The same as :meth:`flush`, under the name that dbm and shelve use."""
+        self.flush()
+
+    def stats(self) -> dict[str, int]:
+        """Counts and sizes: keys, records of the log, how many are durable, segments, bytes on disk, the index's figures."""
+        _, index = self._parts()
+        if index is None:
+            self._log.committed  # raises Closed
+        directory = os.fspath(self.path)
+        figures = {
+            "keys": len(self),
+            "records": len(self._log),
+            "committed": self._log.committed,
+            "durable": self._log.durable,
+            "segments": len(self._log.segments.listing()),
+            "bytes_on_disk": sum(entry.stat().st_blocks * 512 for entry in os.scandir(directory)),
+        }
+        return {**figures, **index.figures()}
+
+    def close(self) -> None:
+        """Close the handle, flushing first unless the policy is NEVER; the second time does nothing.
+
+        Bytes handed out stay valid. Raises FlushFailed when the last flush fails; the handle is closed all the same.
+        """
+        log, index = self._parts()
+        if index is None:
+            return
+        try:
+            if log.flushes_on_close:
+                log.flush()
+                if index.clean_seq() is None:
+                    log.pause()
+                    try:
+                        index.mark_clean(log.committed, *log.end_of_tail)
+                    finally:
+                        log.resume()
+        finally:
+            self._forget()
+            log.close()
+
+    def __enter__(self) -> KVStore:
+        self._log.committed  # raises Closed
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        if self.closed:
+            return f"<KVStore {self.path!r} closed>"
+        return f"<KVStore {self.path!r} {'writing' if self._log.writable else 'reading'}, {len(self)} keys>"
+
+    def _walk(self, what: int) -> Walk:
+        return Walk(self, self._log.replay(), what)
+
+    # What NativeStore asks for when the index is not what it was.
+
+    def _reload_index(self) -> None:
+        log, _ = self._parts()
+        self._use(log, *_read_index(log))
+
+    def _mend_index(self) -> None:
+        log, index = self._parts()
+        if not log.writable:
+            raise CorruptionError("the index is damaged; open the store for writing once, which rebuilds it", log.path)
+        self._rebuild_index()
+
+    def _rebuild_index(self) -> None:
+        log, index = self._parts()
+        log.pause()
+        try:
+            self._use(log, *attach.rebuild(log, index))
+        finally:
+            log.resume()
+
+    def _begin_writing(self) -> None:
+        _, index = self._parts()
+        try:
+            index.clear_mark()
+        except CorruptionError:
+            self._rebuild_index()
+
+
+class _Items(ItemsView[bytes, bytes]):
+    _mapping: KVStore
+
+    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
+        return self._mapping._walk(ITEMS)
+
+
+class _Values(ValuesView[bytes]):
+    _mapping: KVStore
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._mapping._walk(VALUES)
+
+
+def _write_index(log: Log) -> tuple[Index, SlotMap]:
+    log.begin_exclusive()
+    try:
+        found = attach.load(log)
+        if found is None:
+            return attach.rebuild(log, None)
+        attach.bring_up(log, found[0])
+        return found
+    finally:
+        log.end_exclusive()
+
+
+def _read_index(log: Log) -> tuple[Index, SlotMap]:
+    deadline = time.monotonic() + WAIT_SECONDS_MAX
+    while True:
+        log.begin_exclusive()
+        try:
+            found = attach.load(log)
+        finally:
+            log.end_exclusive()
+        if found is not None:
+            return found
+        try:
+            # Recovery is a writer's work; done for a moment in its place where that is allowed.
+            KVStore.open(log.path, "w").close()
+        except Locked:
+            if time.monotonic() > deadline:
+                raise StoreError(f"waited {WAIT_SECONDS_MAX} s for the writer to provide an index", log.path) from None
+            time.sleep(WAIT_STEP_SECONDS)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            return attach.build_private(log)

@@ -1,0 +1,20 @@
+from libc.stdint cimport uint64_t
+
+from mmaplog.format cimport Record
+from mmaplog.segment cimport Segment
+from mmaplog.segment_set cimport SegmentSet
+
+
+cdef class Replay:
+    # Walks over the records [seq, stop).
+    cdef SegmentSet segments
+    cdef Segment segment        # that holds the record last read ...
+    cdef Segment following
+    cdef uint64_t offset        # ... which ended here
+    cdef uint64_t seq
+    cdef uint64_t stop
+    cdef uint64_t boundary      # the first number that is not in `segment`, whatever bytes may follow
+    cdef bint verify
+
+    cdef int enter(self, Segment segment) except -1
+    cdef int read(self, Record *record, bint verify) except -1
