@@ -97,9 +97,28 @@ cdef size_t ZERO_CHUNK = 1 << 20
 PAGE_SIZE = PAGE
 
 
+cdef class Descriptor:
+    """An open file or directory: its descriptor and the path that errors name. Closed when the last reference goes."""
+
+    def __cinit__(self, int fd, path):
+        self.fd = fd
+        self.path = path
+
+    def __dealloc__(self):
+        close_descriptor(self.fd)
+
+    def fileno(self):
+        """The descriptor's number, valid while this object lives."""
+        return self.fd
+
+    def locate(self, name):
+        """The path of a file in this directory."""
+        return os.path.join(self.path, name)
+
+
 def open_file(path, bint writable, bint create=False, bint exclusive=False, bint follow=True,
-              int mode=0o600, dir_fd=None):
-    """Open a regular file and return its `Descriptor`, close-on-exec.
+              int mode=0o600, Descriptor directory=None):
+    """Open a regular file, close-on-exec; relative to `directory` if given.
 
     Anything but a regular file is refused (a FIFO without blocking on it). Raises the builtin OSError
     subclass with errno and filename.
@@ -111,52 +130,67 @@ def open_file(path, bint writable, bint create=False, bint exclusive=False, bint
         flags |= os.O_EXCL
     if not follow:
         flags |= os.O_NOFOLLOW
-    fd = os.open(path, flags, mode, dir_fd=dir_fd)
-    opened = Descriptor(fd)
-    kind = os.fstat(fd).st_mode
+    shown = path if directory is None else directory.locate(path)
+    try:
+        opened = Descriptor(os.open(path, flags, mode, dir_fd=None if directory is None else directory.fd), shown)
+    except OSError as error:
+        error.filename = shown
+        raise
+    kind = os.fstat(opened.fd).st_mode
     if _stat.S_ISDIR(kind):
-        raise IsADirectoryError(_errno.EISDIR, "is a directory, not a file", path)
+        raise IsADirectoryError(_errno.EISDIR, "is a directory, not a file", shown)
     if not _stat.S_ISREG(kind):
-        raise OSError(_errno.EINVAL, "is not a regular file, so it cannot be mapped", path)
+        raise OSError(_errno.EINVAL, "is not a regular file, so it cannot be mapped", shown)
     return opened
 
 
 def open_directory(path):
-    """Open a directory and return its `Descriptor`; NotADirectoryError when it is something else."""
-    return Descriptor(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+    """Open a directory; NotADirectoryError when it is something else."""
+    return Descriptor(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), path)
 
 
-cdef class Descriptor:
-    """Owns an open file descriptor; the file is closed when the last reference goes."""
-
-    def __cinit__(self, int fd):
-        self.fd = fd
-
-    def __dealloc__(self):
-        close_descriptor(self.fd)
-
-    def fileno(self):
-        """The descriptor's number, valid while this object lives."""
-        return self.fd
+def anonymous_file(name):
+    """A file in memory that no other process can open and that goes with its last descriptor."""
+    return Descriptor(os.memfd_create(name, os.MFD_CLOEXEC), name)
 
 
-def write_at(int fd, bytes data not None, uint64_t offset):
+def make_directory(path):
+    """Create a directory, accessible to its owner alone."""
+    os.mkdir(path, 0o700)
+
+
+def list_directory(Descriptor directory not None):
+    """The names in an open directory."""
+    return os.listdir(directory.fd)
+
+
+def replace_file(Descriptor directory not None, temporary, name):
+    """Rename within one directory, replacing what has the name. Durable after `sync(directory)`."""
+    os.rename(temporary, name, src_dir_fd=directory.fd, dst_dir_fd=directory.fd)
+
+
+def remove_file(Descriptor directory not None, name):
+    """Unlink a file of the directory; FileNotFoundError when there is none."""
+    os.unlink(name, dir_fd=directory.fd)
+
+
+def write_at(Descriptor opened not None, bytes data not None, uint64_t offset):
     """Write all of `data` at `offset`, or raise OSError; a short write is continued."""
     cdef size_t done = 0, count = len(data)
     cdef const char *start = data
     cdef long wrote
     while done < count:
         with nogil:
-            wrote = write_some(fd, start + done, count - done, offset + done)
-        raise_errno(<int>min(wrote, 0), None)
+            wrote = write_some(opened.fd, start + done, count - done, offset + done)
+        raise_errno(<int>min(wrote, 0), opened.path)
         done += wrote
 
 
-def read_at(int fd, size_t count, uint64_t offset):
+def read_at(Descriptor opened not None, size_t count, uint64_t offset):
     """Read up to `count` bytes at `offset`; fewer only at the end of the file."""
     parts = []
     while count:
-        part = os.pread(fd, min(count, 1 << 30), offset)
+        part = os.pread(opened.fd, min(count, <size_t>1 << 30), offset)
         if not part:
             break
         parts.append(part)
@@ -165,69 +199,42 @@ def read_at(int fd, size_t count, uint64_t offset):
     return b"".join(parts)
 
 
-def set_size(int fd, uint64_t size, path=None):
+def set_size(Descriptor opened not None, uint64_t size):
     """Cut or extend a file to `size` bytes; what is added reads as zeros and has no blocks yet."""
-    raise_errno(truncate(fd, size), path)
+    raise_errno(truncate(opened.fd, size), opened.path)
 
 
-def anonymous_file(name):
-    """A file in memory that no other process can open and that goes with its last descriptor."""
-    return Descriptor(os.memfd_create(name, os.MFD_CLOEXEC))
-
-
-def replace_file(int dir_fd, temporary, name):
-    """Rename within one directory, replacing what has the name. Durable after `sync(dir_fd)`."""
-    os.rename(temporary, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
-
-
-def remove_file(int dir_fd, name):
-    """Unlink a file of the directory; FileNotFoundError when there is none."""
-    os.unlink(name, dir_fd=dir_fd)
-
-
-def make_directory(path):
-    """Create a directory, accessible to its owner alone."""
-    os.mkdir(path, 0o700)
-
-
-def list_directory(int dir_fd):
-    """The names in an open directory."""
-    return os.listdir(dir_fd)
-
-
-def file_size(int fd):
+def file_size(Descriptor opened not None):
     """The length of an open file in bytes."""
-    cdef long long size = size_of(fd)
+    cdef long long size = size_of(opened.fd)
     if size < 0:
-        raise_errno(<int>size, None)
+        raise_errno(<int>size, opened.path)
     return size
 
 
-def sync(int fd, path=None):
+def sync(Descriptor opened not None):
     """Make a file's or directory's bytes and the metadata needed to find them durable. OSError when it fails."""
     cdef int result
     with nogil:
-        result = sync_file(fd)
-    raise_errno(result, path)
+        result = sync_file(opened.fd)
+    raise_errno(result, opened.path)
 
 
-def grow(int fd, uint64_t size, path=None):
+def grow(Descriptor opened not None, uint64_t size):
     """Give a file at least `size` bytes, every block allocated; OSError(ENOSPC) leaves it as it was."""
     cdef int result = 0
-    cdef long long now = size_of(fd)
-    if now < 0:
-        raise_errno(<int>now, path)
-    if <uint64_t>now < size:
+    cdef uint64_t now = file_size(opened)
+    if now < size:
         with nogil:
-            result = allocate(fd, now, size - now)
-    raise_errno(result, path)
+            result = allocate(opened.fd, now, size - now)
+    raise_errno(result, opened.path)
 
 
-def identity(int fd):
+def identity(Descriptor opened not None):
     """What tells one mounted file from every other: (device, inode, birth seconds, birth ns, mount id, unique?)."""
     cdef uint64_t out[6]
     memset(out, 0, sizeof(out))
-    raise_errno(mmio_identity(fd, out), None)
+    raise_errno(mmio_identity(opened.fd, out), opened.path)
     return (out[0], out[1], out[2], out[3], out[4], bool(out[5]))
 
 
@@ -361,7 +368,7 @@ cdef int unmap(void *address, size_t count) noexcept nogil:
     return 0
 
 
-def lock_byte(int fd, uint64_t offset, bint exclusive, bint wait=False):
+def lock_byte(Descriptor opened not None, uint64_t offset, bint exclusive, bint wait=False):
     """Lock one byte of a file for this open file description; False when another holds it.
 
     Open-file-description locks go with the descriptor: the kernel drops them when the last copy is
@@ -371,26 +378,26 @@ def lock_byte(int fd, uint64_t offset, bint exclusive, bint wait=False):
     cdef int result
     while True:
         with nogil:
-            result = set_lock(fd, offset, F_WRLCK if exclusive else F_RDLCK, wait)
+            result = set_lock(opened.fd, offset, F_WRLCK if exclusive else F_RDLCK, wait)
         if result == -EINTR:
             PyErr_CheckSignals()
         elif result == -EAGAIN or result == -EACCES:
             return False
         else:
-            raise_errno(result, None)
+            raise_errno(result, opened.path)
             return True
 
 
-def unlock_byte(int fd, uint64_t offset):
+def unlock_byte(Descriptor opened not None, uint64_t offset):
     """Give up a lock taken with `lock_byte`."""
-    raise_errno(set_lock(fd, offset, F_UNLCK, False), None)
+    raise_errno(set_lock(opened.fd, offset, F_UNLCK, False), opened.path)
 
 
-def byte_is_locked(int fd, uint64_t offset):
+def byte_is_locked(Descriptor opened not None, uint64_t offset):
     """Whether another open file description holds the byte, shared or not. Works on a read-only descriptor."""
     cdef c_flock request = one_byte(offset, F_WRLCK)
-    if fcntl(fd, F_OFD_GETLK, &request) < 0:
-        raise_errno(-errno, None)
+    if fcntl(opened.fd, F_OFD_GETLK, &request) < 0:
+        raise_errno(-errno, opened.path)
     return request.l_type != F_UNLCK
 
 

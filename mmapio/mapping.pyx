@@ -2,6 +2,7 @@
 """A file mapped into memory, growing in place."""
 
 import errno as _errno
+import operator
 import os
 
 cimport cython
@@ -9,7 +10,7 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.errno cimport errno
 from libc.stdint cimport uint64_t
-from libc.string cimport memcpy, strerror
+from libc.string cimport memmove, strerror
 
 from mmapio cimport _os
 from mmapio._os cimport Descriptor
@@ -88,7 +89,7 @@ cdef class MemoryMappedFile:
         for growth. Raises ValueError for a size that is not positive, OSError as the system reports it
         (ENOSPC leaves no new file behind).
         """
-        cdef uint64_t count = checked_size(size)
+        cdef uint64_t count = checked_size(size), room = checked_size(reserve)
         path = os.fspath(path)
         existed = os.path.lexists(path)
         cdef Descriptor opened = _system.open_file(path, True, create=True)
@@ -101,24 +102,24 @@ cdef class MemoryMappedFile:
             if not existed:
                 os.unlink(path)
             raise ResizeFailed(-result, f"cannot allocate {count} bytes: {strerror(-result).decode()}", path)
-        return adopt(cls, opened, path, True, reserve)
+        return adopt(cls, opened, True, room)
 
     @classmethod
     def open_rw(cls, path, *, reserve=DEFAULT_RESERVE):
         """Map an existing file for reading and writing. Raises the OSError that fits (FileNotFoundError, ...)."""
-        path = os.fspath(path)
-        return adopt(cls, _system.open_file(path, True), path, True, reserve)
+        cdef uint64_t room = checked_size(reserve)
+        return adopt(cls, _system.open_file(os.fspath(path), True), True, room)
 
     @classmethod
     def open_ro(cls, path, *, reserve=DEFAULT_RESERVE):
         """Map an existing file for reading. Raises the OSError that fits (FileNotFoundError, ...)."""
-        path = os.fspath(path)
-        return adopt(cls, _system.open_file(path, False), path, False, reserve)
+        cdef uint64_t room = checked_size(reserve)
+        return adopt(cls, _system.open_file(os.fspath(path), False), False, room)
 
     @classmethod
-    def from_descriptor(cls, Descriptor descriptor, path, *, bint writable, reserve=DEFAULT_RESERVE):
-        """Map the file of an open `Descriptor`; `path` is what errors will name."""
-        return adopt(cls, descriptor, path, writable, reserve)
+    def from_descriptor(cls, Descriptor descriptor not None, *, bint writable, reserve=DEFAULT_RESERVE):
+        """Map the file of an open `Descriptor`."""
+        return adopt(cls, descriptor, writable, checked_size(reserve))
 
     @property
     def path(self):
@@ -182,7 +183,7 @@ cdef class MemoryMappedFile:
         try:
             self.check_writable()  # again: the exporter is free to run code that closes this handle
             self.check_range(start, view.len)
-            memcpy(self.base + start, view.buf, view.len)
+            memmove(self.base + start, view.buf, view.len)
         finally:
             PyBuffer_Release(&view)
 
@@ -303,13 +304,13 @@ cdef class MemoryMappedFile:
         return 0
 
 
-cdef adopt(cls, Descriptor opened, path, bint writable, reserve):
+cdef adopt(cls, Descriptor opened, bint writable, uint64_t reserve):
     cdef MemoryMappedFile made = cls.__new__(cls)
     made.descriptor = opened
     made.writable = writable
-    made._path = path
+    made._path = opened.path
     made.length = made.learn_length()
-    made.region = map_region(opened.fd, checked_size(reserve), made.length, writable, path)
+    made.region = map_region(opened.fd, reserve, made.length, writable, opened.path)
     made.base = made.region.base
     if writable:
         _fork.register(made)
@@ -317,12 +318,14 @@ cdef adopt(cls, Descriptor opened, path, bint writable, reserve):
 
 
 cdef uint64_t checked_size(size) except? 0:
+    size = operator.index(size)
     if not 0 < size <= MAX_SIZE:
         raise ValueError(f"a size must be between 1 and {MAX_SIZE} bytes, not {size}")
     return size
 
 
 cdef uint64_t checked_offset(MemoryMappedFile mapped, offset) except? 0:
+    offset = operator.index(offset)
     if not 0 <= offset <= MAX_SIZE:
         raise OutOfBounds(
             _errno.EINVAL, f"offset or length {offset} is outside the {mapped.length} bytes mapped", mapped._path)

@@ -12,6 +12,7 @@ from cpython.buffer cimport (
     PyObject_GetBuffer,
 )
 from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.number cimport PyNumber_AsSsize_t
 from cpython.object cimport Py_EQ, Py_NE
 from libc.string cimport memcmp
 
@@ -36,13 +37,13 @@ cdef class MappedSlice:
         return self.count
 
     def __getitem__(self, key):
-        cdef Py_ssize_t start, stop, step, index
+        cdef Py_ssize_t index
         if isinstance(key, slice):
             start, stop, step = key.indices(self.count)
             if step != 1:
                 raise ValueError(f"a mapped slice is contiguous: step must be 1, not {step}")
             return slice_of(self.owner, self.start + start, max(stop - start, 0))
-        index = key
+        index = PyNumber_AsSsize_t(key, IndexError)
         if index < 0:
             index += self.count
         if index < 0 or index >= self.count:

@@ -1,7 +1,7 @@
 """A hash-indexed key-value store on a memory-mapped log.
 
-The highest of three layers: :class:`KVStore` is a mapping from bytes to bytes that many processes read while one
-writes. The log below it is the truth; the index can always be derived from it.
+The highest of three layers: :class:`KVStore` is a mapping from bytes to bytes that many processes read while
+one writes. The log below it is the truth; the index can always be derived from it.
 """
 
 from mmapio.options import FlushPolicy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 
 from mmapio import _os
 from mmapkv import index as index_file
@@ -21,13 +22,14 @@ REBUILDS_MAX = 3
 
 
 def load(log: Log) -> tuple[Index, SlotMap] | None:
-    """The index on disk, if it agrees with the log; None when it must be rebuilt, or a reader must have that done.
+    """The index on disk, if it agrees with the log.
 
-    Raises FormatError for an index of a newer version.
+    None when it must be rebuilt, or a reader must have that done. Raises FormatError for an index of a newer
+    version.
     """
     slots = SlotMap(log.segments)
     found = _open(log, slots)
-    if found is None or not found.plausible():
+    if found is None or found.retired or not found.plausible():
         return None
     if found.incarnation == log.control.incarnation:
         # The same page cache as the log's CONTROL: whatever was stored is there, up to the last instruction.
@@ -59,14 +61,12 @@ def rebuild(log: Log, old: Index | None) -> tuple[Index, SlotMap]:
 
     Costs about a microsecond a record. Nothing may be appended meanwhile.
     """
-    directory = log.segments.directory.fd
+    directory = log.segments.directory
     if len(log):
         logger.warning("%s: rebuilding the index from %d records", log.path, len(log))
-    try:
+    with suppress(FileNotFoundError):
         _os.remove_file(directory, TEMPORARY)
-    except FileNotFoundError:
-        pass
-    opened = _os.open_file(TEMPORARY, True, create=True, exclusive=True, follow=False, dir_fd=directory)
+    opened = _os.open_file(TEMPORARY, True, create=True, exclusive=True, follow=False, directory=directory)
     made, slots = _build(log, opened)
     made.adopt(log.control.incarnation)
     if old is not None:
@@ -84,9 +84,9 @@ def build_private(log: Log) -> tuple[Index, SlotMap]:
 
 def _build(log: Log, opened: _os.Descriptor) -> tuple[Index, SlotMap]:
     for attempt in range(1, REBUILDS_MAX + 1):
-        _os.set_size(opened.fd, 0)
+        _os.set_size(opened, 0)
         slots = SlotMap(log.segments)
-        made = index_file.create(opened, NAME, log.segments.log_uuid, slots)
+        made = index_file.create(opened, log.segments.log_uuid, slots)
         try:
             catch_up(made, log.replay())
         except index_file.Reseed:
@@ -99,11 +99,11 @@ def _build(log: Log, opened: _os.Descriptor) -> tuple[Index, SlotMap]:
 
 def _open(log: Log, slots: SlotMap) -> Index | None:
     try:
-        opened = _os.open_file(NAME, log.writable, follow=False, dir_fd=log.segments.directory.fd)
+        opened = _os.open_file(NAME, log.writable, follow=False, directory=log.segments.directory)
     except FileNotFoundError:
         return None
     try:
-        return index_file.load(opened, NAME, log.segments.log_uuid, slots, log.writable)
+        return index_file.load(opened, log.segments.log_uuid, slots, log.writable)
     except CorruptionError as error:
         logger.warning("%s: the index is not usable: %s", log.path, error)
         return None

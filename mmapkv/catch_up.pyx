@@ -29,18 +29,18 @@ cdef int parse(Record *record, Replay replay, PayloadHeader *payload, const char
     # Splits a verified record of a store into its parts, or says why it is none.
     cdef uint64_t head = PAYLOAD_HEADER_SIZE
     if record.payload_size < head:
-        raise FormatError(f"record {record.seq} is too short for a store's; is this a plain log?", replay.segment.name)
+        raise FormatError(f"record {record.seq} is too short for a store's; is this a plain log?", replay.segment.path)
     memcpy(payload, record.payload, sizeof(payload[0]))
     if payload.kind not in (KIND_PUT, KIND_DELETE) or payload.flags & ~<unsigned int>PAYLOAD_FLAG_KNOWN:
         raise FormatError(
             f"record {record.seq} is of kind {payload.kind} with flags {payload.flags:#x}, which this code does not know; "
-            "upgrade mmapkv, or is this a plain log?", replay.segment.name)
+            "upgrade mmapkv, or is this a plain log?", replay.segment.path)
     if payload.flags & FLAG_PREVIOUS:
         head += PREVIOUS_SIZE
     key[0] = record.payload + head
     head = (head + payload.key_length + 7) & ~<uint64_t>7
     if payload.key_length == 0 or record.payload_size != head + payload.value_length:
-        raise CorruptionError(f"record {record.seq} verifies but its lengths do not add up", replay.segment.name)
+        raise CorruptionError(f"record {record.seq} verifies but its lengths do not add up", replay.segment.path)
     return 0
 
 

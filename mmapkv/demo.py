@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sysconfig
 import tempfile
@@ -89,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
     contents = _contents(root, listing.keys, figures.skipped)
     with _place_for_store(arguments.store) as store:
         # Closed here, so that the progress bar ends before the message about what went wrong.
-        with closing(contents):
+        with closing(contents), _room_explained(store):
             loaded = _load(store, contents, figures)
         _read_back(store, loaded, figures)
         _load_again(store, loaded, figures)
@@ -114,7 +115,7 @@ def _find_files(root: Path, leave_out: frozenset[str]) -> Listing:
 def _place_for_store(wanted: str | None) -> Iterator[str]:
     """A path for the store: a temporary one, or `wanted` if nothing is there that could be harmed."""
     if wanted is None:
-        with tempfile.TemporaryDirectory(prefix="mmapkv-demo-") as directory:
+        with _temporary_directory() as directory:
             yield str(Path(directory, "store"))
         return
     path = Path(wanted)
@@ -128,6 +129,35 @@ def _place_for_store(wanted: str | None) -> Iterator[str]:
             "give --store a path that does not exist, or an empty directory"
         )
     yield wanted
+
+
+@contextmanager
+def _temporary_directory() -> Iterator[str]:
+    directory = tempfile.TemporaryDirectory(prefix="mmapkv-demo-")
+    try:
+        yield directory.name
+    finally:
+        try:
+            directory.cleanup()
+        except KeyboardInterrupt:
+            # To remove hundreds of megabytes takes long enough to be interrupted.
+            directory.cleanup()
+            raise
+
+
+@contextmanager
+def _room_explained(store: str) -> Iterator[None]:
+    """Let an error that says the disk is full also say which disk, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise OSError(
+            errno.ENOSPC,
+            f"no room for the store: {error.strerror}; use --store or TMPDIR to put it where there is more",
+            store,
+        ) from error
 
 
 def _contents(root: Path, keys: Sequence[bytes], skipped: Findings) -> Generator[tuple[bytes, bytes]]:

@@ -4,8 +4,8 @@
       InvalidKey(ValueError)       a key that a store cannot hold: empty or longer than the format allows
       ValueTooLarge(ValueError)    a value longer than the format allows
 
-What the log below raises comes through as it is: ``CorruptionError``, ``FormatError``, ``Locked``, ``Poisoned``.
-A missing key is a ``KeyError``.
+What the log below raises comes through as it is: ``CorruptionError``, ``FormatError``, ``Locked``,
+``Poisoned``. A missing key is a ``KeyError``.
 """
 
 import errno

@@ -97,6 +97,11 @@ cdef class Index:
         self.applied(&seq, &count)
         return seq, count
 
+    @property
+    def retired(self):
+        """Whether a successor was made; it may be a moment away from taking this file's name."""
+        return bool(self.state.root & ROOT_MOVED)
+
     def retire(self):
         """Tell every process that has this file mapped to open its successor."""
         memory.store_release(&self.state.root, self.state.root | ROOT_MOVED)
@@ -259,7 +264,7 @@ cdef class Index:
         elif outcome == DAMAGED:
             raise CorruptionError(
                 f"the record at offset {hit.offset} does not match its checksum; restore the segment from a backup",
-                self.slots.segment(hit.slot).name)
+                self.slots.segment(hit.slot).path)
         return 0
 
     # ---- changing, by the one writer ----
@@ -563,14 +568,14 @@ cdef Index wrap(MemoryMappedFile file, SlotMap slots):
     return made
 
 
-def create(Descriptor opened, name, log_uuid, SlotMap slots):
+def create(Descriptor opened, log_uuid, SlotMap slots):
     """Lay out an empty index in an empty file."""
     cdef IndexHeader header
     cdef MemoryMappedFile file
     cdef Index made
     cdef bytes uuid_bytes = log_uuid.bytes
-    system.grow(opened.fd, FIRST_SIZE, name)
-    file = MemoryMappedFile.from_descriptor(opened, name, writable=True, reserve=RESERVE)
+    system.grow(opened, FIRST_SIZE)
+    file = MemoryMappedFile.from_descriptor(opened, writable=True, reserve=RESERVE)
     memset(&header, 0, sizeof(header))
     header.magic = INDEX_MAGIC
     header.version = INDEX_VERSION
@@ -586,28 +591,29 @@ def create(Descriptor opened, name, log_uuid, SlotMap slots):
     return made
 
 
-def load(Descriptor opened, name, log_uuid, SlotMap slots, bint writable):
+def load(Descriptor opened, log_uuid, SlotMap slots, bint writable):
     """Map an existing index. FormatError for what is none or of a newer version, CorruptionError for a damaged header."""
     cdef IndexHeader header
     cdef MemoryMappedFile file
     cdef Index made
     cdef bytes uuid_bytes = log_uuid.bytes
-    size = system.file_size(opened.fd)
+    size = system.file_size(opened)
     if size < DATA_OFFSET + PAGE + SEGMENT_SIZE:
-        raise CorruptionError(f"{size} bytes are too few for an index", name)
-    raw = system.read_at(opened.fd, sizeof(header), 0)
+        raise CorruptionError(f"{size} bytes are too few for an index", opened.path)
+    raw = system.read_at(opened, sizeof(header), 0)
     memcpy(&header, <const char *>raw, sizeof(header))
     if header.magic != INDEX_MAGIC:
-        raise FormatError(f"not an index: it begins with {raw[:8]!r}", name)
+        raise FormatError(f"not an index: it begins with {raw[:8]!r}", opened.path)
     if header.version != INDEX_VERSION:
-        raise FormatError(f"the index has version {header.version}, this code knows {INDEX_VERSION}; upgrade mmapkv", name)
+        raise FormatError(f"the index has version {header.version}, this code knows {INDEX_VERSION}; upgrade mmapkv", opened.path)
     if header.checksum != xxh3(&header, sizeof(header) - 8, 0):
-        raise CorruptionError("the index header does not match its checksum", name)
+        raise CorruptionError("the index header does not match its checksum", opened.path)
     if header.incompatible:
-        raise FormatError(f"the index uses features {header.incompatible:#x} that this code lacks; upgrade mmapkv", name)
+        raise FormatError(f"the index uses features {header.incompatible:#x} that this code lacks; upgrade mmapkv",
+                          opened.path)
     if memcmp(header.log_uuid, <const char *>uuid_bytes, 16) != 0:
-        raise CorruptionError("the index belongs to another log", name)
-    file = MemoryMappedFile.from_descriptor(opened, name, writable=writable, reserve=RESERVE)
+        raise CorruptionError("the index belongs to another log", opened.path)
+    file = MemoryMappedFile.from_descriptor(opened, writable=writable, reserve=RESERVE)
     made = wrap(file, slots)
     if made.state.clean:
         made.checked_pages = made.limit // PAGE

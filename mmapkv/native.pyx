@@ -125,28 +125,29 @@ cdef class NativeStore:
     cdef int look(self, const char *key, uint64_t key_size, Hit *hit) except -1:
         # 1 when the key is present. A key that cannot be stored is absent.
         cdef Outcome outcome
-        cdef uint64_t hash
+        cdef Index index
         if key_size == 0 or key_size > KEY_SIZE_MAX:
             return 0
         while True:
-            if self.index is None:
+            # Held by this thread for the turn: another may close the store whenever the GIL is let go.
+            index = self.index
+            if index is None:
                 self.raise_closed()
-            hash = xxh3(key, key_size, self.index.seed)
-            outcome = self.index.find(hash, key, key_size, self.verify, hit)
+            outcome = index.find(xxh3(key, key_size, index.seed), key, key_size, self.verify, hit)
             if outcome == PRESENT:
                 return not hit.deleted
             if outcome == ABSENT:
                 return 0
-            self.settle(outcome, hit)
+            self.settle(index, outcome, hit)
 
-    cdef int settle(self, Outcome outcome, Hit *hit) except -1:
+    cdef int settle(self, Index index, Outcome outcome, Hit *hit) except -1:
         # What stands in the way of a look-up is removed, or raised.
         if outcome == REPLACED:
             self._reload_index()
         elif outcome == UNSOUND:
             self._mend_index()
         else:
-            self.index.settle(outcome, hit)
+            index.settle(outcome, hit)
         return 0
 
     cdef int write(self, key, const char *value, uint64_t value_size, int kind, bint durable) except -1:
@@ -156,6 +157,7 @@ cdef class NativeStore:
         cdef const char *key_start = PyBytes_AS_STRING(key)
         cdef uint64_t key_size = PyBytes_GET_SIZE(key), worst, head, payload_size, hash, tag, count, seq
         cdef uint64_t *cell
+        cdef Index index
         cdef Hit hit
         cdef Outcome outcome
         cdef PayloadHeader header
@@ -170,14 +172,17 @@ cdef class NativeStore:
             if log.end + record_size(worst, False) > log.room:
                 log.make_room(worst)
                 continue
+            index = self.index
+            if index is None:
+                self.raise_closed()
             if self.tail_id != log.segment_id:
-                self.prepare()
+                self.prepare(index)
                 continue
-            if not self.index.has_room():
-                self.index.make_room()
+            if not index.has_room():
+                index.make_room()
                 continue
-            hash = xxh3(key_start, key_size, self.index.seed)
-            outcome = self.index.find(hash, key_start, key_size, False, &hit)
+            hash = xxh3(key_start, key_size, index.seed)
+            outcome = index.find(hash, key_start, key_size, False, &hit)
             if outcome == PRESENT:
                 cell = hit.cell
                 tag = cell[0] >> ADDRESS_BITS << ADDRESS_BITS
@@ -185,12 +190,12 @@ cdef class NativeStore:
             if outcome == ABSENT:
                 if kind == KIND_DELETE:
                     return 0
-                cell = self.index.place(hash, &tag)
+                cell = index.place(hash, &tag)
                 if cell != NULL:
                     break
-                self.split(hash)
+                self.split(index, hash)
                 continue
-            self.settle(outcome, &hit)
+            self.settle(index, outcome, &hit)
         if kind == KIND_DELETE and hit.deleted:
             return 0
         header.key_length = <unsigned short>key_size
@@ -218,38 +223,42 @@ cdef class NativeStore:
 
         # Committed. A reader that sees the entry now sees a record that no crash takes away.
         memory.store_release(cell, tag | make_address(self.tail_slot, log.last))
-        self.index.applied(&seq, &count)
+        index.applied(&seq, &count)
         if header.flags & FLAG_CREATES:
             count += 1
         elif kind == KIND_DELETE:
             count -= 1
-        self.index.publish(log.seq, count)
+        index.publish(log.seq, count)
         log.after_commit(payload_size, durable)
         return 1
 
-    cdef int prepare(self) except -1:
-        cdef uint64_t segment_id
+    cdef int prepare(self, Index index) except -1:
         # Before the first write of this handle, and after each roll.
+        cdef uint64_t segment_id
         if self.tail_id == 0:
             self._begin_writing()
+            if self.index is not index:
+                return 0
         segment_id = self.log.segment_id
-        self.tail_slot = self.index.slot_of(segment_id)
+        self.tail_slot = index.slot_of(segment_id)
         self.tail_id = segment_id
         return 0
 
-    cdef int split(self, uint64_t hash) except -1:
+    cdef int split(self, Index index, uint64_t hash) except -1:
         try:
-            self.index.split(hash)
+            index.split(hash)
         except Reseed:
             self._rebuild_index()
         return 0
 
-    def _use(self, Log log, Index index, SlotMap slots, bint verify):
-        # The parts that opening put together, or an index rebuilt later. The next write looks for its slot anew.
+    def _open(self, Log log, bint verify):
         self.log = log
+        self.verify = verify
+
+    def _use(self, Index index, SlotMap slots):
+        # The index of a store just opened, or rebuilt later. The next write looks for its slot anew.
         self.index = index
         self.slots = slots
-        self.verify = verify
         self.tail_id = 0
 
     def _parts(self):

@@ -34,7 +34,7 @@ cdef class SlotMap:
         segment.refresh()
         if row.base == segment.base and row.limit == segment.limit:
             raise CorruptionError(
-                f"the index names a record beyond the {row.limit} bytes of its segment", segment.name)
+                f"the index names a record beyond the {row.limit} bytes of its segment", segment.path)
         self.segments[slot] = segment
         row.id = segment.id
         row.base_seq = segment.base_seq

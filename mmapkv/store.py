@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import ItemsView, Iterator, MutableMapping, ValuesView
+from collections.abc import ItemsView, Iterable, Iterator, MutableMapping, ValuesView
 from types import TracebackType
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar, overload
 
+from mmapio.errors import Closed
 from mmapio.options import FlushPolicy
 from mmapkv import attach
 from mmapkv.errors import StoreError
@@ -19,6 +20,19 @@ from mmapkv.walk import ITEMS, KEYS, VALUES, Walk
 from mmaplog.errors import CorruptionError, Locked
 from mmaplog.log import DEFAULT_POLICY, DEFAULT_SEGMENT_BYTES, Log, open_log
 
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+_T = TypeVar("_T")
+
+
+class _Keyed(Protocol):
+    """A mapping, as far as `update` uses it. `Mapping` itself is bound to one type of keys."""
+
+    def keys(self) -> Iterable[str | Buffer]: ...
+    def __getitem__(self, key: Any, /) -> str | Buffer: ...
+
+
 # How long a reader waits for a writer that is just opening the store, or rebuilding its index.
 WAIT_SECONDS_MAX = 10.0
 WAIT_STEP_SECONDS = 0.005
@@ -27,10 +41,11 @@ WAIT_STEP_SECONDS = 0.005
 class KVStore(NativeStore, MutableMapping[bytes, bytes]):
     """A persistent mapping of bytes keys to bytes values; a store is a directory.
 
-    Make one with :meth:`open`. Look-ups cost a constant number of cache misses whatever the size. A write is committed when
-    the call returns: seen by every process, surviving ``kill -9``; it is durable as the flush policy says. One
-    handle writes, any number of handles read in any process, live and without locks. A handle serves any
-    number of threads. Keys and values may be any buffer or str (as UTF-8); they come back as bytes.
+    Make one with :meth:`open`. Look-ups cost a constant number of cache misses whatever the size. A write is
+    committed when the call returns: seen by every process, surviving ``kill -9``; it is durable as the flush
+    policy says. One handle writes, any number of handles read in any process, live and without locks. A
+    handle serves any number of threads. Keys and values may be any buffer or str (as UTF-8); they come back
+    as bytes.
 
     Iteration is over the store as it was when the iteration began, in the order of the last change.
 
@@ -43,27 +58,46 @@ class KVStore(NativeStore, MutableMapping[bytes, bytes]):
     """
 
     _log: Log
-    _oldest: Walk | None
+    _oldest: Iterator[bytes] | None
+
+    if TYPE_CHECKING:
+        # MutableMapping's own. They work through the operators of this class, so they take what those take.
+        # Not so `setdefault`: it returns its default as it was given, which has to be bytes then.
+
+        @overload
+        def pop(self, key: str | Buffer) -> bytes: ...
+        @overload
+        def pop(self, key: str | Buffer, default: bytes) -> bytes: ...
+        @overload
+        def pop(self, key: str | Buffer, default: _T) -> bytes | _T: ...
+        def pop(self, key: str | Buffer, default: object = ...) -> object: ...
+
+        def update(
+            self,
+            other: _Keyed | Iterable[tuple[str | Buffer, str | Buffer]] = (),
+            /,
+            **named: str | Buffer,
+        ) -> None: ...
 
     @classmethod
     def open(
         cls,
         path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
-        mode: str = "c",
+        mode: Literal["r", "w", "c", "n"] = "c",
         *,
         flush_policy: FlushPolicy = DEFAULT_POLICY,
         segment_bytes: int = DEFAULT_SEGMENT_BYTES,
         verify: bool = True,
-    ) -> KVStore:
+    ) -> Self:
         """Open or create the store in the directory `path`.
 
-        `mode` is as in dbm: "r" reads, "w" writes an existing store, "c" creates it if missing, "n" starts a new one.
-        `flush_policy` says when writes become durable by themselves; `segment_bytes` (of a new store) is how
-        large its log's files grow; `verify=False` skips the checksum of each record read. Costs O(1) after a clean close
-        or a killed process; after a power cut the index is rebuilt from the log.
+        `mode` is as in dbm: "r" reads, "w" writes an existing store, "c" creates it if missing, "n" starts a
+        new one. `flush_policy` says when writes become durable by themselves; `segment_bytes` (of a new
+        store) is how large its log's files grow; `verify=False` skips the checksum of each record read. Costs
+        O(1) after a clean close or a killed process; after a power cut the index is rebuilt from the log.
 
-        Raises FileNotFoundError, NotADirectoryError, PermissionError, ValueError for another mode, Locked (naming the
-        process that writes), FormatError, CorruptionError.
+        Raises FileNotFoundError, NotADirectoryError, PermissionError, ValueError for another mode, Locked
+        (naming the process that writes), FormatError, CorruptionError.
         """
         log = open_log(Log, path, mode, flush_policy, False, segment_bytes, (attach.NAME,))
         store = cls.__new__(cls)
@@ -74,7 +108,8 @@ class KVStore(NativeStore, MutableMapping[bytes, bytes]):
         except BaseException:
             log.close()
             raise
-        store._use(log, index, slots, verify)
+        store._open(log, verify)
+        store._use(index, slots)
         return store
 
     @property
@@ -87,7 +122,7 @@ class KVStore(NativeStore, MutableMapping[bytes, bytes]):
         """True after :meth:`close`."""
         return self._log.closed
 
-    def __init__(self) -> NoReturn:
+    def __init__(self) -> None:
         raise TypeError("use KVStore.open")
 
     def __iter__(self) -> Iterator[bytes]:
@@ -102,7 +137,10 @@ class KVStore(NativeStore, MutableMapping[bytes, bytes]):
         return _Values(self)
 
     def popitem(self) -> tuple[bytes, bytes]:
-        """Remove and return the pair that was changed longest ago. Emptying a store this way reads its log once. KeyError when empty."""
+        """Remove and return the pair that was changed longest ago. KeyError when empty.
+
+        Emptying a store this way reads its log once.
+        """
         while True:
             if self._oldest is None:
                 # Nothing before the point that an exhausted walk reached can come to life again.
@@ -126,8 +164,9 @@ class KVStore(NativeStore, MutableMapping[bytes, bytes]):
                 continue
 
     def flush(self) -> None:
-        """Make every write that is committed now durable: on the device when it returns. Runs without the GIL.
+        """Make every write that is committed now durable: on the device when it returns.
 
+        Runs without the GIL.
         Raises FlushFailed once and Poisoned from then on when a sync fails, InvalidMode on a reader, Closed.
         """
         self._log.flush()
@@ -137,10 +176,11 @@ class KVStore(NativeStore, MutableMapping[bytes, bytes]):
         self.flush()
 
     def stats(self) -> dict[str, int]:
-        """Counts and sizes: keys, records of the log, how many are durable, segments, bytes on disk, the index's figures."""
-        _, index = self._parts()
-        if index is None:
-            self._log.committed  # raises Closed
+        """Counts and sizes.
+
+        Keys, records of the log, how many are durable, segments, bytes on disk, the index's figures.
+        """
+        _, index = self._open_parts()
         directory = os.fspath(self.path)
         figures = {
             "keys": len(self),
@@ -155,29 +195,36 @@ class KVStore(NativeStore, MutableMapping[bytes, bytes]):
     def close(self) -> None:
         """Close the handle, flushing first unless the policy is NEVER; the second time does nothing.
 
-        Bytes handed out stay valid. Raises FlushFailed when the last flush fails; the handle is closed all the same.
+        Bytes handed out stay valid. Raises FlushFailed when the last flush fails; the handle is closed all
+        the same.
         """
         log, index = self._parts()
         if index is None:
             return
-        try:
-            if log.flushes_on_close:
-                log.flush()
-                if index.clean_seq() is None:
-                    log.pause()
-                    try:
-                        index.mark_clean(log.committed, *log.end_of_tail)
-                    finally:
-                        log.resume()
-        finally:
+        if not log.flushes_on_close:
             self._forget()
             log.close()
+            return
+        # Held to the end, so that no other thread's put comes between the mark and the farewell.
+        log.pause()
+        try:
+            log.flush()
+            if index.clean_seq() is None:
+                index.mark_clean(log.committed, *log.end_of_tail)
+        finally:
+            self._forget()
+            try:
+                log.close()
+            finally:
+                log.resume()
 
-    def __enter__(self) -> KVStore:
-        self._log.committed  # raises Closed
+    def __enter__(self) -> Self:
+        self._open_parts()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def __repr__(self) -> str:
@@ -185,31 +232,39 @@ class KVStore(NativeStore, MutableMapping[bytes, bytes]):
             return f"<KVStore {self.path!r} closed>"
         return f"<KVStore {self.path!r} {'writing' if self._log.writable else 'reading'}, {len(self)} keys>"
 
-    def _walk(self, what: int) -> Walk:
+    def _walk(self, what: int) -> Walk[Any]:
         return Walk(self, self._log.replay(), what)
+
+    def _open_parts(self) -> tuple[Log, Index]:
+        log, index = self._parts()
+        if index is None:
+            raise Closed(errno.EBADF, "the store is closed; open it again", log.path)
+        return log, index
 
     # What NativeStore asks for when the index is not what it was.
 
     def _reload_index(self) -> None:
         log, _ = self._parts()
-        self._use(log, *_read_index(log))
+        self._use(*_read_index(log))
 
     def _mend_index(self) -> None:
-        log, index = self._parts()
+        log, _ = self._parts()
         if not log.writable:
-            raise CorruptionError("the index is damaged; open the store for writing once, which rebuilds it", log.path)
+            raise CorruptionError(
+                "the index is damaged; open the store for writing once, which rebuilds it", log.path
+            )
         self._rebuild_index()
 
     def _rebuild_index(self) -> None:
         log, index = self._parts()
         log.pause()
         try:
-            self._use(log, *attach.rebuild(log, index))
+            self._use(*attach.rebuild(log, index))
         finally:
             log.resume()
 
     def _begin_writing(self) -> None:
-        _, index = self._parts()
+        _, index = self._open_parts()
         try:
             index.clear_mark()
         except CorruptionError:
@@ -257,7 +312,9 @@ def _read_index(log: Log) -> tuple[Index, SlotMap]:
             KVStore.open(log.path, "w").close()
         except Locked:
             if time.monotonic() > deadline:
-                raise StoreError(f"waited {WAIT_SECONDS_MAX} s for the writer to provide an index", log.path) from None
+                raise StoreError(
+                    f"waited {WAIT_SECONDS_MAX} s for the writer to provide an index", log.path
+                ) from None
             time.sleep(WAIT_STEP_SECONDS)
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):

@@ -6,7 +6,7 @@ from libc.stdint cimport uint64_t
 
 from mmapkv.catch_up cimport parse
 from mmapkv.format cimport KIND_PUT, PayloadHeader
-from mmapkv.index cimport ABSENT, PRESENT, Hit, Outcome
+from mmapkv.index cimport ABSENT, PRESENT, Hit, Index, Outcome
 from mmapkv.native cimport NativeStore
 from mmaplog.checksum cimport xxh3
 from mmaplog.format cimport Record
@@ -63,15 +63,16 @@ cdef class Walk:
         # Whether record `seq` is what its key had last when the walk began.
         cdef Hit hit
         cdef Outcome outcome
+        cdef Index index
         while True:
-            outcome = self.store.index.find(
-                xxh3(key, key_size, self.store.index.seed), key, key_size, False, &hit)
+            index = self.store.index
+            if index is None:
+                self.store.raise_closed()
+            outcome = index.find(xxh3(key, key_size, index.seed), key, key_size, False, &hit)
             if outcome == PRESENT:
-                outcome = self.store.index.version_before(self.stop, &hit)
+                outcome = index.version_before(self.stop, &hit)
             if outcome == PRESENT:
                 return hit.seq == seq
             if outcome == ABSENT:
                 return False
-            self.store.settle(outcome, &hit)
-            if self.store.index is None:
-                self.store.raise_closed()
+            self.store.settle(index, outcome, &hit)

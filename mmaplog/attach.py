@@ -6,9 +6,12 @@ Everything is checked before anything is written, and whoever opens or closes ex
 from __future__ import annotations
 
 import errno
+import operator
 import os
 import uuid
 from dataclasses import dataclass
+from typing import SupportsIndex
+from pathlib import Path
 
 from mmapio import _os
 from mmaplog import control as control_file
@@ -19,7 +22,7 @@ from mmaplog.errors import FormatError, Locked, Poisoned
 from mmaplog.lock import NAME as LOCK_NAME
 from mmaplog.lock import LockFile
 from mmaplog.manifest import Manifest
-from mmaplog.segment import TEMPORARY_SUFFIX, create_segment, list_segments, open_segment
+from mmaplog.segment import TEMPORARY_SUFFIX, create_segment, is_segment, list_segments, open_segment
 from mmaplog.segment_set import SegmentSet
 
 MODES = ("r", "w", "c", "n")
@@ -42,22 +45,23 @@ class Attachment:
     recovered: bool
 
 
-def attach(path: str, mode: str, segment_bytes: int, derived: tuple[str, ...] = ()) -> Attachment:
+def attach(path: str, mode: str, segment_bytes: SupportsIndex, derived: tuple[str, ...] = ()) -> Attachment:
     """Open the log in `path` with one of the modes r, w, c, n; `derived` names files of an upper layer.
 
-    Raises ValueError for another mode, FileNotFoundError, NotADirectoryError, PermissionError, Locked, FormatError,
-    CorruptionError.
+    Raises ValueError for another mode, FileNotFoundError, NotADirectoryError, PermissionError, Locked,
+    FormatError, CorruptionError.
     """
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)} as in dbm, not {mode!r}")
+    segment_bytes = operator.index(segment_bytes)
     if not SEGMENT_BYTES_MIN <= segment_bytes <= SEGMENT_BYTES_MAX:
-        raise ValueError(f"segment_bytes must be from {SEGMENT_BYTES_MIN} to {SEGMENT_BYTES_MAX}, not {segment_bytes}")
+        raise ValueError(
+            f"segment_bytes must be from {SEGMENT_BYTES_MIN} to {SEGMENT_BYTES_MAX}, not {segment_bytes}"
+        )
     directory = _open_directory(path, mode)
-    names = _os.list_directory(directory.fd)
-    exists = manifest_file.NAME in names or any(name.endswith(".seg") for name in names)
-    if not exists:
-        _refuse_unless_empty(path, mode, names, derived)
-    locks = LockFile(directory.fd, path, create=mode != "r")
+    if not manifest_file.exists(directory, path) and not list_segments(directory):
+        _refuse_unless_empty(path, mode, _os.list_directory(directory), derived)
+    locks = LockFile(directory, path, create=mode != "r")
     try:
         if mode != "r":
             locks.claim_writer()
@@ -72,29 +76,52 @@ def attach(path: str, mode: str, segment_bytes: int, derived: tuple[str, ...] = 
 
 
 def _attach_locked(
-    path: str, mode: str, segment_bytes: int, derived: tuple[str, ...], directory: _os.Descriptor, locks: LockFile
+    path: str,
+    mode: str,
+    segment_bytes: int,
+    derived: tuple[str, ...],
+    directory: _os.Descriptor,
+    locks: LockFile,
 ) -> Attachment:
     alone = locks.attach()
     if mode == "n":
         if not alone:
             raise Locked("others have it open for reading, so it cannot be replaced; close them first", path)
-        _erase(directory.fd, derived)
-    manifest = _identify(path, directory.fd, segment_bytes, may_create=mode in "cn")
+        _erase(directory, derived)
+    manifest = _identify(path, directory, segment_bytes, may_create=mode in "cn")
     writing = mode != "r"
     segments = SegmentSet(directory, path, manifest.log_uuid, writing)
-    control = control_file.load(directory.fd, manifest.log_uuid, writing, not alone)
-    if control is not None and not recovery.confirm(segments, control):
-        control = None
-    if control is not None and control.poison and writing:
-        raise Poisoned(
-            control.poison, f"a sync failed earlier ({os.strerror(control.poison)}) while the log was open; "
-            "what was written since may be lost. Close every handle and run repair", path)
-    recovered = control is None
-    if control is None:
-        control = _recover(path, directory, locks, manifest, segments, writing)
+    control = control_file.load(directory, manifest.log_uuid, writing, not alone)
+    recovered = False
+    if control is None or not recovery.confirm(segments, control):
+        # CONTROL that goes with this page cache knows how much there was, even where it cannot say more.
+        floor = 0 if control is None else control.tail[0]
+        control = _recover(path, directory, locks, manifest, segments, writing, floor)
+        recovered = True
+    elif control.poison and writing:
+        if not alone:
+            raise Poisoned(
+                control.poison,
+                f"a sync failed earlier ({os.strerror(control.poison)}); what it covered is saved by the next writer "
+                "that opens alone, so close every other handle first",
+                path,
+            )
+        control = _salvage(directory, manifest, segments, control)
+        recovered = True
     if writing:
-        recovery.cleanse(segments, control)
+        recovery.cleanse(segments, control, _temporaries(directory, derived))
+        control.unseal()
     return Attachment(directory, locks, manifest, segments, control, recovered)
+
+
+def _salvage(
+    directory: _os.Descriptor, manifest: Manifest, segments: SegmentSet, poisoned: Control
+) -> Control:
+    tail = recovery.find_tail(segments, manifest.first_seq, 0)
+    tail = recovery.salvage(segments, tail, poisoned.durable, manifest.segment_bytes)
+    return control_file.create(
+        directory, manifest.log_uuid, tail.seq, tail.segment.id, tail.end, tail.last, tail.seq
+    )
 
 
 def _recover(
@@ -104,22 +131,23 @@ def _recover(
     manifest: Manifest,
     segments: SegmentSet,
     writing: bool,
+    floor: int,
 ) -> Control:
-    tail = recovery.find_tail(segments, manifest.first_seq)
+    tail = recovery.find_tail(segments, manifest.first_seq, floor)
     if not writing:
         if not locks.writable or not os.access(path, os.W_OK):
-            # Who may not write keeps what it found to itself, and sees nothing that is written later. It is not
-            # counted as attached: a writer that comes must not take the old CONTROL for one in use.
+            # Who may not write keeps what it found to itself, and sees nothing that is written later. It is
+            # not counted as attached: a writer that comes must not take the old CONTROL for one in use.
             locks.detach()
             return control_file.create(
                 None, manifest.log_uuid, tail.seq, tail.segment.id, tail.end, tail.last, tail.known_durable
             )
         locks.claim_writer()
         segments = SegmentSet(directory, path, manifest.log_uuid, True)
-        tail = recovery.find_tail(segments, manifest.first_seq)
+        tail = recovery.find_tail(segments, manifest.first_seq, floor)
     segment, end = recovery.settle(segments, tail, manifest.segment_bytes, FIRST_ALLOCATION)
     last = tail.last if segment.id == tail.segment.id else 0
-    made = control_file.create(directory.fd, manifest.log_uuid, tail.seq, segment.id, end, last, tail.seq)
+    made = control_file.create(directory, manifest.log_uuid, tail.seq, segment.id, end, last, tail.seq)
     if not writing:
         locks.release_writer()
     return made
@@ -131,34 +159,42 @@ def _open_directory(path: str, mode: str) -> _os.Descriptor:
     except FileNotFoundError:
         if mode in "rw":
             raise FileNotFoundError(
-                errno.ENOENT, f"does not exist; mode {mode!r} opens only what is there, use 'c' to create", path
+                errno.ENOENT,
+                f"does not exist; mode {mode!r} opens only what is there, use 'c' to create",
+                path,
             ) from None
     except NotADirectoryError:
         raise NotADirectoryError(errno.ENOTDIR, "is a file; a log or store is a directory", path) from None
-    parent = _os.open_directory(os.path.dirname(os.path.abspath(path)))
+    parent = _os.open_directory(os.fspath(Path(path).absolute().parent))
     _os.make_directory(path)
-    _os.sync(parent.fd, path)
+    _os.sync(parent)
     return _os.open_directory(path)
 
 
 def _refuse_unless_empty(path: str, mode: str, names: list[str], derived: tuple[str, ...]) -> None:
     if mode in "rw":
-        raise FileNotFoundError(errno.ENOENT, f"holds no log; mode {mode!r} opens only what is there, use 'c'", path)
-    ours = {LOCK_NAME, control_file.NAME, *derived}
-    foreign = sorted(name for name in names if name not in ours and not name.endswith(TEMPORARY_SUFFIX))
+        raise FileNotFoundError(
+            errno.ENOENT, f"holds no log; mode {mode!r} opens only what is there, use 'c'", path
+        )
+    ours = {LOCK_NAME, manifest_file.NAME, control_file.NAME, *derived}
+    foreign = sorted(
+        name for name in names if name.removesuffix(TEMPORARY_SUFFIX) not in ours and not is_segment(name)
+    )
     if foreign:
-        raise FormatError(f"the directory holds no log but other files ({foreign[0]!r}, ...); use an empty one", path)
+        raise FormatError(
+            f"the directory holds no log but other files ({foreign[0]!r}, ...); use an empty one", path
+        )
 
 
-def _identify(path: str, directory: int, segment_bytes: int, *, may_create: bool) -> Manifest:
+def _identify(path: str, directory: _os.Descriptor, segment_bytes: int, *, may_create: bool) -> Manifest:
     try:
         return manifest_file.read(directory, path)
     except FileNotFoundError:
         names = list_segments(directory)
     if names:
         # Creation was cut short, or the file was lost; the segments know the same.
-        first = _os.open_file(names[0][2], False, follow=False, dir_fd=directory)
-        log_uuid = uuid.UUID(bytes=_os.read_at(first.fd, 40, 0)[24:].ljust(16, b"\0"))
+        first = _os.open_file(names[0][2], False, follow=False, directory=directory)
+        log_uuid = uuid.UUID(bytes=_os.read_at(first, 40, 0)[24:].ljust(16, b"\0"))
         capacity = open_segment(directory, names[0][2], log_uuid, False).capacity
         manifest = Manifest(log_uuid, min(max(capacity, SEGMENT_BYTES_MIN), SEGMENT_BYTES_MAX), names[0][0])
     elif may_create:
@@ -171,11 +207,21 @@ def _identify(path: str, directory: int, segment_bytes: int, *, may_create: bool
     return manifest
 
 
-def _erase(directory: int, derived: tuple[str, ...]) -> None:
+def _erase(directory: _os.Descriptor, derived: tuple[str, ...]) -> None:
     # The manifest goes first: without it and its segments nothing is left that would be taken for a log.
     names = _os.list_directory(directory)
     doomed = [name for name in names if name in (manifest_file.NAME, control_file.NAME, *derived)]
-    doomed += [name for name in names if name.endswith((".seg", recovery.BAD_SUFFIX, TEMPORARY_SUFFIX))]
-    for name in doomed:
+    doomed += [name for name in names if is_segment(name.removesuffix(recovery.BAD_SUFFIX))]
+    for name in {*doomed, *_temporaries(directory, derived)}:
         _os.remove_file(directory, name)
     _os.sync(directory)
+
+
+def _temporaries(directory: _os.Descriptor, derived: tuple[str, ...]) -> list[str]:
+    # What a killed writer may have left half made.
+    ours = (manifest_file.NAME, control_file.NAME, *derived)
+    return [
+        name
+        for name in _os.list_directory(directory)
+        if name.endswith(TEMPORARY_SUFFIX) and (name.removesuffix(TEMPORARY_SUFFIX) in ours or is_segment(name))
+    ]

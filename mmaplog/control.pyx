@@ -54,6 +54,14 @@ cdef class Control:
         cdef CommitSlot slot = self.committed()
         return slot.seq, slot.segment_id, <uint64_t>slot.end * 8, <uint64_t>slot.last * 8
 
+    def seal(self):
+        """Checksum the words, at the end of a writer's work: from now on a flipped bit is noticed."""
+        self.hot.clean_sum = hot_sum(self.hot, self.incarnation)
+
+    def unseal(self):
+        """Take the checksum back, before a writer's work."""
+        memory.store_release(&self.hot.clean_sum, 0)
+
     def close(self):
         """Unmap. The words stay where they are for the others."""
         self.file = None
@@ -78,6 +86,10 @@ cdef class Control:
         memory.store_release(&self.hot.turn, turn)
 
 
+cdef uint64_t hot_sum(ControlHot *hot, uint64_t incarnation) noexcept nogil:
+    return xxh3(hot, 128, incarnation) or 1
+
+
 cdef Control wrap(MemoryMappedFile file, bint private):
     cdef Control made = Control.__new__(Control)
     cdef ControlIdentity identity
@@ -89,7 +101,7 @@ cdef Control wrap(MemoryMappedFile file, bint private):
     return made
 
 
-cdef int describe(ControlIdentity *identity, int fd, bytes log_uuid) except -1:
+cdef int describe(ControlIdentity *identity, Descriptor opened, bytes log_uuid) except -1:
     # Fills in what binds the file to this boot, mount and inode. A kernel without unique mount ids gets a
     # random one instead: such a file never matches, and opening recovers from the segments.
     cdef bytes boot = system.boot_id()
@@ -98,7 +110,7 @@ cdef int describe(ControlIdentity *identity, int fd, bytes log_uuid) except -1:
     identity.version = VERSION
     memcpy(identity.log_uuid, <const char *>log_uuid, 16)
     memcpy(identity.boot_id, <const char *>boot, 16)
-    device, inode, seconds, nanoseconds, mount, unique = system.identity(fd)
+    device, inode, seconds, nanoseconds, mount, unique = system.identity(opened)
     identity.device = device
     identity.inode = inode
     identity.birth_seconds = seconds
@@ -107,7 +119,7 @@ cdef int describe(ControlIdentity *identity, int fd, bytes log_uuid) except -1:
     return 0
 
 
-def load(int directory, log_uuid, bint writable, bint live):
+def load(Descriptor directory, log_uuid, bint writable, bint live):
     """Map the CONTROL file of an open directory, or return None when it must not be believed.
 
     With `live`, another process has the log open and goes by this file, so it is believed whatever mount
@@ -116,15 +128,16 @@ def load(int directory, log_uuid, bint writable, bint live):
     cdef Descriptor opened
     cdef MemoryMappedFile file
     cdef ControlIdentity found, expected
+    cdef Control made
     try:
-        opened = system.open_file(NAME, writable, follow=False, dir_fd=directory)
-        file = MemoryMappedFile.from_descriptor(opened, NAME, writable=writable, reserve=CONTROL_SIZE)
-    except OSError:
+        opened = system.open_file(NAME, writable, follow=False, directory=directory)
+    except FileNotFoundError:
         return None
-    if file.length != CONTROL_SIZE:
+    if system.file_size(opened) != CONTROL_SIZE:
         return None
+    file = MemoryMappedFile.from_descriptor(opened, writable=writable, reserve=CONTROL_SIZE)
     memcpy(&found, file.base, sizeof(found))
-    describe(&expected, opened.fd, log_uuid.bytes)
+    describe(&expected, opened, log_uuid.bytes)
     if found.checksum != xxh3(&found, sizeof(found) - sizeof(found.checksum), 0):
         return None
     if live:
@@ -133,7 +146,10 @@ def load(int directory, log_uuid, bint writable, bint live):
     expected.incarnation = found.incarnation
     if memcmp(&found, &expected, sizeof(found) - sizeof(found.checksum)) != 0:
         return None
-    return wrap(file, False)
+    made = wrap(file, False)
+    if made.hot.clean_sum and made.hot.clean_sum != hot_sum(made.hot, made.incarnation):
+        return None
+    return made
 
 
 def create(directory, log_uuid, seq, segment_id, end, last, durable):
@@ -151,10 +167,10 @@ def create(directory, log_uuid, seq, segment_id, end, last, durable):
             system.remove_file(directory, TEMPORARY)
         except FileNotFoundError:
             pass
-        opened = system.open_file(TEMPORARY, True, create=True, exclusive=True, follow=False, dir_fd=directory)
-    system.grow(opened.fd, CONTROL_SIZE, NAME)
-    file = MemoryMappedFile.from_descriptor(opened, NAME, writable=True, reserve=CONTROL_SIZE)
-    describe(&identity, opened.fd, log_uuid.bytes)
+        opened = system.open_file(TEMPORARY, True, create=True, exclusive=True, follow=False, directory=directory)
+    system.grow(opened, CONTROL_SIZE)
+    file = MemoryMappedFile.from_descriptor(opened, writable=True, reserve=CONTROL_SIZE)
+    describe(&identity, opened, log_uuid.bytes)
     identity.incarnation = random_word()
     identity.checksum = xxh3(&identity, sizeof(identity) - sizeof(identity.checksum), 0)
     memcpy(file.base, &identity, sizeof(identity))

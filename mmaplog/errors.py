@@ -6,6 +6,8 @@
       Locked                another handle holds the writer's lock
       Poisoned              a sync failed earlier; nothing is acknowledged any more
       RecordTooLarge        a record does not fit the format; also a ValueError
+
+What mmapio raises comes through as it is.
 """
 
 import errno

@@ -24,7 +24,10 @@ class Flusher:
         self._stop = threading.Event()
         # Weak, so that a log that was dropped without close() can go.
         self._thread = threading.Thread(
-            target=_run, args=(weakref.ref(log), milliseconds / 1000, self._stop), name="mmaplog-flusher", daemon=True
+            target=_run,
+            args=(weakref.ref(log), milliseconds / 1000, self._stop),
+            name="mmaplog-flusher",
+            daemon=True,
         )
         self._thread.start()
 
@@ -45,6 +48,7 @@ def _run(reference: weakref.ref[Flushable], seconds: float, stop: threading.Even
                 log.flush()
         except OSError as error:
             # The log is poisoned now: the next call of its user raises.
-            logger.error("background flush failed: %s", error)
+            # One line: a trace of this thread would tell nothing.
+            logger.error("background flush failed: %s", error)  # noqa: TRY400
             return
         del log

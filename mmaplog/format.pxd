@@ -102,6 +102,9 @@ cdef packed struct ControlHot:
     uint64_t sync_inflight
     uint64_t poison             # errno of the first failed sync, or 0
     uint64_t line1[5]
+    # Line 2.
+    uint64_t clean_sum          # XXH3-64 of lines 0 and 1 since a clean close; 0 while a writer is at work
+    uint64_t line2[7]
 
 
 # What reading one record found.

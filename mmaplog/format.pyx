@@ -19,7 +19,7 @@ assert FOOTER_OFFSET + COPIES * SECTOR <= SEGMENT_HEADER_SIZE
 assert sizeof(RecordHeader) == RECORD_HEADER_SIZE
 assert sizeof(ControlIdentity) == 104 <= CONTROL_HOT_OFFSET
 assert sizeof(CommitSlot) == 24
-assert sizeof(ControlHot) == 128
+assert sizeof(ControlHot) == 192
 
 cdef uint64_t SEGMENT_MAGIC = int.from_bytes(b"\x93mmaplog", "little")
 cdef uint64_t CONTROL_MAGIC = int.from_bytes(b"\x93mmapctl", "little")

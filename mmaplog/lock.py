@@ -10,6 +10,7 @@ import errno
 import os
 
 from mmapio import _fork, _os
+from mmapio.errors import Closed
 from mmaplog.errors import Locked
 
 NAME = "LOCK"
@@ -27,61 +28,86 @@ _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 class LockFile:
     """The locks that one handle of a log holds; :meth:`close` or the end of the process drops them all."""
 
-    def __init__(self, directory: int, path: str, *, create: bool) -> None:
+    def __init__(self, directory: _os.Descriptor, path: str, *, create: bool) -> None:
         self._path = path
         self.writable = True
         try:
-            self._file = _os.open_file(NAME, True, create=create, follow=False, dir_fd=directory)
+            opened = _os.open_file(NAME, True, create=create, follow=False, directory=directory)
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                errno.ENOENT,
+                "the file is missing; open the log once with mode 'w', which makes it again",
+                directory.locate(NAME),
+            ) from None
         except OSError as error:
             if create or error.errno not in _READ_ONLY:
                 raise
-            self._file = _os.open_file(NAME, False, follow=False, dir_fd=directory)
+            opened = _os.open_file(NAME, False, follow=False, directory=directory)
             self.writable = False
+        self._opened: _os.Descriptor | None = opened
         _fork.register(self)
 
     def claim_writer(self) -> None:
         """Become the one writer, or raise Locked naming the process that is."""
-        if not _os.lock_byte(self._file.fd, WRITER, True):
-            raise Locked(f"open for writing by {self._owner()}; close it there, or open with mode 'r'", self._path)
+        if not _os.lock_byte(self._file, WRITER, True):
+            raise Locked(
+                f"open for writing by {self._owner()}; close it there, or open with mode 'r'", self._path
+            )
         name = f"process {os.getpid()}".encode().ljust(OWNER_SIZE, b"\0")
-        _os.write_at(self._file.fd, name, OWNER_OFFSET)
+        _os.write_at(self._file, name, OWNER_OFFSET)
 
     def release_writer(self) -> None:
         """Stop being the writer while staying attached."""
-        _os.unlock_byte(self._file.fd, WRITER)
+        _os.unlock_byte(self._file, WRITER)
 
     def begin(self) -> None:
-        """Wait until no other handle is being opened or closed. A read-only file is waited for, not held against others."""
-        _os.lock_byte(self._file.fd, INITIALISING, self.writable, wait=True)
+        """Wait until no other handle is being opened or closed.
+
+        A file that is open read-only is waited for, not held against others.
+        """
+        _os.lock_byte(self._file, INITIALISING, self.writable, wait=True)
 
     def end(self) -> None:
         """Let the next handle be opened or closed."""
-        _os.unlock_byte(self._file.fd, INITIALISING)
+        _os.unlock_byte(self._file, INITIALISING)
 
     def attach(self) -> bool:
-        """Be counted among those who have the log open; True when there is nobody else. Between begin and end."""
+        """Be counted among those who have the log open; True when there is nobody else.
+
+        Between begin and end.
+        """
         alone = self.alone()
-        _os.lock_byte(self._file.fd, ATTACHED, False, wait=True)
+        _os.lock_byte(self._file, ATTACHED, False, wait=True)
         return alone
 
     def detach(self) -> None:
         """No longer be counted."""
-        _os.unlock_byte(self._file.fd, ATTACHED)
+        _os.unlock_byte(self._file, ATTACHED)
 
     def alone(self) -> bool:
         """Whether no other handle has the log open. Between begin and end."""
-        return not _os.byte_is_locked(self._file.fd, ATTACHED)
+        return not _os.byte_is_locked(self._file, ATTACHED)
 
     def close(self) -> None:
         """Drop every lock. The second time does nothing."""
-        self._file = None
+        self._opened = None
 
     def _after_fork_in_child(self) -> None:
         # Closing the child's copy leaves the parent's locks alone; unlocking would take them away.
         self.close()
 
+    @property
+    def _file(self) -> _os.Descriptor:
+        if self._opened is None:
+            raise Closed(
+                errno.EBADF,
+                "the log is closed, or belongs to the parent of a fork; open it again",
+                self._path,
+            )
+        return self._opened
+
     def _owner(self) -> str:
-        raw = _os.read_at(self._file.fd, OWNER_SIZE, OWNER_OFFSET).rstrip(b"\0").decode("ascii", "replace")
+        raw = _os.read_at(self._file, OWNER_SIZE, OWNER_OFFSET).rstrip(b"\0").decode("ascii", "replace")
         if not raw:
             return "another process"
         return f"{raw}, which is this one" if raw == f"process {os.getpid()}" else raw

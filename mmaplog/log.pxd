@@ -53,6 +53,7 @@ cdef class Log:
     cdef seal(self, Segment segment)
     cdef adopt_unsynced(self)
     cdef mark_clean(self)
+    cdef release(self)
     cdef void move_to(self, Segment segment, uint64_t end, uint64_t last) noexcept
 
 

@@ -2,6 +2,7 @@
 """The append-only log: one writer, any number of readers in any process."""
 
 import errno as _errno
+import operator
 import os
 import threading
 
@@ -35,10 +36,10 @@ from mmaplog.segment_set cimport SegmentSet
 
 from mmapio import _fork
 from mmapio import _os as system
-from mmapio.errors import Closed, InvalidMode
+from mmapio.errors import Closed, FlushFailed, InvalidMode
 from mmapio.options import FlushPolicy, Trigger
 from mmaplog import attach
-from mmaplog.errors import Poisoned, RecordTooLarge
+from mmaplog.errors import CorruptionError, Poisoned, RecordTooLarge
 from mmaplog.flusher import Flusher
 from mmaplog.replay import Replay
 from mmaplog.segment import create_segment
@@ -59,6 +60,9 @@ cdef class Log:
 
     Make one with :meth:`open`. One handle writes; any number of handles in any process read what is committed, live and
     without a lock. A handle serves any number of threads.
+
+    `writable` tells whether this handle may append, `recovered` whether opening had to find the end of the log in its
+    segments. `control` and `segments` are for layers above.
 
     >>> import tempfile, os
     >>> with Log.open(os.path.join(tempfile.mkdtemp(), "events")) as log:
@@ -122,7 +126,7 @@ cdef class Log:
         cdef uint64_t seq
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
-            if self.end + record_size(view.len, self.timestamps) > self.room:
+            while self.end + record_size(view.len, self.timestamps) > self.room:
                 self.make_room(view.len)
             memcpy(self.begin(view.len), view.buf, view.len)
             seq = self.seq
@@ -141,8 +145,8 @@ cdef class Log:
         self.check()
         committed = self.control.committed().seq
         first = self.manifest.first_seq
-        if stop is None:
-            stop = committed
+        start = operator.index(start)
+        stop = committed if stop is None else operator.index(stop)
         if start == 0:
             start = first
         if not first <= start <= stop <= committed:
@@ -158,6 +162,7 @@ cdef class Log:
         self.check_writable()
         cdef Segment segment
         cdef CommitSlot target
+        # Whoever waits here finds the work done by the one before.
         with self.flush_lock:
             self.check_writable()
             target = self.control.committed()
@@ -170,11 +175,13 @@ cdef class Log:
                     segment.file.sync_all()
                 self.segments.by_id(target.segment_id).file.sync_all()
                 if names:
-                    system.sync(self.segments.directory.fd, self._path)
+                    system.sync(self.directory)
             except OSError as error:
                 self.room = 0
                 memory.store_release(&self.control.hot.poison, error.errno or _errno.EIO)
-                raise
+                if isinstance(error, FlushFailed):
+                    raise
+                raise FlushFailed(error.errno, f"sync failed: {error.strerror}", self._path) from error
             memory.store_release(&self.control.hot.durable, target.seq)
             self.bytes_pending = 0
             self.writes_pending = 0
@@ -226,17 +233,30 @@ cdef class Log:
             return
         if self.flusher is not None:
             self.flusher.stop()
-        try:
-            if self.flushes_on_close:
-                self.flush()
-                self.mark_clean()
-        finally:
+        if self.forked:
+            self.release()
+            return
+        # No other thread is in the middle of an append or a flush from here on.
+        with self.append_lock:
             self.room = 0
+            try:
+                if self.flushes_on_close:
+                    self.flush()
+                    self.mark_clean()
+                if self.writable and self.control is not None:
+                    self.control.seal()
+            finally:
+                with self.flush_lock:
+                    self.release()
+
+    cdef release(self):
+        self.room = 0
+        if self.control is not None:
             self.control.close()
-            self.control = None
-            self.tail = None
-            self.unsynced = []
-            self.locks.close()
+        self.control = None
+        self.tail = None
+        self.unsynced = []
+        self.locks.close()
 
     def __enter__(self):
         self.check()
@@ -300,27 +320,33 @@ cdef class Log:
     cdef int roll(self, uint64_t need) except -1:
         cdef uint64_t capacity = max(<uint64_t>self.manifest.segment_bytes, SEGMENT_HEADER_SIZE + need)
         cdef uint64_t size = min(capacity, max(STEP_MAX, SEGMENT_HEADER_SIZE + need))
+        cdef uint64_t end = self.end
         cdef Segment made
         try:
             made = create_segment(
-                self.directory.fd, self.segments.log_uuid, self.seq, self.tail.epoch, capacity, size)
+                self.directory, self.segments.log_uuid, self.seq, self.tail.epoch, capacity, size)
         except OSError as error:
             if error.errno != _errno.ENOSPC:
                 raise
             made = create_segment(
-                self.directory.fd, self.segments.log_uuid, self.seq, self.tail.epoch, capacity, SEGMENT_HEADER_SIZE + need)
+                self.directory, self.segments.log_uuid, self.seq, self.tail.epoch, capacity, SEGMENT_HEADER_SIZE + need)
+        cdef Segment left = self.tail
+        cdef CommitSlot slot
         self.segments.add(made)
-        self.tail.end = self.end
-        self.unsynced.append(self.tail)
         self.names_unsynced = True
         self.move_to(made, SEGMENT_HEADER_SIZE, 0)
-        cdef CommitSlot slot
         slot.seq = self.seq
         slot.segment_id = made.id
         slot.end = SEGMENT_HEADER_SIZE // UNIT
         slot.last = 0
-        self.control.hot.in_flight = SEGMENT_HEADER_SIZE
         self.control.publish(&slot)
+        memory.store_release(&self.control.hot.in_flight, SEGMENT_HEADER_SIZE)
+        if left.base_seq == self.seq:
+            # Nothing was ever in it: the record is too large for it and has got a segment of its own.
+            self.segments.discard(left)
+        else:
+            left.end = end
+            self.unsynced.append(left)
         return 0
 
     cdef void move_to(self, Segment segment, uint64_t end, uint64_t last) noexcept:
@@ -377,6 +403,8 @@ cdef class Log:
         # Only what is durable is sealed, and only once its successor's name is durable too.
         cdef Segment successor = self.segments.following(segment)
         cdef Footer footer
+        if successor is None:
+            raise CorruptionError("the segment that follows is missing; restore it from a backup", segment.path)
         footer.seq = successor.base_seq
         footer.end = segment.end or end_of_records(segment, successor.base_seq)
         footer.records = footer.seq - segment.base_seq
@@ -391,7 +419,7 @@ cdef class Log:
             return
         self.names_unsynced = True
         segment = self.segments.holding(durable)
-        while segment is not None and segment.id != self.segment_id:
+        while segment is not None and segment.base_seq < self.base_seq:
             self.unsynced.append(segment)
             segment = self.segments.following(segment)
 
@@ -439,7 +467,7 @@ def open_log(cls, path, mode, flush_policy, timestamps, segment_bytes, derived):
     log.recovered = found.recovered
     log.policy = flush_policy
     log.timestamps = timestamps
-    log.append_lock = threading.Lock()
+    log.append_lock = threading.RLock()
     log.flush_lock = threading.Lock()
     log.unsynced = []
     log.bytes_bound = log.writes_bound = <uint64_t>-1

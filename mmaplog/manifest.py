@@ -30,8 +30,11 @@ class Manifest:
     first_seq: int
 
 
-def write(directory: int, manifest: Manifest) -> None:
-    """Write the manifest of an open directory durably. Costs two syncs; OSError leaves the old one in place."""
+def write(directory: _os.Descriptor, manifest: Manifest) -> None:
+    """Write the manifest of an open directory durably.
+
+    Costs two syncs; OSError leaves the old one in place.
+    """
     body = json.dumps(
         {
             "first_seq": manifest.first_seq,
@@ -41,34 +44,50 @@ def write(directory: int, manifest: Manifest) -> None:
     )
     digest = xxh3_64(body.encode())
     temporary = NAME + TEMPORARY_SUFFIX
-    opened = _os.open_file(temporary, True, create=True, follow=False, dir_fd=directory)
-    _os.set_size(opened.fd, 0)
-    _os.write_at(opened.fd, f"{MAGIC} {VERSION} {digest:016x}\n{body}\n".encode(), 0)
-    _os.sync(opened.fd, temporary)
+    opened = _os.open_file(temporary, True, create=True, follow=False, directory=directory)
+    _os.set_size(opened, 0)
+    _os.write_at(opened, f"{MAGIC} {VERSION} {digest:016x}\n{body}\n".encode(), 0)
+    _os.sync(opened)
     _os.replace_file(directory, temporary, NAME)
     _os.sync(directory)
 
 
-def read(directory: int, path: str) -> Manifest:
+def exists(directory: _os.Descriptor, path: str) -> bool:
+    """Whether an open directory has a manifest. FormatError when a file of that name is not one of ours."""
+    try:
+        opened = _os.open_file(NAME, False, follow=False, directory=directory)
+    except FileNotFoundError:
+        return False
+    head = _os.read_at(opened, len(MAGIC), 0)
+    if head != MAGIC.encode():
+        raise FormatError(f"not a log: its manifest begins with {head!r} instead of {MAGIC!r}", path)
+    return True
+
+
+def read(directory: _os.Descriptor, path: str) -> Manifest:
     """Read and check the manifest of an open directory. FileNotFoundError, FormatError or CorruptionError."""
-    opened = _os.open_file(NAME, False, follow=False, dir_fd=directory)
-    size = _os.file_size(opened.fd)
+    opened = _os.open_file(NAME, False, follow=False, directory=directory)
+    size = _os.file_size(opened)
     if size > SIZE_MAX:
         raise FormatError(f"a manifest of {size} bytes is none of ours (at most {SIZE_MAX})", path)
-    lines = _os.read_at(opened.fd, size, 0).split(b"\n")
-    fields = lines[0].split(b" ")
-    if fields[0] != MAGIC.encode():
-        raise FormatError(f"not a log: the manifest begins with {lines[0][:24]!r} instead of {MAGIC!r}", path)
-    if len(fields) != 3 or len(lines) != 3:
-        raise CorruptionError("the manifest is cut short; restore it from a backup", path)
-    if fields[1] != str(VERSION).encode():
+    head, _, body = _os.read_at(opened, size, 0).partition(b"\n")
+    magic, *rest = head.split(b" ")
+    if magic != MAGIC.encode():
+        raise FormatError(f"not a log: its manifest begins with {magic[:24]!r} instead of {MAGIC!r}", path)
+    # The version before the shape: a newer one may have another.
+    if rest and rest[0] != str(VERSION).encode():
         raise FormatError(
-            f"the manifest has version {fields[1].decode(errors='replace')}, this code knows {VERSION}; upgrade mmapkv", path
+            f"the manifest has version {rest[0][:24]!r}, this code knows {VERSION}; upgrade mmapkv", path
         )
-    if fields[2] != f"{xxh3_64(lines[1]):016x}".encode():
-        raise CorruptionError("the manifest does not match its checksum; restore it from a backup", path)
+    body = body.removesuffix(b"\n")
+    if len(rest) != 2 or rest[1] != f"{xxh3_64(body):016x}".encode():
+        raise CorruptionError(
+            "the manifest does not match its checksum; restore it from a backup, or delete it and open the log for "
+            "writing, which derives it from the segments",
+            path,
+        )
     try:
-        body = json.loads(lines[1])
-        return Manifest(uuid.UUID(body["log_uuid"]), int(body["segment_bytes"]), int(body["first_seq"]))
+        fields = json.loads(body)
+        return Manifest(uuid.UUID(fields["log_uuid"]), int(fields["segment_bytes"]), int(fields["first_seq"]))
     except (ValueError, KeyError, TypeError) as error:
         raise FormatError(f"the manifest verifies but cannot be understood: {error!r}", path) from error

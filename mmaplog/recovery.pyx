@@ -16,7 +16,9 @@ from libc.string cimport memcpy, memset
 from mmapio cimport _memory as memory
 from mmaplog.control cimport Control
 from mmaplog.format cimport (
+    FLAG_BATCH,
     FLAG_KNOWN,
+    LAG_UNKNOWN,
     RECORD_HEADER_SIZE,
     SEGMENT_HEADER_SIZE,
     TYPE_DATA,
@@ -27,14 +29,16 @@ from mmaplog.format cimport (
     Found,
     Record,
     RecordHeader,
+    checksum_of,
     read_record,
 )
 from mmaplog.segment cimport Segment
-from mmaplog.segment_set cimport SegmentSet
+from mmaplog.replay cimport Replay
+from mmaplog.segment_set cimport SegmentSet, holds_records
 
 from mmapio import _os as system
 from mmaplog.errors import CorruptionError, FormatError
-from mmaplog.segment import TEMPORARY_SUFFIX, create_segment
+from mmaplog.segment import create_segment, publish_segment
 
 logger = logging.getLogger("mmaplog")
 
@@ -56,27 +60,28 @@ class Tail:
     dropped: list
 
 
-def find_tail(SegmentSet segments, first_seq):
+def find_tail(SegmentSet segments, first_seq, floor):
     """Find the end of the log, changing nothing. Reads what may not have been durable, and looks for witnesses.
 
-    Raises CorruptionError with the sequence range when durable records are damaged, FormatError for records of a newer kind.
+    Raises CorruptionError with the sequence range when durable records are damaged, or committed ones below `floor` are
+    gone though no power was lost; FormatError for records of a newer kind.
     """
-    names = one_per_base(segments)
-    if not names or names[0][0] != first_seq:
-        found = f"the first segment starts at {names[0][0]}" if names else "there is no segment"
+    bases = segments.bases()
+    if not bases or bases[0] != first_seq:
+        found = f"the first segment starts at {bases[0]}" if bases else "there is no segment"
         raise CorruptionError(
             f"records from {first_seq} on are missing: {found}; restore the files from a backup", segments.path)
-    cdef uint64_t seq, offset, last = 0, size
+    cdef uint64_t seq, offset, last = 0
     cdef uint64_t boundary
     cdef Segment segment
     cdef Record record
     cdef Found found_kind
-    at, start_seq, start_offset = last_known_durable(segments, names)
+    at, start_seq, start_offset = last_known_durable(segments, bases)
     seq = start_seq
     offset = start_offset
     while True:
-        segment = segments.by_id(names[at][1])
-        boundary = names[at + 1][0] if at + 1 < len(names) else <uint64_t>-1
+        segment = segments.at_base(bases[at])
+        boundary = bases[at + 1] if at + 1 < len(bases) else <uint64_t>-1
         while seq != boundary:
             found_kind = read_record(segment.base, offset, segment.limit, segment.id, segment.base_seq, True, &record)
             if found_kind != Found.RECORD or record.seq != seq:
@@ -91,10 +96,14 @@ def find_tail(SegmentSet segments, first_seq):
         last = 0
     if found_kind == Found.UNKNOWN:
         raise FormatError(
-            f"record {seq} at offset {offset} is of a kind this code does not know; upgrade mmapkv", segment.name)
-    later = [segments.get(entry[1]) for entry in names[at + 1:]]
-    deny_witness(segments, segment, offset, later, seq)
-    leftover = any_nonzero(segment, offset)
+            f"record {seq} at offset {offset} is of a kind this code does not know; upgrade mmapkv", segment.path)
+    later = [segments.at_base(base) for base in bases[at + 1:]]
+    deny_witness(segment, offset, later, seq)
+    if seq < floor:
+        raise CorruptionError(
+            f"records {seq} to {floor - 1} were committed and are not in the segments any more; restore them from a "
+            "backup, or delete CONTROL to go on without", segments.path)
+    leftover = any_nonzero(segment.base, offset, segment.limit)
     return Tail(segment, seq, offset, last, start_seq, leftover, later)
 
 
@@ -117,32 +126,39 @@ def confirm(SegmentSet segments, Control control):
             and record.seq + 1 == slot.seq and last + record.size == end)
 
 
-def cleanse(SegmentSet segments, Control control):
-    """Remove what a killed writer left: bytes of an append that was not committed, segments without records.
+def cleanse(SegmentSet segments, Control control, temporaries):
+    """Settle what a killed writer left: an append that was not committed, segments without records, temporary files.
 
-    The bytes are zeroed and synced before anything is appended: a power cut must not be able to mix a page of
-    the dead append with one of its successor.
+    A whole record at the end is committed after all; of anything less the bytes are zeroed and synced before anything is
+    appended: a power cut must not be able to mix a page of the dead append with one of its successor.
     """
     cdef CommitSlot slot = control.committed()
     cdef uint64_t end = <uint64_t>slot.end * UNIT
     cdef Segment segment = segments.by_id(slot.segment_id)
+    cdef Segment other
     cdef uint64_t stop = min(memory.load_acquire(&control.hot.in_flight), segment.limit)
-    cdef bint touched = False
-    cdef uint64_t at
-    for at in range(end, stop, UNIT):
-        if (<uint64_t *>(segment.base + at))[0] != 0:
-            touched = True
-            break
-    if touched:
+    cdef Record record
+    if (read_record(segment.base, end, stop, segment.id, segment.base_seq, True, &record) == Found.RECORD
+            and record.seq == slot.seq and not record.flags & FLAG_BATCH):
+        slot.last = slot.end
+        end += record.size
+        slot.seq += 1
+        slot.end = <uint32_t>(end // UNIT)
+        control.publish(&slot)
+    if stop > end and any_nonzero(segment.base, end, stop):
         memset(segment.base + end, 0, stop - end)
-        system.sync(segment.file.fileno(), segment.name)
+        system.sync(segment.file.descriptor)
     memory.store_release(&control.hot.in_flight, end)
     for base_seq, segment_id, name in segments.listing():
-        if base_seq >= slot.seq and segment_id != slot.segment_id:
-            system.remove_file(segments.directory.fd, name)
-    for name in system.list_directory(segments.directory.fd):
-        if name.endswith(TEMPORARY_SUFFIX):
-            system.remove_file(segments.directory.fd, name)
+        if segment_id != segment.id and (base_seq >= slot.seq or base_seq == segment.base_seq):
+            other = segments.by_id(segment_id)
+            if holds_records(other):
+                logger.warning("%s: %s is beyond the end of the log and is set aside", segments.path, name)
+                system.replace_file(segments.directory, name, name + BAD_SUFFIX)
+            else:
+                segments.discard(other)
+    for name in temporaries:
+        system.remove_file(segments.directory, name)
     segments.relist()
 
 
@@ -162,15 +178,15 @@ def settle(SegmentSet segments, tail, segment_bytes, step):
     epoch = segment.epoch
     for dropped in reversed(tail.dropped):
         epoch = max(epoch, dropped.epoch)
-        system.replace_file(segments.directory.fd, dropped.name, dropped.name + BAD_SUFFIX)
-    system.sync(segments.directory.fd, segments.path)
-    system.sync(segment.file.fileno(), segment.name)
+        system.replace_file(segments.directory, dropped.name, dropped.name + BAD_SUFFIX)
+    system.sync(segments.directory)
+    system.sync(segment.file.descriptor)
     if not tail.leftover and not tail.dropped:
         return segment, tail.end
     # The successor is durable before the end is sealed, so the boundary it sets is never missing.
     successor = create_segment(
-        segments.directory.fd, segments.log_uuid, tail.seq, epoch + 1, segment_bytes, min(step, segment_bytes))
-    system.sync(segments.directory.fd, segments.path)
+        segments.directory, segments.log_uuid, tail.seq, epoch + 1, segment_bytes, min(step, segment_bytes))
+    system.sync(segments.directory)
     footer.seq = tail.seq
     footer.end = tail.end
     footer.records = tail.seq - segment.base_seq
@@ -181,44 +197,79 @@ def settle(SegmentSet segments, tail, segment_bytes, step):
     return segments.get(successor.id), SEGMENT_HEADER_SIZE
 
 
-cdef last_known_durable(SegmentSet segments, names):
+def salvage(SegmentSet segments, tail, uint64_t durable, uint64_t segment_bytes):
+    """After a failed sync: copy what verifies above the durable mark to new segments, and sync those. Returns the new tail.
+
+    The kernel holds the pages that it could not write for clean, so no later sync of the old file would write them. The copies take
+    their place in one step each, under a newer epoch; cut short, all is done again.
+    """
+    cdef Replay replay
+    cdef Record record
+    cdef Segment target = None
+    cdef RecordHeader *header
+    cdef uint64_t end = SEGMENT_HEADER_SIZE, last = 0
+    stale = [entry for entry in segments.listing() if entry[0] >= durable]
+    epoch = 1 + max(segments.by_id(entry[1]).epoch for entry in segments.listing())
+    made = []
+    replay = Replay(segments, min(durable, tail.seq), tail.seq, True)
+    while target is None or replay.seq < tail.seq:
+        record.size = 0
+        if replay.seq < tail.seq:
+            replay.read(&record, True)
+        if target is None or end + record.size > target.capacity:
+            capacity = max(segment_bytes, SEGMENT_HEADER_SIZE + record.size)
+            base_seq = record.seq if record.size else tail.seq
+            target = create_segment(segments.directory, segments.log_uuid, base_seq, epoch, capacity, capacity, False)
+            made.append(target)
+            end = SEGMENT_HEADER_SIZE
+        if record.size:
+            memcpy(target.base + end, replay.segment.base + replay.offset - record.size, record.size)
+            header = <RecordHeader *>(target.base + end)
+            header.seq = <uint32_t>(record.seq - target.base_seq)
+            header.lag = LAG_UNKNOWN
+            header.checksum = checksum_of(target.base + end, target.id, end, header.length)
+            last = end
+            end += record.size
+    for segment in made:
+        system.sync((<Segment>segment).file.descriptor)
+    for segment in reversed(made):
+        publish_segment(segments.directory, segment)
+    for base_seq, segment_id, name in reversed(stale):
+        system.replace_file(segments.directory, name, name + BAD_SUFFIX)
+    system.sync(segments.directory)
+    segments.relist()
+    logger.warning("%s: a sync had failed; records %d to %d were copied to new segments", segments.path, durable, tail.seq - 1)
+    return Tail(segments.get(target.id), tail.seq, end, last, tail.seq, False, [])
+
+
+cdef last_known_durable(SegmentSet segments, bases):
     # (index of the segment, sequence number, offset) from where records must be read.
     cdef DurableMark mark
     cdef Footer footer
     cdef Segment segment
-    for at in range(len(names) - 1, -1, -1):
-        segment = segments.by_id(names[at][1])
+    for at in range(len(bases) - 1, -1, -1):
+        segment = segments.at_base(bases[at])
         # A footer is written once all before it was durable.
         if segment.load_footer(&footer):
-            if at == len(names) - 1:
+            require_length(segment, footer.seq, footer.end)
+            if at == len(bases) - 1:
                 raise CorruptionError(
                     f"the segment that begins with record {footer.seq} is missing; restore it from a backup", segments.path)
             return at, footer.seq, footer.end
         if segment.load_mark(&mark):
+            require_length(segment, mark.seq, mark.end)
             return at, mark.seq, mark.end
-    return 0, names[0][0], SEGMENT_HEADER_SIZE
+    return 0, bases[0], SEGMENT_HEADER_SIZE
 
 
-def one_per_base(SegmentSet segments):
-    """The listing with one segment for each base number: a roll cut short leaves an empty twin, a recovery a newer epoch."""
-    cdef Segment segment
-    cdef Record record
-    best = {}
-    for entry in segments.listing():
-        if entry[0] in best:
-            ranked = []
-            for candidate in (best[entry[0]], entry):
-                segment = segments.by_id(candidate[1])
-                holds = read_record(
-                    segment.base, SEGMENT_HEADER_SIZE, segment.limit, segment.id, segment.base_seq, True, &record) == Found.RECORD
-                ranked.append((segment.epoch, holds, candidate))
-            best[entry[0]] = max(ranked)[2]
-        else:
-            best[entry[0]] = entry
-    return sorted(best.values())
+cdef require_length(Segment segment, uint64_t seq, uint64_t end):
+    if end < SEGMENT_HEADER_SIZE or end > segment.limit:
+        raise CorruptionError(
+            f"records up to {seq - 1} were durable and reached to offset {end}, but the file ends at {segment.limit}; "
+            "restore the segment from a backup", segment.path)
 
 
-cdef deny_witness(SegmentSet segments, Segment segment, uint64_t offset, later, uint64_t seq):
+cdef deny_witness(Segment segment, uint64_t offset, later, uint64_t seq):
     # Raises when some record after the end says that record `seq` had been durable.
     cdef uint64_t budget = WITNESS_HASHED_MAX
     cdef uint64_t durable = find_witness(segment, offset, seq, &budget)
@@ -228,11 +279,11 @@ cdef deny_witness(SegmentSet segments, Segment segment, uint64_t offset, later, 
     if durable > seq:
         raise CorruptionError(
             f"records {seq} to {durable - 1} were durable and are damaged from offset {offset} on; "
-            "nothing was changed, restore the segment from a backup", segment.name)
+            "nothing was changed, restore the segment from a backup", segment.path)
     if budget == 0:
         raise CorruptionError(
             f"record {seq} at offset {offset} does not verify, and what follows imitates records so often that a torn "
-            "tail cannot be told from damage; nothing was changed", segment.name)
+            "tail cannot be told from damage; nothing was changed", segment.path)
 
 
 cdef uint64_t find_witness(Segment segment, uint64_t offset, uint64_t seq, uint64_t *budget) noexcept nogil:
@@ -259,10 +310,10 @@ cdef uint64_t find_witness(Segment segment, uint64_t offset, uint64_t seq, uint6
     return best
 
 
-cdef bint any_nonzero(Segment segment, uint64_t offset) noexcept nogil:
+cdef bint any_nonzero(const char *base, uint64_t offset, uint64_t stop) noexcept nogil:
     cdef uint64_t word
-    while offset + sizeof(word) <= segment.limit:
-        memcpy(&word, segment.base + offset, sizeof(word))
+    while offset + sizeof(word) <= stop:
+        memcpy(&word, base + offset, sizeof(word))
         if word != 0:
             return True
         offset += sizeof(word)

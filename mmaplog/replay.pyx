@@ -83,7 +83,7 @@ cdef class Replay:
         if found == Found.UNKNOWN:
             raise FormatError(
                 f"record {self.seq} at offset {self.offset} is of a kind this code does not know; upgrade mmapkv",
-                self.segment.name)
+                self.segment.path)
         raise CorruptionError(
             f"record {self.seq} at offset {self.offset} is damaged, though records up to {self.stop - 1} were committed; "
-            "restore the segment from a backup", self.segment.name)
+            "restore the segment from a backup", self.segment.path)

@@ -15,6 +15,7 @@ cdef class Segment:
     cdef readonly uint64_t capacity
     cdef readonly uint32_t epoch
     cdef readonly object name
+    cdef readonly object path
 
     cdef int refresh(self) except -1
     cdef int grow(self, uint64_t size) except -1

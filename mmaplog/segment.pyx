@@ -56,7 +56,7 @@ cdef class Segment:
         for copy in range(COPIES):
             memcpy(&found, self.base + MARK_OFFSET + copy * SECTOR, sizeof(found))
             if found.checksum == xxh3(&found, sizeof(found) - 8, self.id) and found.seq >= self.base_seq:
-                if SEGMENT_HEADER_SIZE <= found.end <= self.limit and (not any or found.seq > out.seq):
+                if not any or found.seq > out.seq:
                     out[0] = found
                     any = True
         return any
@@ -66,8 +66,7 @@ cdef class Segment:
         for copy in range(COPIES):
             memcpy(out, self.base + FOOTER_OFFSET + copy * SECTOR, sizeof(out[0]))
             if out.checksum == xxh3(out, sizeof(out[0]) - 8, self.id) and out.seq >= self.base_seq:
-                if SEGMENT_HEADER_SIZE <= out.end <= self.limit:
-                    return True
+                return True
         return False
 
     cdef void store_mark(self, uint64_t seq, uint64_t end) noexcept:
@@ -88,7 +87,7 @@ cdef class Segment:
             memcpy(self.base + FOOTER_OFFSET + copy * SECTOR, footer, sizeof(footer[0]))
 
 
-def list_segments(int directory):
+def list_segments(Descriptor directory):
     """The segments of an open directory as (base_seq, id, name), in order of their records."""
     found = []
     for name in system.list_directory(directory):
@@ -98,8 +97,13 @@ def list_segments(int directory):
     return sorted(found)
 
 
-def create_segment(int directory, log_uuid, uint64_t base_seq, epoch, uint64_t capacity, uint64_t size):
-    """Make an empty segment of `size` bytes, its header synced, under its final name.
+def is_segment(name):
+    """Whether a file name is that of a segment, finished or not."""
+    return _NAME.fullmatch(name.removesuffix(TEMPORARY_SUFFIX)) is not None
+
+
+def create_segment(Descriptor directory, log_uuid, uint64_t base_seq, epoch, uint64_t capacity, uint64_t size, bint publish=True):
+    """Make an empty segment of `size` bytes, its header synced; without `publish` it waits under a temporary name.
 
     The name is durable only after a sync of the directory. OSError(ENOSPC) leaves nothing behind.
     """
@@ -118,48 +122,59 @@ def create_segment(int directory, log_uuid, uint64_t base_seq, epoch, uint64_t c
     header.checksum = xxh3(&header, sizeof(header) - sizeof(header.checksum), 0)
     name = f"{base_seq:020}-{header.segment_id:016x}.seg"
     temporary = name + TEMPORARY_SUFFIX
-    opened = system.open_file(temporary, True, create=True, exclusive=True, follow=False, dir_fd=directory)
+    opened = system.open_file(temporary, True, create=True, exclusive=True, follow=False, directory=directory)
     try:
-        system.grow(opened.fd, size, name)
-        system.write_at(opened.fd, (<char *>&header)[:sizeof(header)], 0)
-        system.sync(opened.fd, name)
+        system.grow(opened, size)
+        system.write_at(opened, (<char *>&header)[:sizeof(header)], 0)
+        system.sync(opened)
     except BaseException:
         system.remove_file(directory, temporary)
         raise
-    system.replace_file(directory, temporary, name)
-    return open_segment(directory, name, log_uuid, True)
+    made = open_segment(directory, temporary, log_uuid, True)
+    if publish:
+        publish_segment(directory, made)
+    return made
 
 
-def open_segment(int directory, name, log_uuid, bint writable):
+def publish_segment(Descriptor directory, Segment segment):
+    """Give a segment its final name, which makes it part of the log."""
+    temporary = segment.name
+    segment.name = temporary.removesuffix(TEMPORARY_SUFFIX)
+    system.replace_file(directory, temporary, segment.name)
+    segment.path = directory.locate(segment.name)
+
+
+def open_segment(Descriptor directory, name, log_uuid, bint writable):
     """Map a segment of an open directory. FormatError, CorruptionError, or the OSError that fits."""
     cdef SegmentHeader header
     cdef Segment made = Segment.__new__(Segment)
-    cdef Descriptor opened = system.open_file(name, writable, follow=False, dir_fd=directory)
+    cdef Descriptor opened = system.open_file(name, writable, follow=False, directory=directory)
     cdef bytes uuid_bytes = log_uuid.bytes
-    cdef uint64_t size = system.file_size(opened.fd)
-    match = _NAME.fullmatch(name)
+    cdef uint64_t size = system.file_size(opened)
+    match = _NAME.fullmatch(name.removesuffix(TEMPORARY_SUFFIX))
     if size < SEGMENT_HEADER_SIZE:
-        raise CorruptionError(f"{size} bytes are too few for a segment's header of {SEGMENT_HEADER_SIZE}", name)
-    raw = system.read_at(opened.fd, sizeof(header), 0)
+        raise CorruptionError(f"{size} bytes are too few for a segment's header of {SEGMENT_HEADER_SIZE}", opened.path)
+    raw = system.read_at(opened, sizeof(header), 0)
     memcpy(&header, <const char *>raw, sizeof(header))
     if header.magic != SEGMENT_MAGIC:
-        raise FormatError(f"not a segment: it begins with {raw[:8]!r}", name)
+        raise FormatError(f"not a segment: it begins with {raw[:8]!r}", opened.path)
     if header.version != VERSION:
-        raise FormatError(f"the segment has version {header.version}, this code knows {VERSION}; upgrade mmapkv", name)
+        raise FormatError(f"the segment has version {header.version}, this code knows {VERSION}; upgrade mmapkv", opened.path)
     if header.checksum != xxh3(&header, sizeof(header) - sizeof(header.checksum), 0):
-        raise CorruptionError("the segment's header does not match its checksum", name)
+        raise CorruptionError("the segment's header does not match its checksum", opened.path)
     if header.incompatible != 0 or header.header_size != SEGMENT_HEADER_SIZE:
-        raise FormatError(f"the segment uses features {header.incompatible:#x} that this code lacks; upgrade mmapkv", name)
+        raise FormatError(f"the segment uses features {header.incompatible:#x} that this code lacks; upgrade mmapkv", opened.path)
     if memcmp(header.log_uuid, <const char *>uuid_bytes, 16) != 0:
-        raise FormatError("the segment belongs to another log", name)
+        raise FormatError("the segment belongs to another log", opened.path)
     if match is None or header.base_seq != int(match[1]) or header.segment_id != int(match[2], 16):
-        raise FormatError("the segment was renamed: its name and its header disagree", name)
+        raise FormatError("the segment was renamed: its name and its header disagree", opened.path)
     if header.capacity < SEGMENT_HEADER_SIZE or header.capacity > <uint64_t>8 << 30:
-        raise FormatError(f"the segment claims a capacity of {header.capacity} bytes, outside what the format allows", name)
-    made.file = MemoryMappedFile.from_descriptor(opened, name, writable=writable, reserve=header.capacity)
+        raise FormatError(f"the segment claims a capacity of {header.capacity} bytes, outside what the format allows", opened.path)
+    made.file = MemoryMappedFile.from_descriptor(opened, writable=writable, reserve=header.capacity)
     made.region = made.file.region
     made.base = made.region.base
     made.name = name
+    made.path = opened.path
     made.id = header.segment_id
     made.base_seq = header.base_seq
     made.capacity = header.capacity

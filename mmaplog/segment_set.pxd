@@ -16,4 +16,8 @@ cdef class SegmentSet:
     cdef Segment by_id(self, uint64_t segment_id)
     cdef Segment holding(self, uint64_t seq)
     cdef Segment following(self, Segment segment)
+    cdef Segment at_base(self, uint64_t base_seq)
     cdef Segment open(self, entry)
+
+
+cdef bint holds_records(Segment segment) noexcept

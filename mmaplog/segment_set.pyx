@@ -6,8 +6,10 @@ import bisect
 from libc.stdint cimport uint64_t
 
 from mmapio._os cimport Descriptor
+from mmaplog.format cimport SEGMENT_HEADER_SIZE, Found, Record, read_record
 from mmaplog.segment cimport Segment
 
+from mmapio import _os as system
 from mmaplog.errors import CorruptionError
 from mmaplog.segment import list_segments, open_segment
 
@@ -25,7 +27,7 @@ cdef class SegmentSet:
 
     def relist(self):
         """Read the directory again."""
-        self.names = list_segments(self.directory.fd)
+        self.names = list_segments(self.directory)
         present = {segment_id for _, segment_id, _ in self.names}
         self.opened = {key: value for key, value in self.opened.items() if key in present}
 
@@ -61,7 +63,7 @@ cdef class SegmentSet:
             at = bisect.bisect_right(self.names, seq, key=base_of) - 1
             # The last one known may have been followed by others since.
             if at >= 0 and (attempt or at + 1 < len(self.names)):
-                found = self.open(self.names[at])
+                found = self.at_base(self.names[at][0])
                 if found is not None:
                     return found
             self.relist()
@@ -73,22 +75,55 @@ cdef class SegmentSet:
         for attempt in range(2):
             at = bisect.bisect_right(self.names, segment.base_seq, key=base_of)
             if at < len(self.names):
-                found = self.open(self.names[at])
+                found = self.at_base(self.names[at][0])
                 if found is not None:
                     return found
             self.relist()
         return None
+
+    cdef Segment at_base(self, uint64_t base_seq):
+        # Of segments with the same base number only one counts: of the newest epoch, and not empty if there is a choice.
+        # A roll cut short, or replacing an empty segment by a larger one, leaves an empty twin for a while.
+        cdef Segment found, best = None
+        best_rank = None
+        for entry in self.names[bisect.bisect_left(self.names, base_seq, key=base_of):]:
+            if entry[0] != base_seq:
+                break
+            found = self.open(entry)
+            if found is None:
+                continue
+            rank = found.epoch, holds_records(found)
+            if best_rank is None or rank > best_rank:
+                best, best_rank = found, rank
+        return best
 
     cdef Segment open(self, entry):
         # None when the file is gone: the name was that of a segment which never held a record.
         found = self.opened.get(entry[1])
         if found is None:
             try:
-                found = open_segment(self.directory.fd, entry[2], self.log_uuid, self.writable)
+                found = open_segment(self.directory, entry[2], self.log_uuid, self.writable)
             except FileNotFoundError:
                 return None
             self.opened[entry[1]] = found
         return <Segment>found
+
+    def bases(self):
+        """The base numbers of the segments, each once, in order."""
+        return sorted({entry[0] for entry in self.names})
+
+    def discard(self, Segment segment):
+        """Remove a segment without records, file and all."""
+        system.remove_file(self.directory, segment.name)
+        self.opened.pop(segment.id, None)
+        self.names.remove((segment.base_seq, segment.id, segment.name))
+
+
+cdef bint holds_records(Segment segment) noexcept:
+    # Whether the first record of a segment is there.
+    cdef Record record
+    return read_record(
+        segment.base, SEGMENT_HEADER_SIZE, segment.limit, segment.id, segment.base_seq, True, &record) == Found.RECORD
 
 
 def base_of(entry):

@@ -1,0 +1,3 @@
+NATIVE: bool
+
+def xxh3_64(data: bytes, seed: int = 0) -> int: ...
