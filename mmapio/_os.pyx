@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False
+# cython: language_level=3, auto_pickle=False, boundscheck=False, wraparound=False
 """The operating system boundary: the only module of the three packages that makes system calls.
 
 One module so that a test can fail, tear or count any call by interposing the C library, and so that a

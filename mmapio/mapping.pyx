@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False
+# cython: language_level=3, auto_pickle=False, boundscheck=False, wraparound=False
 """A file mapped into memory, growing in place."""
 
 import errno as _errno
@@ -241,6 +241,9 @@ cdef class MemoryMappedFile:
     def __exit__(self, *exc):
         self.close()
         return False
+
+    def __reduce__(self):
+        raise TypeError("a mapped file cannot be pickled or copied; open its path again")
 
     def __repr__(self):
         state = "closed" if self.region is None else f"{self.mode.value}, {self.length} bytes"

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False
+# cython: language_level=3, auto_pickle=False, boundscheck=False, wraparound=False
 """Zero-copy views of mapped files."""
 
 cimport cython
@@ -95,6 +95,9 @@ cdef class MappedSlice:
 
     def __exit__(self, *exc):
         return False
+
+    def __reduce__(self):
+        raise TypeError("a view of a mapped file cannot be pickled or copied; bytes(view) makes a copy")
 
     def __repr__(self):
         return f"<MappedSlice of {self.count} bytes>"

@@ -28,7 +28,7 @@ def load(log: Log) -> tuple[Index, SlotMap] | None:
     version.
     """
     slots = SlotMap(log.segments)
-    found = _open(log, slots)
+    found = _open(log, slots, writable=log.writable)
     if found is None or found.retired or not found.plausible():
         return None
     if found.incarnation == log.control.incarnation:
@@ -69,6 +69,7 @@ def rebuild(log: Log, old: Index | None) -> tuple[Index, SlotMap]:
     opened = _os.open_file(TEMPORARY, True, create=True, exclusive=True, follow=False, directory=directory)
     made, slots = _build(log, opened)
     made.adopt(log.control.incarnation)
+    old = old or _open(log, SlotMap(log.segments), writable=True)
     if old is not None:
         old.retire()
     _os.replace_file(directory, TEMPORARY, NAME)
@@ -97,13 +98,13 @@ def _build(log: Log, opened: _os.Descriptor) -> tuple[Index, SlotMap]:
     return made, slots
 
 
-def _open(log: Log, slots: SlotMap) -> Index | None:
+def _open(log: Log, slots: SlotMap, *, writable: bool) -> Index | None:
     try:
-        opened = _os.open_file(NAME, log.writable, follow=False, directory=log.segments.directory)
+        opened = _os.open_file(NAME, writable, follow=False, directory=log.segments.directory)
     except FileNotFoundError:
         return None
     try:
-        return index_file.load(opened, log.segments.log_uuid, slots, log.writable)
+        return index_file.load(opened, log.segments.log_uuid, slots, writable)
     except CorruptionError as error:
         logger.warning("%s: the index is not usable: %s", log.path, error)
         return None

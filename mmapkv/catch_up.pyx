@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False
+# cython: language_level=3, auto_pickle=False, boundscheck=False, wraparound=False
 """Bringing an index up to its log: after a killed writer by a few records, from nothing by all of them."""
 
 from libc.stdint cimport uint64_t

@@ -1,4 +1,4 @@
-# cython: language_level=3
+# cython: language_level=3, auto_pickle=False
 """The format of a store: sizes, pinned when this is imported."""
 
 from libc.stdint cimport uint64_t

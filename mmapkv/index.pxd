@@ -5,13 +5,14 @@ from mmapkv.format cimport State
 from mmapkv.slots cimport SlotMap
 
 
-# What a look-up found. The last three are settled by the caller, who then looks again.
+# What a look-up found. All but the first two are settled by the caller, who then looks again.
 cdef enum Outcome:
     ABSENT
     PRESENT
     DAMAGED                     # the record at `hit.slot` and `hit.offset` does not verify
     UNMAPPED                    # the segment at `hit.slot` is not mapped this far yet
     OUTGROWN                    # the index file has grown beyond what this process knows of it
+    STRAY                       # the position kept of `hit.previous_seq` does not hold it; it must be searched for
     REPLACED                    # the index was rebuilt into a new file
     UNSOUND                     # a part of the index does not match its checksum
 
@@ -61,5 +62,7 @@ cdef class Index:
     cdef uint64_t content_checksum(self) noexcept nogil
     cdef void publish(self, uint64_t seq, uint64_t count) noexcept nogil
     cdef void applied(self, uint64_t *seq, uint64_t *count) noexcept nogil
+    cdef void follow(self) noexcept
+    cdef uint64_t locate(self, uint64_t seq) except 0
     cdef uint64_t slot_of(self, uint64_t segment_id) except? 0xFFFFFFFF
 

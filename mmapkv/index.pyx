@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: language_level=3, auto_pickle=False, boundscheck=False, wraparound=False, cdivision=True
 """The hash index of a store: extendible hashing in a mapped file, read without locks by any process.
 
 A directory, addressed by the highest bits of a key's hash, leads to an index segment; the lowest bits choose
@@ -49,6 +49,7 @@ from mmapkv.format cimport (
     State,
     address_offset,
     address_slot,
+    make_address,
     make_word,
     tag_of,
     top_bits,
@@ -58,7 +59,8 @@ from mmapkv.format cimport (
 )
 from mmapkv.slots cimport Slot, SlotMap
 from mmaplog.checksum cimport xxh3
-from mmaplog.format cimport FLAG_PAD, FLAG_TIME, RECORD_HEADER_SIZE, TIME_SIZE, UNIT, RecordHeader, checksum_of
+from mmaplog.format cimport FLAG_PAD, FLAG_TIME, RECORD_HEADER_SIZE, TIME_SIZE, UNIT, Record, RecordHeader, checksum_of
+from mmaplog.replay cimport Replay
 
 from mmapio import _os as system
 from mmaplog.errors import CorruptionError, FormatError
@@ -220,20 +222,19 @@ cdef class Index:
 
     cdef Outcome version_before(self, uint64_t stop, Hit *hit) noexcept nogil:
         # From a version of a key, step down to the newest one below `stop`. ABSENT when there is none.
-        cdef const char *key
-        cdef uint64_t key_size, wanted
+        cdef Hit older
         cdef Outcome outcome
         while hit.seq >= stop:
             if hit.previous == 0:
                 return ABSENT
-            key = hit.key
-            key_size = hit.key_size
-            wanted = hit.previous_seq
-            outcome = self.match(hit.previous, key, key_size, False, hit)
-            if outcome == PRESENT and hit.seq != wanted:
-                return DAMAGED
-            if outcome != PRESENT:
-                return DAMAGED if outcome == ABSENT else outcome
+            outcome = self.match(hit.previous, hit.key, hit.key_size, False, &older)
+            if outcome == UNMAPPED and self.slot_table[older.slot] != 0:
+                hit.slot = older.slot
+                return UNMAPPED
+            if outcome != PRESENT or older.seq != hit.previous_seq:
+                # Positions are hints: a rebuilt index numbers its slots anew.
+                return STRAY
+            hit[0] = older
         return PRESENT
 
     cdef bint sound_page(self, uint64_t page) noexcept nogil:
@@ -258,9 +259,12 @@ cdef class Index:
             self.slots.resolve(hit.slot, memory.load_acquire(&self.slot_table[hit.slot]))
         elif outcome == OUTGROWN:
             known = self.limit
-            self.limit = min(<uint64_t>self.file.refresh(), self.region.reserved)
+            self.file.refresh()
+            self.follow()
             if self.limit == known:
                 raise CorruptionError(f"the index leads beyond its {known} bytes; delete it, it is rebuilt from the log", self.file.path)
+        elif outcome == STRAY:
+            hit.previous = self.locate(hit.previous_seq)
         elif outcome == DAMAGED:
             raise CorruptionError(
                 f"the record at offset {hit.offset} does not match its checksum; restore the segment from a backup",
@@ -282,10 +286,23 @@ cdef class Index:
             if error.errno != _errno.ENOSPC:
                 raise
             self.file.grow_to(least)
-        self.limit = min(self.file.length, self.region.reserved)
-        if not self.has_room():
-            raise CorruptionError(f"the index needs {least} bytes and only {self.limit} can be mapped", self.file.path)
+        self.follow()
         return 0
+
+    cdef void follow(self) noexcept:
+        # The file has grown; beyond the address space reserved for it, it was mapped anew elsewhere.
+        self.region = self.file.region
+        self.base = self.region.base
+        self.state = <State *>(self.base + STATE_OFFSET)
+        self.slot_table = <uint64_t *>(self.base + SLOT_TABLE_OFFSET)
+        self.limit = min(self.file.length, self.region.reserved)
+
+    cdef uint64_t locate(self, uint64_t seq) except 0:
+        # The address of the record with this number, found by walking its segment.
+        cdef Record record
+        cdef Replay replay = Replay(self.slots.source, seq, seq + 1, True)
+        replay.read(&record, True)
+        return make_address(self.slot_of(replay.segment.id), replay.offset - record.size)
 
     cdef uint64_t *place(self, uint64_t hash, uint64_t *tag) noexcept nogil:
         # A free cell for a key with this hash, and the tag bits that its entry needs; NULL when the segment must be split.
@@ -558,11 +575,7 @@ cdef uint64_t page_checksum(const char *segment, uint64_t seed) noexcept nogil:
 cdef Index wrap(MemoryMappedFile file, SlotMap slots):
     cdef Index made = Index.__new__(Index)
     made.file = file
-    made.region = file.region
-    made.base = file.region.base
-    made.limit = min(file.length, file.region.reserved)
-    made.state = <State *>(made.base + STATE_OFFSET)
-    made.slot_table = <uint64_t *>(made.base + SLOT_TABLE_OFFSET)
+    made.follow()
     made.seed = (<IndexHeader *>made.base).hash_seed
     made.slots = slots
     return made

@@ -10,6 +10,7 @@ cdef class NativeStore:
     cdef Index index            # None once closed
     cdef SlotMap slots
     cdef bint verify
+    cdef object _path
     cdef uint64_t tail_id       # the log segment that `tail_slot` stands for; 0 before the first write
     cdef uint64_t tail_slot
     cdef object __weakref__

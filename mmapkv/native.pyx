@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False
+# cython: language_level=3, auto_pickle=False, boundscheck=False, wraparound=False
 """The operations of a store that happen millions of times: look up, put, delete, walk."""
 
 import errno as _errno
@@ -84,6 +84,9 @@ cdef class NativeStore:
         key = as_bytes(key, "key")
         return self.look(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), &hit) != 0
 
+    def __reduce__(self):
+        raise TypeError("a store cannot be pickled or copied; open its path again")
+
     def __len__(self):
         cdef uint64_t seq, count
         if self.index is None:
@@ -126,13 +129,13 @@ cdef class NativeStore:
         # 1 when the key is present. A key that cannot be stored is absent.
         cdef Outcome outcome
         cdef Index index
-        if key_size == 0 or key_size > KEY_SIZE_MAX:
-            return 0
         while True:
             # Held by this thread for the turn: another may close the store whenever the GIL is let go.
             index = self.index
             if index is None:
                 self.raise_closed()
+            if key_size == 0 or key_size > KEY_SIZE_MAX:
+                return 0
             outcome = index.find(xxh3(key, key_size, index.seed), key, key_size, self.verify, hit)
             if outcome == PRESENT:
                 return not hit.deleted
@@ -164,9 +167,11 @@ cdef class NativeStore:
         cdef Previous previous
         cdef char *payload
         if key_size == 0 or key_size > KEY_SIZE_MAX:
-            raise InvalidKey(f"a key has 1 to {KEY_SIZE_MAX} bytes, this one has {key_size}", log.path)
+            raise InvalidKey(f"a key has 1 to {KEY_SIZE_MAX} bytes, this one has {key_size}", self._path)
         if value_size > VALUE_SIZE_MAX:
-            raise ValueTooLarge(f"a value has at most {VALUE_SIZE_MAX} bytes, this one has {value_size}", log.path)
+            raise ValueTooLarge(f"a value has at most {VALUE_SIZE_MAX} bytes, this one has {value_size}", self._path)
+        if self.index is None:
+            self.raise_closed()
         worst = value_offset(key_size, True) + value_size
         while True:
             if log.end + record_size(worst, False) > log.room:
@@ -254,6 +259,7 @@ cdef class NativeStore:
     def _open(self, Log log, bint verify):
         self.log = log
         self.verify = verify
+        self._path = log.path
 
     def _use(self, Index index, SlotMap slots):
         # The index of a store just opened, or rebuilt later. The next write looks for its slot anew.
@@ -269,4 +275,4 @@ cdef class NativeStore:
         self.slots = None
 
     cdef raise_closed(self):
-        raise Closed(_errno.EBADF, "the store is closed; open it again", self.log.path)
+        raise Closed(_errno.EBADF, "the store is closed; open it again", self._path)

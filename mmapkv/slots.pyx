@@ -1,4 +1,4 @@
-# cython: language_level=3
+# cython: language_level=3, auto_pickle=False
 """Which log segment an index address means, and where this process has it mapped."""
 
 from libc.stdint cimport uint64_t

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import ItemsView, Iterable, Iterator, MutableMapping, ValuesView
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, SupportsIndex, TypeVar, overload
 
 from mmapio.errors import Closed
 from mmapio.options import FlushPolicy
@@ -86,7 +86,7 @@ class KVStore(NativeStore, MutableMapping[bytes, bytes]):
         mode: Literal["r", "w", "c", "n"] = "c",
         *,
         flush_policy: FlushPolicy = DEFAULT_POLICY,
-        segment_bytes: int = DEFAULT_SEGMENT_BYTES,
+        segment_bytes: SupportsIndex = DEFAULT_SEGMENT_BYTES,
         verify: bool = True,
     ) -> Self:
         """Open or create the store in the directory `path`.
@@ -137,7 +137,7 @@ class KVStore(NativeStore, MutableMapping[bytes, bytes]):
         return _Values(self)
 
     def popitem(self) -> tuple[bytes, bytes]:
-        """Remove and return the pair that was changed longest ago. KeyError when empty.
+        """Remove and return a pair, roughly the one that was changed longest ago. KeyError when empty.
 
         Emptying a store this way reads its log once.
         """
@@ -233,7 +233,10 @@ class KVStore(NativeStore, MutableMapping[bytes, bytes]):
         return f"<KVStore {self.path!r} {'writing' if self._log.writable else 'reading'}, {len(self)} keys>"
 
     def _walk(self, what: int) -> Walk[Any]:
-        return Walk(self, self._log.replay(), what)
+        log, index = self._open_parts()
+        # A record above what the index holds is not yet visible: its entry may be a moment away.
+        visible, _ = index.progress()
+        return Walk(self, log.replay(stop=min(visible, log.committed)), what)
 
     def _open_parts(self) -> tuple[Log, Index]:
         log, index = self._parts()
@@ -303,20 +306,23 @@ def _read_index(log: Log) -> tuple[Index, SlotMap]:
         log.begin_exclusive()
         try:
             found = attach.load(log)
-        finally:
-            log.end_exclusive()
-        if found is not None:
-            return found
-        try:
-            # Recovery is a writer's work; done for a moment in its place where that is allowed.
-            KVStore.open(log.path, "w").close()
+            if found is not None:
+                return found
+            # Rebuilding is a writer's work; done in its place where that is allowed and there is none.
+            log.claim()
+            try:
+                return attach.rebuild(log, None)
+            finally:
+                log.unclaim()
         except Locked:
             if time.monotonic() > deadline:
                 raise StoreError(
                     f"waited {WAIT_SECONDS_MAX} s for the writer to provide an index", log.path
                 ) from None
-            time.sleep(WAIT_STEP_SECONDS)
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise
             return attach.build_private(log)
+        finally:
+            log.end_exclusive()
+        time.sleep(WAIT_STEP_SECONDS)

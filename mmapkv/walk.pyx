@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False
+# cython: language_level=3, auto_pickle=False, boundscheck=False, wraparound=False
 """Walking over a store in the order of its log."""
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
@@ -6,7 +6,7 @@ from libc.stdint cimport uint64_t
 
 from mmapkv.catch_up cimport parse
 from mmapkv.format cimport KIND_PUT, PayloadHeader
-from mmapkv.index cimport ABSENT, PRESENT, Hit, Index, Outcome
+from mmapkv.index cimport ABSENT, PRESENT, STRAY, UNMAPPED, Hit, Index, Outcome
 from mmapkv.native cimport NativeStore
 from mmaplog.checksum cimport xxh3
 from mmaplog.format cimport Record
@@ -69,10 +69,13 @@ cdef class Walk:
             if index is None:
                 self.store.raise_closed()
             outcome = index.find(xxh3(key, key_size, index.seed), key, key_size, False, &hit)
-            if outcome == PRESENT:
+            while outcome == PRESENT:
                 outcome = index.version_before(self.stop, &hit)
-            if outcome == PRESENT:
-                return hit.seq == seq
+                if outcome == PRESENT:
+                    return hit.seq == seq
+                if outcome == STRAY or outcome == UNMAPPED:
+                    self.store.settle(index, outcome, &hit)
+                    outcome = PRESENT
             if outcome == ABSENT:
                 return False
             self.store.settle(index, outcome, &hit)

@@ -10,8 +10,8 @@ import operator
 import os
 import uuid
 from dataclasses import dataclass
-from typing import SupportsIndex
 from pathlib import Path
+from typing import SupportsIndex
 
 from mmapio import _os
 from mmaplog import control as control_file
@@ -63,10 +63,11 @@ def attach(path: str, mode: str, segment_bytes: SupportsIndex, derived: tuple[st
         _refuse_unless_empty(path, mode, _os.list_directory(directory), derived)
     locks = LockFile(directory, path, create=mode != "r")
     try:
-        if mode != "r":
-            locks.claim_writer()
+        # In this order for everybody: who waits to open holds nothing that could keep another from opening.
         locks.begin()
         try:
+            if mode != "r":
+                locks.claim_writer()
             return _attach_locked(path, mode, segment_bytes, derived, directory, locks)
         finally:
             locks.end()
@@ -97,13 +98,14 @@ def _attach_locked(
         # CONTROL that goes with this page cache knows how much there was, even where it cannot say more.
         floor = 0 if control is None else control.tail[0]
         control = _recover(path, directory, locks, manifest, segments, writing, floor)
+        segments.relist()
         recovered = True
     elif control.poison and writing:
         if not alone:
             raise Poisoned(
                 control.poison,
-                f"a sync failed earlier ({os.strerror(control.poison)}); what it covered is saved by the next writer "
-                "that opens alone, so close every other handle first",
+                f"a sync failed earlier ({os.strerror(control.poison)}); what it covered is saved by the "
+                "next writer that opens alone, so close every other handle first",
                 path,
             )
         control = _salvage(directory, manifest, segments, control)
@@ -145,6 +147,7 @@ def _recover(
         locks.claim_writer()
         segments = SegmentSet(directory, path, manifest.log_uuid, True)
         tail = recovery.find_tail(segments, manifest.first_seq, floor)
+    manifest_file.sync(directory)
     segment, end = recovery.settle(segments, tail, manifest.segment_bytes, FIRST_ALLOCATION)
     last = tail.last if segment.id == tail.segment.id else 0
     made = control_file.create(directory, manifest.log_uuid, tail.seq, segment.id, end, last, tail.seq)
@@ -223,5 +226,6 @@ def _temporaries(directory: _os.Descriptor, derived: tuple[str, ...]) -> list[st
     return [
         name
         for name in _os.list_directory(directory)
-        if name.endswith(TEMPORARY_SUFFIX) and (name.removesuffix(TEMPORARY_SUFFIX) in ours or is_segment(name))
+        if name.endswith(TEMPORARY_SUFFIX)
+        and (name.removesuffix(TEMPORARY_SUFFIX) in ours or is_segment(name))
     ]

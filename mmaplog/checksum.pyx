@@ -1,4 +1,4 @@
-# cython: language_level=3
+# cython: language_level=3, auto_pickle=False
 """XXH3-64 from the xxhash package, called without Python in between.
 
 The package's extension module exports the functions of the C library that it bundles; `ctypes` finds the

@@ -1,4 +1,4 @@
-# cython: language_level=3
+# cython: language_level=3, auto_pickle=False
 """CONTROL: the words that every append and sync touch, shared between processes and derivable at any time.
 
 Never synced. What it says may be believed only while the page cache it lives in is the one it was written

@@ -1,4 +1,4 @@
-# cython: language_level=3
+# cython: language_level=3, auto_pickle=False
 """The on-disk format of a log: sizes pinned at import, and the one reader of a record."""
 
 import sys

@@ -54,6 +54,7 @@ cdef class Log:
     cdef adopt_unsynced(self)
     cdef mark_clean(self)
     cdef release(self)
+    cdef raise_forked(self)
     cdef void move_to(self, Segment segment, uint64_t end, uint64_t last) noexcept
 
 

@@ -1,5 +1,5 @@
 from os import PathLike
-from typing import Literal, Never, Self, TypeAlias, TypeVar
+from typing import Literal, Never, Self, SupportsIndex, TypeAlias, TypeVar
 
 from typing_extensions import Buffer
 
@@ -25,7 +25,7 @@ class Log:
         *,
         flush_policy: FlushPolicy = ...,
         timestamps: bool = False,
-        segment_bytes: int = ...,
+        segment_bytes: SupportsIndex = ...,
     ) -> Self: ...
     @property
     def path(self) -> str: ...
@@ -41,7 +41,9 @@ class Log:
     def durable(self) -> int: ...
     def __len__(self) -> int: ...
     def append(self, data: Buffer, *, durable: bool = False) -> int: ...
-    def replay(self, start: int = 0, stop: int | None = None, *, verify: bool = True) -> Replay: ...
+    def replay(
+        self, start: SupportsIndex = 0, stop: SupportsIndex | None = None, *, verify: bool = True
+    ) -> Replay: ...
     def flush(self) -> None: ...
     @property
     def flushes_on_close(self) -> bool: ...
@@ -68,6 +70,6 @@ def open_log(
     mode: _Mode,
     flush_policy: FlushPolicy,
     timestamps: bool,
-    segment_bytes: int,
+    segment_bytes: SupportsIndex,
     derived: tuple[str, ...],
 ) -> _Log: ...

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False
+# cython: language_level=3, auto_pickle=False, boundscheck=False, wraparound=False
 """The append-only log: one writer, any number of readers in any process."""
 
 import errno as _errno
@@ -172,8 +172,8 @@ cdef class Log:
             names, self.names_unsynced = self.names_unsynced, False
             try:
                 for segment in before:
-                    segment.file.sync_all()
-                self.segments.by_id(target.segment_id).file.sync_all()
+                    segment.sync()
+                self.segments.by_id(target.segment_id).sync()
                 if names:
                     system.sync(self.directory)
             except OSError as error:
@@ -202,7 +202,22 @@ cdef class Log:
     def begin_exclusive(self):
         """For layers above: wait until no other handle of this log is being opened or closed, and keep them waiting."""
         self.check()
+        if self.forked:
+            self.raise_forked()
         self.locks.begin()
+
+    def claim(self):
+        """For layers above: be the writer for a moment, to mend what is derived. Between begin_exclusive and end_exclusive.
+
+        Raises Locked when there is a writer, PermissionError where nothing may be written.
+        """
+        if not self.locks.writable or self.control.private:
+            raise PermissionError(_errno.EACCES, "may be read only", self._path)
+        self.locks.claim_writer()
+
+    def unclaim(self):
+        """End what `claim` began."""
+        self.locks.release_writer()
 
     def end_exclusive(self):
         """Let others open and close again."""
@@ -211,6 +226,11 @@ cdef class Log:
     def pause(self):
         """For layers above: hold off every append, of all threads, until `resume`. Not reentrant."""
         self.append_lock.acquire()
+        try:
+            self.check_writable()
+        except BaseException:
+            self.append_lock.release()
+            raise
         self.room = 0
 
     def resume(self):
@@ -286,13 +306,19 @@ cdef class Log:
         if not self.writable:
             raise InvalidMode(_errno.EACCES, "the log is open for reading; open it with mode 'w' or 'c'", self._path)
         if self.forked:
-            raise Closed(_errno.EBADF, "a log inherited by fork belongs to the parent; open it again in the child", self._path)
+            self.raise_forked()
         cdef uint64_t poison = memory.load_acquire(&self.control.hot.poison)
         if poison:
             raise Poisoned(
                 poison, f"an earlier sync failed ({os.strerror(poison)}), so nothing is acknowledged any more; "
                 "close every handle and open the log again", self._path)
         return 0
+
+    cdef raise_forked(self):
+        raise Closed(_errno.EBADF, "a log inherited by fork belongs to the parent; open it again in the child", self._path)
+
+    def __reduce__(self):
+        raise TypeError("a log cannot be pickled or copied; open its path again")
 
     cdef int make_room(self, uint64_t payload_size) except -1:
         # The slow half of every append: what is wrong is raised here, and space is found before anything is written.
@@ -411,6 +437,7 @@ cdef class Log:
         footer.time_min = 0
         footer.time_max = <uint64_t>-1
         segment.store_footer(&footer)
+        segment.release()
 
     cdef adopt_unsynced(self):
         # A killed writer may have rolled since its last sync: those segments, and their names, are still to be synced.
@@ -427,7 +454,7 @@ cdef class Log:
         # After a reboot, opening starts reading here instead of at the segment's beginning.
         cdef Segment tail = self.tail
         tail.store_mark(self.seq, self.end)
-        tail.file.sync_all()
+        tail.sync()
 
 
 cdef grow_or_just_enough(Segment segment, uint64_t size, uint64_t least):

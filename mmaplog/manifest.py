@@ -52,6 +52,15 @@ def write(directory: _os.Descriptor, manifest: Manifest) -> None:
     _os.sync(directory)
 
 
+def sync(directory: _os.Descriptor) -> None:
+    """Make the manifest durable as it is, if there is one: it may be a copy that nobody has synced yet."""
+    try:
+        opened = _os.open_file(NAME, True, follow=False, directory=directory)
+    except FileNotFoundError:
+        return
+    _os.sync(opened)
+
+
 def exists(directory: _os.Descriptor, path: str) -> bool:
     """Whether an open directory has a manifest. FormatError when a file of that name is not one of ours."""
     try:
@@ -82,8 +91,8 @@ def read(directory: _os.Descriptor, path: str) -> Manifest:
     body = body.removesuffix(b"\n")
     if len(rest) != 2 or rest[1] != f"{xxh3_64(body):016x}".encode():
         raise CorruptionError(
-            "the manifest does not match its checksum; restore it from a backup, or delete it and open the log for "
-            "writing, which derives it from the segments",
+            "the manifest does not match its checksum; restore it from a backup, or delete it and open the "
+            "log for writing, which derives it from the segments",
             path,
         )
     try:

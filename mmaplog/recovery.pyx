@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False
+# cython: language_level=3, auto_pickle=False, boundscheck=False, wraparound=False
 """Where a log ends, found from its segments alone.
 
 Used when CONTROL cannot be believed: after a power cut, a remount, a copy, or its loss. Reading starts at the
@@ -76,6 +76,7 @@ def find_tail(SegmentSet segments, first_seq, floor):
     cdef Segment segment
     cdef Record record
     cdef Found found_kind
+    require_footers(segments, bases)
     at, start_seq, start_offset = last_known_durable(segments, bases)
     seq = start_seq
     offset = start_offset
@@ -118,10 +119,14 @@ def confirm(SegmentSet segments, Control control):
     except (OSError, ValueError):
         return False
     segment.refresh()
-    if end < SEGMENT_HEADER_SIZE or end > segment.limit or slot.seq < segment.base_seq:
+    if end < SEGMENT_HEADER_SIZE or end > segment.limit or control.durable > slot.seq:
         return False
+    for base_seq, segment_id, _ in segments.listing():
+        # Records beyond the tail: whatever they are, recovery loses none of them.
+        if base_seq >= slot.seq and segment_id != segment.id and holds_records(segments.by_id(segment_id)):
+            return False
     if last == 0:
-        return end == SEGMENT_HEADER_SIZE or control.durable == slot.seq
+        return slot.seq == segment.base_seq if end == SEGMENT_HEADER_SIZE else control.durable == slot.seq
     return (read_record(segment.base, last, end, segment.id, segment.base_seq, True, &record) == Found.RECORD
             and record.seq + 1 == slot.seq and last + record.size == end)
 
@@ -147,7 +152,7 @@ def cleanse(SegmentSet segments, Control control, temporaries):
         control.publish(&slot)
     if stop > end and any_nonzero(segment.base, end, stop):
         memset(segment.base + end, 0, stop - end)
-        system.sync(segment.file.descriptor)
+        segment.sync()
     memory.store_release(&control.hot.in_flight, end)
     for base_seq, segment_id, name in segments.listing():
         if segment_id != segment.id and (base_seq >= slot.seq or base_seq == segment.base_seq):
@@ -179,8 +184,11 @@ def settle(SegmentSet segments, tail, segment_bytes, step):
     for dropped in reversed(tail.dropped):
         epoch = max(epoch, dropped.epoch)
         system.replace_file(segments.directory, dropped.name, dropped.name + BAD_SUFFIX)
+    segments.relist()
+    # The page cache may hold any of it unwritten: the log may be a copy, or CONTROL lost while the machine stayed up.
+    for _, segment_id, name in segments.listing():
+        system.sync(system.open_file(name, True, follow=False, directory=segments.directory))
     system.sync(segments.directory)
-    system.sync(segment.file.descriptor)
     if not tail.leftover and not tail.dropped:
         return segment, tail.end
     # The successor is durable before the end is sealed, so the boundary it sets is never missing.
@@ -231,7 +239,7 @@ def salvage(SegmentSet segments, tail, uint64_t durable, uint64_t segment_bytes)
             last = end
             end += record.size
     for segment in made:
-        system.sync((<Segment>segment).file.descriptor)
+        (<Segment>segment).sync()
     for segment in reversed(made):
         publish_segment(segments.directory, segment)
     for base_seq, segment_id, name in reversed(stale):
@@ -240,6 +248,21 @@ def salvage(SegmentSet segments, tail, uint64_t durable, uint64_t segment_bytes)
     segments.relist()
     logger.warning("%s: a sync had failed; records %d to %d were copied to new segments", segments.path, durable, tail.seq - 1)
     return Tail(segments.get(target.id), tail.seq, end, last, tail.seq, False, [])
+
+
+cdef require_footers(SegmentSet segments, bases):
+    # A footer was written when its successor was durable, so what it says comes next must be there.
+    cdef Footer footer
+    cdef Segment segment
+    for at, base in enumerate(bases):
+        segment = segments.at_base(base)
+        if segment.load_footer(&footer):
+            following = bases[at + 1] if at + 1 < len(bases) else None
+            if following != footer.seq:
+                raise CorruptionError(
+                    f"the segment that begins with record {footer.seq} is missing"
+                    + (f", the next one there begins with {following}" if following else "")
+                    + "; restore it from a backup", segments.path)
 
 
 cdef last_known_durable(SegmentSet segments, bases):
@@ -252,9 +275,6 @@ cdef last_known_durable(SegmentSet segments, bases):
         # A footer is written once all before it was durable.
         if segment.load_footer(&footer):
             require_length(segment, footer.seq, footer.end)
-            if at == len(bases) - 1:
-                raise CorruptionError(
-                    f"the segment that begins with record {footer.seq} is missing; restore it from a backup", segments.path)
             return at, footer.seq, footer.end
         if segment.load_mark(&mark):
             require_length(segment, mark.seq, mark.end)

@@ -1,11 +1,15 @@
 from libc.stdint cimport uint32_t, uint64_t
 
+from mmapio._os cimport Descriptor
 from mmapio.mapping cimport MemoryMappedFile, Region
 from mmaplog.format cimport DurableMark, Footer
 
 
 cdef class Segment:
-    cdef MemoryMappedFile file
+    cdef MemoryMappedFile file  # None while the descriptor is not needed
+    cdef Descriptor directory
+    cdef object log_uuid
+    cdef bint writable
     cdef Region region          # what `base` points into, whatever becomes of `file`
     cdef char *base
     cdef uint64_t limit         # bytes of the file that may be touched
@@ -17,7 +21,10 @@ cdef class Segment:
     cdef readonly object name
     cdef readonly object path
 
+    cdef MemoryMappedFile handle(self)
+    cdef release(self)
     cdef int refresh(self) except -1
+    cdef int sync(self) except -1
     cdef int grow(self, uint64_t size) except -1
     cdef bint load_mark(self, DurableMark *out) noexcept
     cdef bint load_footer(self, Footer *out) noexcept

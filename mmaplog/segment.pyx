@@ -1,6 +1,7 @@
-# cython: language_level=3
+# cython: language_level=3, auto_pickle=False
 """A segment: one file of records, mapped for as long as anything refers to it."""
 
+import errno as _errno
 import re
 import time
 
@@ -37,14 +38,27 @@ cdef class Segment:
     def __repr__(self):
         return f"<Segment {self.name} of {self.limit} bytes>"
 
+    cdef MemoryMappedFile handle(self):
+        if self.file is None:
+            self.file = (<Segment>open_segment(self.directory, self.name, self.log_uuid, self.writable)).file
+        return self.file
+
+    cdef release(self):
+        # A log may have thousands of segments; the descriptor of one that is only read is not kept.
+        self.file = None
+
     cdef int refresh(self) except -1:
-        # Another process may have grown the file.
-        self.limit = min(<uint64_t>self.file.refresh(), self.capacity)
+        # Another process may have grown the file. A full one has nowhere to grow.
+        if self.limit < self.capacity:
+            self.limit = min(<uint64_t>self.handle().refresh(), self.capacity)
         return 0
+
+    cdef int sync(self) except -1:
+        return self.handle().sync_all()
 
     cdef int grow(self, uint64_t size) except -1:
         # Blocks are allocated here, so that no later store can meet a full disk.
-        self.file.grow_to(min(size, self.capacity))
+        self.handle().grow_to(min(size, self.capacity))
         self.limit = min(self.file.length, self.capacity)
         return 0
 
@@ -171,13 +185,21 @@ def open_segment(Descriptor directory, name, log_uuid, bint writable):
     if header.capacity < SEGMENT_HEADER_SIZE or header.capacity > <uint64_t>8 << 30:
         raise FormatError(f"the segment claims a capacity of {header.capacity} bytes, outside what the format allows", opened.path)
     made.file = MemoryMappedFile.from_descriptor(opened, writable=writable, reserve=header.capacity)
+    made.directory = directory
+    made.log_uuid = log_uuid
+    made.writable = writable
+    made.capacity = header.capacity
     made.region = made.file.region
+    # Growth must not move a segment: pointers into it are kept everywhere.
+    if made.region.reserved < made.capacity:
+        raise OSError(
+            _errno.ENOMEM, f"cannot reserve {made.capacity} bytes of address space for a segment, only {made.region.reserved}; "
+            "is the process limited (ulimit -v)?", opened.path)
     made.base = made.region.base
     made.name = name
     made.path = opened.path
     made.id = header.segment_id
     made.base_seq = header.base_seq
-    made.capacity = header.capacity
     made.epoch = header.epoch
     made.limit = min(made.file.length, made.capacity)
     return made

@@ -12,6 +12,7 @@ cdef class SegmentSet:
     cdef readonly bint writable
     cdef list names
     cdef dict opened
+    cdef Segment last           # of those opened for reading, the one that keeps its descriptor
 
     cdef Segment by_id(self, uint64_t segment_id)
     cdef Segment holding(self, uint64_t seq)

@@ -1,4 +1,4 @@
-# cython: language_level=3
+# cython: language_level=3, auto_pickle=False
 """The segment files of a log, found by number and mapped on first use."""
 
 import bisect
@@ -106,6 +106,13 @@ cdef class SegmentSet:
             except FileNotFoundError:
                 return None
             self.opened[entry[1]] = found
+            # Only the last segment may still grow; what is learnt of it needs its descriptor again and again.
+            if self.names and entry[1] == self.names[len(self.names) - 1][1]:
+                if self.last is not None:
+                    self.last.release()
+                self.last = <Segment>found
+            else:
+                (<Segment>found).release()
         return <Segment>found
 
     def bases(self):
