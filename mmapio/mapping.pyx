@@ -102,13 +102,13 @@ cdef class MemoryMappedFile:
             if not existed:
                 os.unlink(path)
             raise ResizeFailed(-result, f"cannot allocate {count} bytes: {strerror(-result).decode()}", path)
-        return adopt(cls, opened, True, room)
+        return guarded(adopt(cls, opened, True, room))
 
     @classmethod
     def open_rw(cls, path, *, reserve=DEFAULT_RESERVE):
         """Map an existing file for reading and writing. Raises the OSError that fits (FileNotFoundError, ...)."""
         cdef uint64_t room = checked_size(reserve)
-        return adopt(cls, _system.open_file(os.fspath(path), True), True, room)
+        return guarded(adopt(cls, _system.open_file(os.fspath(path), True), True, room))
 
     @classmethod
     def open_ro(cls, path, *, reserve=DEFAULT_RESERVE):
@@ -118,7 +118,10 @@ cdef class MemoryMappedFile:
 
     @classmethod
     def from_descriptor(cls, Descriptor descriptor not None, *, bint writable, reserve=DEFAULT_RESERVE):
-        """Map the file of an open `Descriptor`."""
+        """Map the file of an open `Descriptor`.
+
+        For a layer that guards its own handles: the mapping is not told of forks, and runs no Python code.
+        """
         return adopt(cls, descriptor, writable, checked_size(reserve))
 
     @property
@@ -315,7 +318,11 @@ cdef adopt(cls, Descriptor opened, bint writable, uint64_t reserve):
     made.length = made.learn_length()
     made.region = map_region(opened.fd, reserve, made.length, writable, opened.path)
     made.base = made.region.base
-    if writable:
+    return made
+
+
+cdef guarded(MemoryMappedFile made):
+    if made.writable:
         _fork.register(made)
     return made
 

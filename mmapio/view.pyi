@@ -1,10 +1,12 @@
-from typing import ClassVar, Literal, Never, Self, SupportsIndex, final, overload
+from typing import ClassVar, Literal, Never, Self, SupportsIndex, final, overload, type_check_only
 
-from typing_extensions import Buffer
+# What type checkers know a buffer by. CPython 3.11 has no such method, so it cannot stand in the class itself.
+@type_check_only
+class _Exporter:
+    def __buffer__(self, flags: int, /) -> memoryview: ...
 
-# CPython 3.11 has buffers, but no method `__buffer__` that could stand below.
 @final
-class MappedSlice(Buffer):
+class MappedSlice(_Exporter):
     def __init__(self, use_as_slice: Never, /) -> None: ...  # raises always
     def __len__(self) -> int: ...
     @overload

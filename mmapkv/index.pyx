@@ -325,7 +325,9 @@ cdef class Index:
         fresh_base = tag_base
         if depth - tag_base >= TAG_REBASE:
             fresh_base = depth
-            self.map_records(word_page(word))
+            if self.map_records(word_page(word)):
+                # The GIL was let go meanwhile: everything is to be looked at again, by the caller.
+                return 0
         if depth == root & 0x7F:
             self.double_directory()
         left = self.state.spare or self.state.end // PAGE
@@ -379,23 +381,22 @@ cdef class Index:
             self.finish_split()
 
     cdef int map_records(self, uint64_t page) except -1:
-        # Every record of an index segment becomes readable, so that fresh tags can be taken without letting go of the GIL.
+        # Makes every record of an index segment readable, so that fresh tags can be taken without letting go of
+        # the GIL. 1 when there was something to do, and the GIL was let go.
         cdef uint64_t *entries = <uint64_t *>(self.base + page * PAGE + LINE)
         cdef uint64_t at, entry
         cdef Hit hit
         cdef Outcome outcome
-        cdef bint settled = False
-        while not settled:
-            settled = True
-            for at in range((BUCKETS + OVERFLOW_LINES) * (ENTRIES + 1)):
-                entry = entries[at] & ((<uint64_t>1 << ADDRESS_BITS) - 1)
-                if at % (ENTRIES + 1) == ENTRIES or entry == 0:
-                    continue
-                outcome = self.match(entry, b"", 0, False, &hit)
-                if outcome == UNMAPPED or outcome == DAMAGED:
-                    self.settle(outcome, &hit)
-                    settled = False
-        return 0
+        cdef int settled = 0
+        for at in range((BUCKETS + OVERFLOW_LINES) * (ENTRIES + 1)):
+            entry = entries[at] & ((<uint64_t>1 << ADDRESS_BITS) - 1)
+            if at % (ENTRIES + 1) == ENTRIES or entry == 0:
+                continue
+            outcome = self.match(entry, b"", 0, False, &hit)
+            if outcome == UNMAPPED or outcome == DAMAGED:
+                self.settle(outcome, &hit)
+                settled = 1
+        return settled
 
     cdef void distribute(self, uint64_t word, uint64_t fresh_base, uint64_t left, uint64_t right) noexcept nogil:
         # Copies the entries of a segment into two, by the hash bit after those that led to it.

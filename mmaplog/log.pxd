@@ -20,6 +20,9 @@ cdef class Log:
     cdef object __weakref__
     cdef readonly bint writable
     cdef bint forked
+    cdef bint growing           # the holder of append_lock is finding space
+    cdef bint paused            # the holder of append_lock keeps everybody from appending
+    cdef bint flushing          # the holder of flush_lock is at work
     cdef readonly bint recovered
 
     # The writer's position. `room` is where the next record must end at the latest. It is 0 whenever an
@@ -55,6 +58,9 @@ cdef class Log:
     cdef mark_clean(self)
     cdef release(self)
     cdef raise_forked(self)
+    cdef void restore_room(self) noexcept
+    cdef flush_held(self)
+    cdef reentered(self, what)
     cdef void move_to(self, Segment segment, uint64_t end, uint64_t last) noexcept
 
 

@@ -39,7 +39,7 @@ from mmapio import _os as system
 from mmapio.errors import Closed, FlushFailed, InvalidMode
 from mmapio.options import FlushPolicy, Trigger
 from mmaplog import attach
-from mmaplog.errors import CorruptionError, Poisoned, RecordTooLarge
+from mmaplog.errors import CorruptionError, LogError, Poisoned, RecordTooLarge
 from mmaplog.flusher import Flusher
 from mmaplog.replay import Replay
 from mmaplog.segment import create_segment
@@ -160,33 +160,42 @@ cdef class Log:
         the kernel would report success for it later. InvalidMode on a reader, Closed.
         """
         self.check_writable()
-        cdef Segment segment
-        cdef CommitSlot target
         # Whoever waits here finds the work done by the one before.
         with self.flush_lock:
             self.check_writable()
-            target = self.control.committed()
-            if self.control.durable >= target.seq:
-                return
-            before, self.unsynced = self.unsynced, []
-            names, self.names_unsynced = self.names_unsynced, False
+            if self.flushing:
+                raise self.reentered("a flush")
+            self.flushing = True
             try:
-                for segment in before:
-                    segment.sync()
-                self.segments.by_id(target.segment_id).sync()
-                if names:
-                    system.sync(self.directory)
-            except OSError as error:
-                self.room = 0
-                memory.store_release(&self.control.hot.poison, error.errno or _errno.EIO)
-                if isinstance(error, FlushFailed):
-                    raise
-                raise FlushFailed(error.errno, f"sync failed: {error.strerror}", self._path) from error
-            memory.store_release(&self.control.hot.durable, target.seq)
-            self.bytes_pending = 0
-            self.writes_pending = 0
+                self.flush_held()
+            finally:
+                self.flushing = False
+
+    cdef flush_held(self):
+        cdef Segment segment
+        cdef CommitSlot target
+        target = self.control.committed()
+        if self.control.durable >= target.seq:
+            return
+        before, self.unsynced = self.unsynced, []
+        names, self.names_unsynced = self.names_unsynced, False
+        try:
             for segment in before:
-                self.seal(segment)
+                segment.sync()
+            self.segments.by_id(target.segment_id).sync()
+            if names:
+                system.sync(self.directory)
+        except OSError as error:
+            self.room = 0
+            memory.store_release(&self.control.hot.poison, error.errno or _errno.EIO)
+            if isinstance(error, FlushFailed):
+                raise
+            raise FlushFailed(error.errno, f"sync failed: {error.strerror}", self._path) from error
+        memory.store_release(&self.control.hot.durable, target.seq)
+        self.bytes_pending = 0
+        self.writes_pending = 0
+        for segment in before:
+            self.seal(segment)
 
     @property
     def flushes_on_close(self):
@@ -231,12 +240,13 @@ cdef class Log:
         except BaseException:
             self.append_lock.release()
             raise
+        self.paused = True
         self.room = 0
 
     def resume(self):
         """Let appends go on after `pause`."""
-        if self.control is not None and self.writable and not self.forked:
-            self.room = self.tail.limit
+        self.paused = False
+        self.restore_room()
         self.append_lock.release()
 
     @property
@@ -258,6 +268,8 @@ cdef class Log:
             return
         # No other thread is in the middle of an append or a flush from here on.
         with self.append_lock:
+            if self.growing:
+                raise self.reentered("a close")
             self.room = 0
             try:
                 if self.flushes_on_close:
@@ -317,6 +329,16 @@ cdef class Log:
     cdef raise_forked(self):
         raise Closed(_errno.EBADF, "a log inherited by fork belongs to the parent; open it again in the child", self._path)
 
+    cdef void restore_room(self) noexcept:
+        self.room = 0
+        if self.control is not None and self.writable and not self.forked and not self.control.hot.poison:
+            self.room = self.tail.limit
+
+    cdef reentered(self, what):
+        return LogError(
+            _errno.EDEADLK, f"{what} from a destructor or signal handler that interrupted another one of the same log; "
+            "let the handler leave a note instead, and act on it later", self._path)
+
     def __reduce__(self):
         raise TypeError("a log cannot be pickled or copied; open its path again")
 
@@ -330,8 +352,11 @@ cdef class Log:
         # Holding the lock, and with no room left for those who do not, this thread may let go of the GIL.
         with self.append_lock:
             self.check_writable()
+            if self.growing or self.paused:
+                raise self.reentered("an append")
             if self.end + need <= self.tail.limit:
                 return 0
+            self.growing = True
             self.room = 0
             try:
                 if self.end + need > self.tail.capacity or self.seq - self.base_seq >= SEQ_PER_SEGMENT_MAX:
@@ -340,7 +365,8 @@ cdef class Log:
                     step = min(max(self.tail.limit, FIRST_ALLOCATION), STEP_MAX)
                     grow_or_just_enough(self.tail, self.tail.limit + step, self.end + need)
             finally:
-                self.room = self.tail.limit
+                self.growing = False
+                self.restore_room()
         return 0
 
     cdef int roll(self, uint64_t need) except -1:
@@ -495,7 +521,7 @@ def open_log(cls, path, mode, flush_policy, timestamps, segment_bytes, derived):
     log.policy = flush_policy
     log.timestamps = timestamps
     log.append_lock = threading.RLock()
-    log.flush_lock = threading.Lock()
+    log.flush_lock = threading.RLock()
     log.unsynced = []
     log.bytes_bound = log.writes_bound = <uint64_t>-1
     if mode == "r":

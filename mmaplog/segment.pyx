@@ -152,10 +152,13 @@ def create_segment(Descriptor directory, log_uuid, uint64_t base_seq, epoch, uin
 
 def publish_segment(Descriptor directory, Segment segment):
     """Give a segment its final name, which makes it part of the log."""
+    # Nothing that a signal could interrupt comes after the renaming.
     temporary = segment.name
-    segment.name = temporary.removesuffix(TEMPORARY_SUFFIX)
-    system.replace_file(directory, temporary, segment.name)
-    segment.path = directory.locate(segment.name)
+    name = temporary.removesuffix(TEMPORARY_SUFFIX)
+    path = directory.locate(name)
+    system.replace_file(directory, temporary, name)
+    segment.name = name
+    segment.path = path
 
 
 def open_segment(Descriptor directory, name, log_uuid, bint writable):
