@@ -169,9 +169,9 @@ def replace_file(Descriptor directory not None, temporary, name):
     os.rename(temporary, name, src_dir_fd=directory.fd, dst_dir_fd=directory.fd)
 
 
-def remove_file(Descriptor directory not None, name):
-    """Unlink a file of the directory; FileNotFoundError when there is none."""
-    os.unlink(name, dir_fd=directory.fd)
+def remove_file(Descriptor directory, name):
+    """Unlink a file, of `directory` unless that is None; FileNotFoundError when there is none."""
+    os.unlink(name, dir_fd=None if directory is None else directory.fd)
 
 
 def write_at(Descriptor opened not None, bytes data not None, uint64_t offset):

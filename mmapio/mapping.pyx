@@ -100,7 +100,7 @@ cdef class MemoryMappedFile:
                 result = _os.allocate(opened.fd, 0, count)
         if result < 0:
             if not existed:
-                os.unlink(path)
+                _system.remove_file(None, path)
             raise ResizeFailed(-result, f"cannot allocate {count} bytes: {strerror(-result).decode()}", path)
         return guarded(adopt(cls, opened, True, room))
 

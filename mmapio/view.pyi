@@ -1,6 +1,6 @@
 from typing import ClassVar, Literal, Never, Self, SupportsIndex, final, overload, type_check_only
 
-# What type checkers know a buffer by. CPython 3.11 has no such method, so it cannot stand in the class itself.
+# What type checkers know a buffer by. CPython 3.11 has no such method, so it cannot be one of the class.
 @type_check_only
 class _Exporter:
     def __buffer__(self, flags: int, /) -> memoryview: ...

@@ -37,7 +37,7 @@ cdef class MappedSlice:
         return self.count
 
     def __getitem__(self, key):
-        cdef Py_ssize_t index
+        cdef Py_ssize_t start, stop, step, index
         if isinstance(key, slice):
             start, stop, step = key.indices(self.count)
             if step != 1:

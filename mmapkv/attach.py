@@ -6,9 +6,9 @@ import logging
 from contextlib import suppress
 
 from mmapio import _os
-from mmapkv import index as index_file
+from mmapkv import index_file
 from mmapkv.catch_up import catch_up
-from mmapkv.index import Index
+from mmapkv.index import Index, Reseed
 from mmapkv.slots import SlotMap
 from mmaplog.errors import CorruptionError
 from mmaplog.log import Log
@@ -29,13 +29,17 @@ def load(log: Log) -> tuple[Index, SlotMap] | None:
     """
     slots = SlotMap(log.segments)
     found = _open(log, slots, writable=log.writable)
-    if found is None or found.retired or not found.plausible():
+    if found is None or found.retired or not index_file.is_plausible(found):
+        return None
+    try:
+        clean = index_file.read_mark(found)
+    except CorruptionError as error:
+        logger.warning("%s: the index is not usable: %s", log.path, error)
         return None
     if found.incarnation == log.control.incarnation:
         # The same page cache as the log's CONTROL: whatever was stored is there, up to the last instruction.
         seq, _ = found.progress()
         return (found, slots) if seq <= log.committed else None
-    clean = found.clean_seq()
     if clean is None:
         return None
     seq, segment_id, _ = clean
@@ -90,7 +94,7 @@ def _build(log: Log, opened: _os.Descriptor) -> tuple[Index, SlotMap]:
         made = index_file.create(opened, log.segments.log_uuid, slots)
         try:
             catch_up(made, log.replay())
-        except index_file.Reseed:
+        except Reseed:
             if attempt == REBUILDS_MAX:
                 raise
         else:

@@ -59,10 +59,12 @@ cdef class Index:
     cdef int map_records(self, uint64_t page) except -1
     cdef void distribute(self, uint64_t word, uint64_t fresh_base, uint64_t left, uint64_t right) noexcept nogil
     cdef uint64_t hash_of(self, uint64_t address) noexcept nogil
-    cdef uint64_t content_checksum(self) noexcept nogil
     cdef void publish(self, uint64_t seq, uint64_t count) noexcept nogil
     cdef void applied(self, uint64_t *seq, uint64_t *count) noexcept nogil
     cdef void follow(self) noexcept
     cdef uint64_t locate(self, uint64_t seq) except 0
     cdef uint64_t slot_of(self, uint64_t segment_id) except? 0xFFFFFFFF
 
+
+cdef uint64_t directory_size(uint64_t depth) noexcept nogil
+cdef uint64_t page_checksum(const char *segment, uint64_t seed) noexcept nogil

@@ -2,32 +2,25 @@
 """The hash index of a store: extendible hashing in a mapped file, read without locks by any process.
 
 A directory, addressed by the highest bits of a key's hash, leads to an index segment; the lowest bits choose
-a bucket in it, one cache line of seven entries. An entry is 24 bits of the hash and the address of a record. A segment
-that is full is copied into two and the directory words are changed over, so nothing that a reader may be looking at ever moves.
-After: R. Fagin et al., Extendible hashing, ACM TODS 4(3), 1979.
+a bucket in it, one cache line of seven entries. An entry is 24 bits of the hash and the address of a record. A
+segment that is full is copied into two and the directory words are changed over, so nothing that a reader may be
+looking at ever moves. After: R. Fagin et al., Extendible hashing, ACM TODS 4(3), 1979.
 """
 
 import errno as _errno
-import os
 
-from libc.stdint cimport uint32_t, uint64_t
-from libc.stdlib cimport calloc, free
+from libc.stdint cimport uint64_t
+from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy, memset
 
 from mmapio cimport _memory as memory
-from mmapio._os cimport Descriptor
-from mmapio.mapping cimport MemoryMappedFile
 from mmapkv.format cimport (
     ADDRESS_BITS,
     BUCKETS,
     CHAIN_MAX,
-    CLEAN_OFFSET,
-    DATA_OFFSET,
     DEPTH_MAX,
     ENTRIES,
     FLAG_PREVIOUS,
-    INDEX_MAGIC,
-    INDEX_VERSION,
     KIND_DELETE,
     LINE,
     OVERFLOW_LINES,
@@ -41,8 +34,6 @@ from mmapkv.format cimport (
     STATE_OFFSET,
     TAG_BITS,
     TAG_REBASE,
-    CleanMark,
-    IndexHeader,
     PayloadHeader,
     Previous,
     SegmentLine,
@@ -57,21 +48,17 @@ from mmapkv.format cimport (
     word_page,
     word_tag_base,
 )
-from mmapkv.slots cimport Slot, SlotMap
+from mmapkv.slots cimport Slot
 from mmaplog.checksum cimport xxh3
 from mmaplog.format cimport FLAG_PAD, FLAG_TIME, RECORD_HEADER_SIZE, TIME_SIZE, UNIT, Record, RecordHeader, checksum_of
 from mmaplog.replay cimport Replay
 
-from mmapio import _os as system
-from mmaplog.errors import CorruptionError, FormatError
+from mmaplog.errors import CorruptionError
 
 cdef uint64_t SEGMENT_SIZE = SEGMENT_PAGES * PAGE
-# The file starts with this and grows by an eighth, but by no less than the first and no more than the second.
-cdef uint64_t FIRST_SIZE = 256 << 10
+# The file grows by an eighth, but by no less than the first and no more than the second.
 cdef uint64_t STEP_MIN = 128 << 10
 cdef uint64_t STEP_MAX = 8 << 20
-# Address space for the largest index: a tebibyte holds some 10^10 keys.
-cdef uint64_t RESERVE = <uint64_t>1 << 40
 
 
 class Reseed(Exception):
@@ -79,7 +66,7 @@ class Reseed(Exception):
 
 
 cdef class Index:
-    """A mapped index file. Made by `create` or `load`."""
+    """A mapped index file. Made by `index_file`, which also closes it cleanly."""
 
     def __dealloc__(self):
         free(self.checked)
@@ -116,8 +103,6 @@ cdef class Index:
             "index_bytes": self.state.end,
             "index_allocated": self.file.length,
         }
-
-    # ---- looking up ----
 
     cdef Outcome find(self, uint64_t hash, const char *key, uint64_t key_size, bint verify, Hit *hit) noexcept nogil:
         cdef uint64_t root, word, tag, entry, link, page, depth
@@ -271,7 +256,7 @@ cdef class Index:
                 self.slots.segment(hit.slot).path)
         return 0
 
-    # ---- changing, by the one writer ----
+    # What follows is for the one writer.
 
     cdef bint has_room(self) noexcept nogil:
         # Space for the largest thing one insertion can need: a directory twice the size and two segments.
@@ -464,85 +449,6 @@ cdef class Index:
         memory.store_release(&self.state.slots_used, at + 1)
         return at
 
-    # ---- clean close ----
-
-    def mark_clean(self, uint64_t seq, uint64_t segment_id, uint64_t end):
-        """Checksum everything, sync it, and then say durably that it may be trusted. Costs a pass over the index and two syncs."""
-        cdef CleanMark mark
-        cdef uint64_t page
-        for page in self.segment_pages():
-            (<SegmentLine *>(self.base + page * PAGE)).checksum = page_checksum(self.base + page * PAGE, self.seed)
-        memory.store_release(&self.state.clean, 1)
-        self.file.sync_all()
-        mark.seq = seq
-        mark.segment_id = segment_id
-        mark.end = end
-        mark.index_end = self.state.end
-        mark.content = self.content_checksum()
-        mark.checksum = xxh3(&mark, sizeof(mark) - 8, self.seed)
-        memcpy(self.base + CLEAN_OFFSET, &mark, sizeof(mark))
-        self.file.sync_all()
-
-    def clear_mark(self):
-        """Take the clean mark back, durably, before the first store. Raises CorruptionError when the index is not sound."""
-        cdef uint64_t page
-        if self.check_pages:
-            for page in self.segment_pages():
-                if not self.sound_page(page):
-                    raise CorruptionError(f"page {page} of the index does not match its checksum", self.file.path)
-        self.check_pages = False
-        memory.store_release(&self.state.clean, 0)
-        if any((<char *>self.base + CLEAN_OFFSET)[:sizeof(CleanMark)]):
-            memset(self.base + CLEAN_OFFSET, 0, sizeof(CleanMark))
-            self.file.sync_all()
-
-    def clean_seq(self):
-        """The number below which a trustworthy clean mark says that every record is here, with the end of the log then; or None."""
-        cdef CleanMark mark
-        memcpy(&mark, self.base + CLEAN_OFFSET, sizeof(mark))
-        if mark.checksum != xxh3(&mark, sizeof(mark) - 8, self.seed) or not self.state.clean:
-            return None
-        if mark.index_end != self.state.end or mark.index_end > self.limit or not self.plausible():
-            return None
-        if mark.content != self.content_checksum():
-            return None
-        return mark.seq, mark.segment_id, mark.end
-
-    cdef uint64_t content_checksum(self) noexcept nogil:
-        # Over what has no checksum of its own. The incarnation is left out: it changes while the mark stands.
-        cdef State copy = self.state[0]
-        cdef uint64_t root = copy.root
-        copy.incarnation = 0
-        cdef uint64_t sum = xxh3(&copy, sizeof(copy), self.seed)
-        sum = xxh3(self.slot_table, copy.slots_used * 8, sum)
-        return xxh3(self.base + (root >> 8) * PAGE, 8 * (<uint64_t>1 << (root & 0x7F)), sum)
-
-    def plausible(self):
-        """Whether state and directory stay within the file; what follows from them is checked when it is used."""
-        cdef uint64_t root = self.state.root, at
-        cdef uint64_t depth = root & 0x7F
-        cdef uint64_t *words
-        if depth > DEPTH_MAX or self.state.slots_used > SLOTS or self.state.end > self.limit or self.state.spare * PAGE > self.limit:
-            return False
-        if (root >> 8) * PAGE < DATA_OFFSET or (root >> 8) * PAGE + directory_size(depth) > self.limit:
-            return False
-        words = <uint64_t *>(self.base + (root >> 8) * PAGE)
-        for at in range(<uint64_t>1 << depth):
-            if word_page(words[at]) * PAGE < DATA_OFFSET or (word_page(words[at]) + SEGMENT_PAGES) * PAGE > self.limit:
-                return False
-            if word_depth(words[at]) > depth:
-                return False
-        return True
-
-    def segment_pages(self):
-        """The pages at which the index segments in use start."""
-        cdef uint64_t root = self.state.root, at
-        cdef uint64_t *words = <uint64_t *>(self.base + (root >> 8) * PAGE)
-        pages = set()
-        for at in range(<uint64_t>1 << (root & 0x7F)):
-            pages.add(word_page(words[at]))
-        return pages
-
 
 cdef uint64_t *free_cell(char *segment, uint64_t bucket) noexcept nogil:
     # An empty entry in the chain of a bucket, which is lengthened if need be.
@@ -571,68 +477,3 @@ cdef uint64_t directory_size(uint64_t depth) noexcept nogil:
 
 cdef uint64_t page_checksum(const char *segment, uint64_t seed) noexcept nogil:
     return xxh3(segment + 8, SEGMENT_SIZE - 8, seed)
-
-
-cdef Index wrap(MemoryMappedFile file, SlotMap slots):
-    cdef Index made = Index.__new__(Index)
-    made.file = file
-    made.follow()
-    made.seed = (<IndexHeader *>made.base).hash_seed
-    made.slots = slots
-    return made
-
-
-def create(Descriptor opened, log_uuid, SlotMap slots):
-    """Lay out an empty index in an empty file."""
-    cdef IndexHeader header
-    cdef MemoryMappedFile file
-    cdef Index made
-    cdef bytes uuid_bytes = log_uuid.bytes
-    system.grow(opened, FIRST_SIZE)
-    file = MemoryMappedFile.from_descriptor(opened, writable=True, reserve=RESERVE)
-    memset(&header, 0, sizeof(header))
-    header.magic = INDEX_MAGIC
-    header.version = INDEX_VERSION
-    memcpy(header.log_uuid, <const char *>uuid_bytes, 16)
-    header.hash_seed = int.from_bytes(os.getrandom(8), "little")
-    header.checksum = xxh3(&header, sizeof(header) - 8, 0)
-    memcpy(file.base, &header, sizeof(header))
-    made = wrap(file, slots)
-    made.state.end = DATA_OFFSET + PAGE + SEGMENT_SIZE
-    made.state.segments = 1
-    (<uint64_t *>(made.base + DATA_OFFSET))[0] = make_word(DATA_OFFSET // PAGE + 1, 0, 0, 0)
-    made.state.root = <uint64_t>(DATA_OFFSET // PAGE) << 8
-    return made
-
-
-def load(Descriptor opened, log_uuid, SlotMap slots, bint writable):
-    """Map an existing index. FormatError for what is none or of a newer version, CorruptionError for a damaged header."""
-    cdef IndexHeader header
-    cdef MemoryMappedFile file
-    cdef Index made
-    cdef bytes uuid_bytes = log_uuid.bytes
-    size = system.file_size(opened)
-    if size < DATA_OFFSET + PAGE + SEGMENT_SIZE:
-        raise CorruptionError(f"{size} bytes are too few for an index", opened.path)
-    raw = system.read_at(opened, sizeof(header), 0)
-    memcpy(&header, <const char *>raw, sizeof(header))
-    if header.magic != INDEX_MAGIC:
-        raise FormatError(f"not an index: it begins with {raw[:8]!r}", opened.path)
-    if header.version != INDEX_VERSION:
-        raise FormatError(f"the index has version {header.version}, this code knows {INDEX_VERSION}; upgrade mmapkv", opened.path)
-    if header.checksum != xxh3(&header, sizeof(header) - 8, 0):
-        raise CorruptionError("the index header does not match its checksum", opened.path)
-    if header.incompatible:
-        raise FormatError(f"the index uses features {header.incompatible:#x} that this code lacks; upgrade mmapkv",
-                          opened.path)
-    if memcmp(header.log_uuid, <const char *>uuid_bytes, 16) != 0:
-        raise CorruptionError("the index belongs to another log", opened.path)
-    file = MemoryMappedFile.from_descriptor(opened, writable=writable, reserve=RESERVE)
-    made = wrap(file, slots)
-    if made.state.clean:
-        made.checked_pages = made.limit // PAGE
-        made.checked = <unsigned char *>calloc(made.checked_pages, 1)
-        if made.checked == NULL:
-            raise MemoryError
-        made.check_pages = True
-    return made

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, SupportsIndex, T
 
 from mmapio.errors import Closed
 from mmapio.options import FlushPolicy
-from mmapkv import attach
+from mmapkv import attach, index_file
 from mmapkv.errors import StoreError
 from mmapkv.index import Index
 from mmapkv.native import NativeStore
@@ -209,8 +209,8 @@ class KVStore(NativeStore, MutableMapping[bytes, bytes]):
         log.pause()
         try:
             log.flush()
-            if index.clean_seq() is None:
-                index.mark_clean(log.committed, *log.end_of_tail)
+            if index_file.read_mark(index) is None:
+                index_file.mark_clean(index, log.committed, *log.end_of_tail)
         finally:
             self._forget()
             try:
@@ -269,7 +269,7 @@ class KVStore(NativeStore, MutableMapping[bytes, bytes]):
     def _begin_writing(self) -> None:
         _, index = self._open_parts()
         try:
-            index.clear_mark()
+            index_file.clear_mark(index)
         except CorruptionError:
             self._rebuild_index()
 

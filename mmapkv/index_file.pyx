@@ -1,0 +1,198 @@
+# cython: language_level=3, auto_pickle=False, boundscheck=False, wraparound=False
+"""An index as a file: laid out, mapped, and closed so that the next to open it may trust it without reading it."""
+
+import os
+
+from libc.stdint cimport uint64_t
+from libc.stdlib cimport calloc
+from libc.string cimport memcmp, memcpy, memset
+
+from mmapio cimport _memory as memory
+from mmapio._os cimport Descriptor
+from mmapio.mapping cimport MemoryMappedFile
+from mmapkv.format cimport (
+    CLEAN_OFFSET,
+    DATA_OFFSET,
+    DEPTH_MAX,
+    INDEX_MAGIC,
+    INDEX_VERSION,
+    PAGE,
+    SEGMENT_PAGES,
+    SLOTS,
+    CleanMark,
+    IndexHeader,
+    SegmentLine,
+    State,
+    make_word,
+    word_depth,
+    word_page,
+)
+from mmapkv.index cimport Index, directory_size, page_checksum
+from mmapkv.slots cimport SlotMap
+from mmaplog.checksum cimport xxh3
+
+from mmapio import _os as system
+from mmaplog.errors import CorruptionError, FormatError
+
+cdef uint64_t FIRST_SIZE = 256 << 10
+# Address space for the largest index: a tebibyte holds some 10^10 keys.
+cdef uint64_t RESERVE = <uint64_t>1 << 40
+
+
+def create(Descriptor opened, log_uuid, SlotMap slots):
+    """Lay out an empty index in an empty file."""
+    cdef IndexHeader header
+    cdef MemoryMappedFile file
+    cdef Index made
+    cdef bytes uuid_bytes = log_uuid.bytes
+    system.grow(opened, FIRST_SIZE)
+    file = MemoryMappedFile.from_descriptor(opened, writable=True, reserve=RESERVE)
+    memset(&header, 0, sizeof(header))
+    header.magic = INDEX_MAGIC
+    header.version = INDEX_VERSION
+    memcpy(header.log_uuid, <const char *>uuid_bytes, 16)
+    header.hash_seed = int.from_bytes(os.getrandom(8), "little")
+    header.checksum = xxh3(&header, sizeof(header) - 8, 0)
+    memcpy(file.base, &header, sizeof(header))
+    made = wrap(file, slots)
+    made.state.end = DATA_OFFSET + PAGE + SEGMENT_PAGES * PAGE
+    made.state.segments = 1
+    (<uint64_t *>(made.base + DATA_OFFSET))[0] = make_word(DATA_OFFSET // PAGE + 1, 0, 0, 0)
+    made.state.root = <uint64_t>(DATA_OFFSET // PAGE) << 8
+    return made
+
+
+def load(Descriptor opened, log_uuid, SlotMap slots, bint writable):
+    """Map an existing index. FormatError for what is none or of a newer version, CorruptionError for a damaged header."""
+    cdef IndexHeader header
+    cdef MemoryMappedFile file
+    cdef Index made
+    cdef bytes uuid_bytes = log_uuid.bytes
+    size = system.file_size(opened)
+    if size < DATA_OFFSET + PAGE + SEGMENT_PAGES * PAGE:
+        raise CorruptionError(f"{size} bytes are too few for an index", opened.path)
+    raw = system.read_at(opened, sizeof(header), 0)
+    memcpy(&header, <const char *>raw, sizeof(header))
+    if header.magic != INDEX_MAGIC:
+        raise FormatError(f"not an index: it begins with {raw[:8]!r}", opened.path)
+    if header.version != INDEX_VERSION:
+        raise FormatError(f"the index has version {header.version}, this code knows {INDEX_VERSION}; upgrade mmapkv", opened.path)
+    if header.checksum != xxh3(&header, sizeof(header) - 8, 0):
+        raise CorruptionError("the index header does not match its checksum", opened.path)
+    if header.incompatible:
+        raise FormatError(f"the index uses features {header.incompatible:#x} that this code lacks; upgrade mmapkv",
+                          opened.path)
+    if memcmp(header.log_uuid, <const char *>uuid_bytes, 16) != 0:
+        raise CorruptionError("the index belongs to another log", opened.path)
+    file = MemoryMappedFile.from_descriptor(opened, writable=writable, reserve=RESERVE)
+    made = wrap(file, slots)
+    if made.state.clean:
+        made.checked_pages = made.limit // PAGE
+        made.checked = <unsigned char *>calloc(made.checked_pages, 1)
+        if made.checked == NULL:
+            raise MemoryError
+        made.check_pages = True
+    return made
+
+
+cdef Index wrap(MemoryMappedFile file, SlotMap slots):
+    cdef Index made = Index.__new__(Index)
+    made.file = file
+    made.follow()
+    made.seed = (<IndexHeader *>made.base).hash_seed
+    made.slots = slots
+    return made
+
+
+def mark_clean(Index index, uint64_t seq, uint64_t segment_id, uint64_t end):
+    """Checksum everything, sync it, and then say durably that it may be trusted: it holds the records below `seq`.
+
+    The log ended at `end` of the segment then. Costs a pass over the index and two syncs.
+    """
+    cdef CleanMark mark
+    cdef uint64_t page
+    for page in segment_pages(index):
+        (<SegmentLine *>(index.base + page * PAGE)).checksum = page_checksum(index.base + page * PAGE, index.seed)
+    memory.store_release(&index.state.clean, 1)
+    index.file.sync_all()
+    mark.seq = seq
+    mark.segment_id = segment_id
+    mark.end = end
+    mark.index_end = index.state.end
+    mark.content = content_checksum(index)
+    mark.checksum = xxh3(&mark, sizeof(mark) - 8, index.seed)
+    memcpy(index.base + CLEAN_OFFSET, &mark, sizeof(mark))
+    index.file.sync_all()
+
+
+def clear_mark(Index index):
+    """Take the clean mark back, durably, before the first store. CorruptionError when the index turns out not to be sound."""
+    cdef uint64_t page
+    if index.check_pages:
+        for page in segment_pages(index):
+            if not index.sound_page(page):
+                raise CorruptionError(f"page {page} of the index does not match its checksum", index.file.path)
+    index.check_pages = False
+    memory.store_release(&index.state.clean, 0)
+    if is_marked(index):
+        memset(index.base + CLEAN_OFFSET, 0, sizeof(CleanMark))
+        index.file.sync_all()
+
+
+def read_mark(Index index):
+    """What the clean mark says, as (seq, segment id, end of the log); None when there is none.
+
+    Raises CorruptionError when there is one and the file is not what was marked.
+    """
+    cdef CleanMark mark
+    # Between taking back the flag and the mark, or setting them, a writer was killed; nothing was stored meanwhile.
+    if not is_marked(index) or not index.state.clean:
+        return None
+    memcpy(&mark, index.base + CLEAN_OFFSET, sizeof(mark))
+    if (mark.checksum != xxh3(&mark, sizeof(mark) - 8, index.seed) or mark.index_end != index.state.end
+            or mark.content != content_checksum(index)):
+        raise CorruptionError("the index is not as it was when it was closed", index.file.path)
+    return mark.seq, mark.segment_id, mark.end
+
+
+def is_plausible(Index index):
+    """Whether state and directory stay within the file; what follows from them is checked when it is used."""
+    cdef uint64_t root = index.state.root, at
+    cdef uint64_t depth = root & 0x7F
+    cdef uint64_t *words
+    if depth > DEPTH_MAX or index.state.slots_used > SLOTS or index.state.end > index.limit:
+        return False
+    if index.state.spare > index.limit // PAGE or root >> 8 > index.limit // PAGE or (root >> 8) * PAGE < DATA_OFFSET:
+        return False
+    if (root >> 8) * PAGE + directory_size(depth) > index.limit:
+        return False
+    words = <uint64_t *>(index.base + (root >> 8) * PAGE)
+    for at in range(<uint64_t>1 << depth):
+        if word_page(words[at]) * PAGE < DATA_OFFSET or (word_page(words[at]) + SEGMENT_PAGES) * PAGE > index.limit:
+            return False
+        if word_depth(words[at]) > depth:
+            return False
+    return True
+
+
+cdef bint is_marked(Index index) noexcept:
+    cdef CleanMark nothing
+    memset(&nothing, 0, sizeof(nothing))
+    return memcmp(index.base + CLEAN_OFFSET, &nothing, sizeof(nothing)) != 0
+
+
+cdef uint64_t content_checksum(Index index) noexcept:
+    # Over what has no checksum of its own. The incarnation is left out: it changes while the mark stands.
+    cdef State copy = index.state[0]
+    cdef uint64_t sum
+    copy.incarnation = 0
+    sum = xxh3(&copy, sizeof(copy), index.seed)
+    sum = xxh3(index.slot_table, copy.slots_used * 8, sum)
+    return xxh3(index.base + (copy.root >> 8) * PAGE, 8 * (<uint64_t>1 << (copy.root & 0x7F)), sum)
+
+
+cdef segment_pages(Index index):
+    # The pages at which the index segments in use start.
+    cdef uint64_t root = index.state.root, at
+    cdef uint64_t *words = <uint64_t *>(index.base + (root >> 8) * PAGE)
+    return {word_page(words[at]) for at in range(<uint64_t>1 << (root & 0x7F))}
