@@ -18,17 +18,14 @@ from mmaplog import control as control_file
 from mmaplog import manifest as manifest_file
 from mmaplog import recovery
 from mmaplog.control import Control
-from mmaplog.errors import FormatError, Locked, Poisoned
+from mmaplog.errors import CorruptionError, FormatError, Locked, Poisoned
 from mmaplog.lock import NAME as LOCK_NAME
 from mmaplog.lock import LockFile
-from mmaplog.manifest import Manifest
+from mmaplog.manifest import SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, Manifest
 from mmaplog.segment import TEMPORARY_SUFFIX, create_segment, is_segment, list_segments, open_segment
 from mmaplog.segment_set import SegmentSet
 
 MODES = ("r", "w", "c", "n")
-SEGMENT_BYTES_MIN = 64 << 10
-# A store addresses the start of a record with 26 bits, in units of 8 bytes.
-SEGMENT_BYTES_MAX = 512 << 20
 # What a new segment gets from the file system at first.
 FIRST_ALLOCATION = 64 << 10
 
@@ -88,10 +85,17 @@ def _attach_locked(
     if mode == "n":
         if not alone:
             raise Locked("others have it open for reading, so it cannot be replaced; close them first", path)
-        _erase(directory, derived)
-    manifest = _identify(path, directory, segment_bytes, may_create=mode in "cn")
+        if manifest_file.exists(directory, path) or list_segments(directory):
+            manifest_file.write(directory, Manifest(uuid.uuid4(), segment_bytes, 0, erasing=True))
+    manifest = _identify(path, directory, segment_bytes, derived, may_create=mode in "cn")
     writing = mode != "r"
     segments = SegmentSet(directory, path, manifest.log_uuid, writing)
+    if segments.bases()[:1] != [manifest.first_seq]:
+        raise CorruptionError(
+            f"records from {manifest.first_seq} on are missing: the first segment begins with {segments.bases()[:1]}; "
+            "restore the files from a backup",
+            path,
+        )
     control = control_file.load(directory, manifest.log_uuid, writing, not alone)
     recovered = False
     if control is None or not recovery.confirm(segments, control):
@@ -119,7 +123,7 @@ def _attach_locked(
 def _salvage(
     directory: _os.Descriptor, manifest: Manifest, segments: SegmentSet, poisoned: Control
 ) -> Control:
-    tail = recovery.find_tail(segments, manifest.first_seq, 0)
+    tail = recovery.find_tail(segments, 0)
     tail = recovery.salvage(segments, tail, poisoned.durable, manifest.segment_bytes)
     return control_file.create(
         directory, manifest.log_uuid, tail.seq, tail.segment.id, tail.end, tail.last, tail.seq
@@ -135,7 +139,7 @@ def _recover(
     writing: bool,
     floor: int,
 ) -> Control:
-    tail = recovery.find_tail(segments, manifest.first_seq, floor)
+    tail = recovery.find_tail(segments, floor)
     if not writing:
         if not locks.writable or not os.access(path, os.W_OK):
             # Who may not write keeps what it found to itself, and sees nothing that is written later. It is
@@ -146,7 +150,7 @@ def _recover(
             )
         locks.claim_writer()
         segments = SegmentSet(directory, path, manifest.log_uuid, True)
-        tail = recovery.find_tail(segments, manifest.first_seq, floor)
+        tail = recovery.find_tail(segments, floor)
     manifest_file.sync(directory)
     segment, end = recovery.settle(segments, tail, manifest.segment_bytes, FIRST_ALLOCATION)
     last = tail.last if segment.id == tail.segment.id else 0
@@ -189,33 +193,43 @@ def _refuse_unless_empty(path: str, mode: str, names: list[str], derived: tuple[
         )
 
 
-def _identify(path: str, directory: _os.Descriptor, segment_bytes: int, *, may_create: bool) -> Manifest:
+def _identify(
+    path: str, directory: _os.Descriptor, segment_bytes: int, derived: tuple[str, ...], *, may_create: bool
+) -> Manifest:
     try:
-        return manifest_file.read(directory, path)
+        manifest = manifest_file.read(directory, path)
+        if not manifest.erasing:
+            return manifest
+        if not may_create:
+            raise FileNotFoundError(
+                errno.ENOENT, "the log was being replaced by an empty one; open it with mode 'c' or 'n'", path
+            )
+        _erase(directory, derived)
+        names = []
     except FileNotFoundError:
         names = list_segments(directory)
+        if not names and not may_create:
+            raise
     if names:
         # Creation was cut short, or the file was lost; the segments know the same.
         first = _os.open_file(names[0][2], False, follow=False, directory=directory)
         log_uuid = uuid.UUID(bytes=_os.read_at(first, 40, 0)[24:].ljust(16, b"\0"))
         capacity = open_segment(directory, names[0][2], log_uuid, False).capacity
         manifest = Manifest(log_uuid, min(max(capacity, SEGMENT_BYTES_MIN), SEGMENT_BYTES_MAX), names[0][0])
-    elif may_create:
+    else:
         manifest = Manifest(uuid.uuid4(), segment_bytes, 0)
         create_segment(directory, manifest.log_uuid, 0, 0, segment_bytes, FIRST_ALLOCATION)
-    else:
-        raise FileNotFoundError(errno.ENOENT, "holds no log", path)
     if may_create:
         manifest_file.write(directory, manifest)
     return manifest
 
 
 def _erase(directory: _os.Descriptor, derived: tuple[str, ...]) -> None:
-    # The manifest goes first: without it and its segments nothing is left that would be taken for a log.
+    # The manifest stays, saying that this is under way, until that of the new log replaces it.
     names = _os.list_directory(directory)
-    doomed = [name for name in names if name in (manifest_file.NAME, control_file.NAME, *derived)]
-    doomed += [name for name in names if is_segment(name.removesuffix(recovery.BAD_SUFFIX))]
-    for name in {*doomed, *_temporaries(directory, derived)}:
+    doomed = {name for name in names if name in (control_file.NAME, *derived)}
+    doomed.update(name for name in names if is_segment(name.removesuffix(recovery.BAD_SUFFIX)))
+    for name in doomed.union(_temporaries(directory, derived)):
         _os.remove_file(directory, name)
     _os.sync(directory)
 

@@ -28,6 +28,7 @@ from mmapio import _os as system
 
 NAME = "CONTROL"
 TEMPORARY = "CONTROL.tmp"
+ERRNO_MAX = 4095
 
 
 cdef class Control:
@@ -147,6 +148,8 @@ def load(Descriptor directory, log_uuid, bint writable, bint live):
     if memcmp(&found, &expected, sizeof(found) - sizeof(found.checksum)) != 0:
         return None
     made = wrap(file, False)
+    if made.hot.poison > ERRNO_MAX:
+        return None
     if made.hot.clean_sum and made.hot.clean_sum != hot_sum(made.hot, made.incarnation):
         return None
     return made

@@ -7,6 +7,7 @@ replaced as a whole: temporary file, sync, rename, sync of the directory.
 from __future__ import annotations
 
 import json
+import operator
 import uuid
 from dataclasses import dataclass
 
@@ -17,7 +18,11 @@ from mmaplog.errors import CorruptionError, FormatError
 NAME = "MANIFEST"
 MAGIC = "mmaplog-manifest"
 VERSION = 1
-SIZE_MAX = 16 << 20
+SIZE_MAX = 1 << 20
+SEQ_MAX = 1 << 63
+SEGMENT_BYTES_MIN = 64 << 10
+# A store addresses the start of a record with 26 bits, in units of 8 bytes.
+SEGMENT_BYTES_MAX = 512 << 20
 TEMPORARY_SUFFIX = ".tmp"
 
 
@@ -28,6 +33,8 @@ class Manifest:
     log_uuid: uuid.UUID
     segment_bytes: int
     first_seq: int
+    # Mode "n" was at work: whatever else is in the directory is to be removed.
+    erasing: bool = False
 
 
 def write(directory: _os.Descriptor, manifest: Manifest) -> None:
@@ -40,6 +47,7 @@ def write(directory: _os.Descriptor, manifest: Manifest) -> None:
             "first_seq": manifest.first_seq,
             "log_uuid": str(manifest.log_uuid),
             "segment_bytes": manifest.segment_bytes,
+            **({"erasing": True} if manifest.erasing else {}),
         }
     )
     digest = xxh3_64(body.encode())
@@ -97,6 +105,14 @@ def read(directory: _os.Descriptor, path: str) -> Manifest:
         )
     try:
         fields = json.loads(body)
-        return Manifest(uuid.UUID(fields["log_uuid"]), int(fields["segment_bytes"]), int(fields["first_seq"]))
-    except (ValueError, KeyError, TypeError) as error:
+        found = Manifest(
+            uuid.UUID(fields["log_uuid"]),
+            operator.index(fields["segment_bytes"]),
+            operator.index(fields["first_seq"]),
+            fields.get("erasing") is True,
+        )
+        if not SEGMENT_BYTES_MIN <= found.segment_bytes <= SEGMENT_BYTES_MAX or not 0 <= found.first_seq < SEQ_MAX:
+            raise ValueError(f"segment_bytes {found.segment_bytes} or first_seq {found.first_seq} out of range")
+        return found
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FormatError(f"the manifest verifies but cannot be understood: {error!r}", path) from error

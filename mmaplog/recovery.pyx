@@ -60,19 +60,16 @@ class Tail:
     dropped: list
 
 
-def find_tail(SegmentSet segments, first_seq, floor):
+def find_tail(SegmentSet segments, floor):
     """Find the end of the log, changing nothing. Reads what may not have been durable, and looks for witnesses.
 
     Raises CorruptionError with the sequence range when durable records are damaged, or committed ones below `floor` are
     gone though no power was lost; FormatError for records of a newer kind.
     """
     bases = segments.bases()
-    if not bases or bases[0] != first_seq:
-        found = f"the first segment starts at {bases[0]}" if bases else "there is no segment"
-        raise CorruptionError(
-            f"records from {first_seq} on are missing: {found}; restore the files from a backup", segments.path)
     cdef uint64_t seq, offset, last = 0
     cdef uint64_t boundary
+    cdef bint followed
     cdef Segment segment
     cdef Record record
     cdef Found found_kind
@@ -82,15 +79,16 @@ def find_tail(SegmentSet segments, first_seq, floor):
     offset = start_offset
     while True:
         segment = segments.at_base(bases[at])
-        boundary = bases[at + 1] if at + 1 < len(bases) else <uint64_t>-1
-        while seq != boundary:
+        followed = at + 1 < len(bases)
+        boundary = bases[at + 1] if followed else 0
+        while not followed or seq != boundary:
             found_kind = read_record(segment.base, offset, segment.limit, segment.id, segment.base_seq, True, &record)
             if found_kind != Found.RECORD or record.seq != seq:
                 break
             last = offset
             offset += record.size
             seq += 1
-        if seq != boundary:
+        if not followed or seq != boundary:
             break
         at += 1
         offset = SEGMENT_HEADER_SIZE
@@ -283,6 +281,8 @@ cdef last_known_durable(SegmentSet segments, bases):
 
 
 cdef require_length(Segment segment, uint64_t seq, uint64_t end):
+    if end % UNIT or seq - segment.base_seq > (end - SEGMENT_HEADER_SIZE) // RECORD_HEADER_SIZE:
+        raise CorruptionError(f"a mark says that record {seq - 1} ends at offset {end}, where it cannot", segment.path)
     if end < SEGMENT_HEADER_SIZE or end > segment.limit:
         raise CorruptionError(
             f"records up to {seq - 1} were durable and reached to offset {end}, but the file ends at {segment.limit}; "

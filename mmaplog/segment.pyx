@@ -29,7 +29,8 @@ from mmaplog.control import random_word
 from mmaplog.errors import CorruptionError, FormatError
 
 TEMPORARY_SUFFIX = ".tmp"
-_NAME = re.compile(r"(\d{20})-([0-9a-f]{16})\.seg")
+# A base number has 63 bits, so that no sum of two numbers of the format overflows.
+_NAME = re.compile(r"(0\d{19})-([0-9a-f]{16})\.seg", re.ASCII)
 
 
 cdef class Segment:
@@ -185,6 +186,8 @@ def open_segment(Descriptor directory, name, log_uuid, bint writable):
         raise FormatError("the segment belongs to another log", opened.path)
     if match is None or header.base_seq != int(match[1]) or header.segment_id != int(match[2], 16):
         raise FormatError("the segment was renamed: its name and its header disagree", opened.path)
+    if header.epoch == 0xFFFFFFFF:
+        raise FormatError("the segment has the last epoch there is; copy its records to a new log", opened.path)
     if header.capacity < SEGMENT_HEADER_SIZE or header.capacity > <uint64_t>8 << 30:
         raise FormatError(f"the segment claims a capacity of {header.capacity} bytes, outside what the format allows", opened.path)
     made.file = MemoryMappedFile.from_descriptor(opened, writable=writable, reserve=header.capacity)

@@ -13,6 +13,9 @@ from mmapio import _os as system
 from mmaplog.errors import CorruptionError
 from mmaplog.segment import list_segments, open_segment
 
+# A listing can be out of date as soon as it is made: the writer, maybe another thread, replaces an empty segment.
+cdef int ATTEMPTS = 4
+
 
 cdef class SegmentSet:
     """What is in the directory of a log. Looked at again whenever a segment is not found where it should be."""
@@ -46,7 +49,7 @@ cdef class SegmentSet:
 
     cdef Segment by_id(self, uint64_t segment_id):
         cdef Segment found
-        for attempt in range(2):
+        for attempt in range(ATTEMPTS):
             for entry in self.names:
                 if entry[1] == segment_id:
                     found = self.open(entry)
@@ -59,7 +62,7 @@ cdef class SegmentSet:
     cdef Segment holding(self, uint64_t seq):
         # The segment with the record `seq`, which must be committed.
         cdef Segment found
-        for attempt in range(2):
+        for attempt in range(ATTEMPTS):
             at = bisect.bisect_right(self.names, seq, key=base_of) - 1
             # The last one known may have been followed by others since.
             if at >= 0 and (attempt or at + 1 < len(self.names)):
@@ -72,9 +75,10 @@ cdef class SegmentSet:
     cdef Segment following(self, Segment segment):
         # The segment that starts where this one ends, or None when this is the last.
         cdef Segment found
-        for attempt in range(2):
+        for attempt in range(ATTEMPTS):
             at = bisect.bisect_right(self.names, segment.base_seq, key=base_of)
-            if at < len(self.names):
+            # The last name known may be that of an empty segment which is gone, and has a namesake in its place.
+            if at < len(self.names) and (attempt or at + 1 < len(self.names)):
                 found = self.at_base(self.names[at][0])
                 if found is not None:
                     return found
@@ -123,7 +127,7 @@ cdef class SegmentSet:
         """Remove a segment without records, file and all."""
         system.remove_file(self.directory, segment.name)
         self.opened.pop(segment.id, None)
-        self.names.remove((segment.base_seq, segment.id, segment.name))
+        self.names = [entry for entry in self.names if entry[1] != segment.id]
 
 
 cdef bint holds_records(Segment segment) noexcept:
