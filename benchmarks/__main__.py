@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from . import bench_mmapkv, environment, report
-from .adapters import RIVALS, Rival, RivalMissingError, load_rival
-from .dataset import Dataset, Layout, WrongAnswerError
+from .adapters import RIVALS, Rival, RivalMissing, load_rival
+from .dataset import Dataset, Layout, WrongAnswer
 from .harness import Harness, Result
 from .workloads import WORKLOADS
 
@@ -43,13 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("Nothing to measure. `pip install -e .` builds the subject.", file=sys.stderr)
         return EXIT_UNUSABLE
 
-    # Otherwise a plain kill would leave the stores behind.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(EXIT_TERMINATED))
     surroundings = environment.describe(directory)
     if environment.is_memory(surroundings["file system"]):
         print(
             "WARNING: this file system has no device below it, so writes cost nothing real. Choose a --dir."
         )
+    if environment.is_busy():
+        print("WARNING: others are using this machine; times mean little and even ratios are unsteady.")
     data = Dataset(options.keys, options.seed, Layout(options.layout))
     print(report.header(surroundings, contestants, data, options.rounds), flush=True)
 
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 results[result.workload.name] = result
                 _progress("")
                 print(f"\n{report.table(result, suite.rivals, data)}", flush=True)
-    except WrongAnswerError as error:
+    except WrongAnswer as error:
         _progress("")
         print(f"WRONG ANSWER, no figure of this run counts: {error}", file=sys.stderr)
         return EXIT_WRONG_ANSWER
@@ -124,7 +124,7 @@ def _load(names: Sequence[str]) -> tuple[list[type[Rival]], dict[str, str]]:
     for name in names:
         try:
             rivals.append(load_rival(name))
-        except RivalMissingError as error:
+        except RivalMissing as error:
             missing[name] = str(error)
     return rivals, missing
 
@@ -167,4 +167,6 @@ def _progress(message: str) -> None:
 
 
 if __name__ == "__main__":
+    # Otherwise a plain kill would leave the stores behind.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(EXIT_TERMINATED))
     sys.exit(main())

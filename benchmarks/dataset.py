@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import enum
 import random
+import struct
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 
 KEY_SIZE = 16
 VALUE_SIZE = 100
@@ -12,7 +14,7 @@ VALUE_SIZE = 100
 CHECKED_KEYS_MAX = 10_000
 
 
-class WrongAnswerError(Exception):
+class WrongAnswer(Exception):
     """A rival gave something else than what was stored in it; its times mean nothing."""
 
 
@@ -23,8 +25,29 @@ class Layout(enum.Enum):
     SEQUENTIAL = "sequential"  # in the order they are used in: the processor prefetches them
 
 
+class Order:
+    """An order to hand pairs out in. `indices` are at least two, each pair's once."""
+
+    def __init__(self, indices: Sequence[int], layout: Layout) -> None:
+        self.first = indices[0]
+        self._pick = itemgetter(*indices)
+        self._layout = layout
+
+    def keys(self, keys: Sequence[bytes]) -> Sequence[bytes]:
+        """Return new objects equal to the keys, in this order. Takes about 0.3 us a key."""
+        if self._layout is Layout.SEQUENTIAL:
+            return fresh_copies(self._pick(keys))
+        picked: tuple[bytes, ...] = self._pick(fresh_copies(keys))
+        return picked
+
+    def values(self, values: Sequence[bytes]) -> Sequence[bytes]:
+        """Return the values in this order: the same objects unless the layout asks for others."""
+        picked: tuple[bytes, ...] = self._pick(values)
+        return fresh_copies(picked) if self._layout is Layout.SEQUENTIAL else picked
+
+
 class Dataset:
-    """`count` pairs of pseudo-random bytes, and as many keys that are not among them.
+    """`count` pairs of pseudo-random bytes, all distinct, and as many keys that are not among them.
 
     All come from `seed`, so two runs store the same bytes. Takes about 4 us a pair.
     """
@@ -41,8 +64,8 @@ class Dataset:
         self.values: list[bytes] = [rng.randbytes(VALUE_SIZE) for _ in range(count)]
         # What an overwrite writes: the value of the next key, so every key gets a new one of the same size.
         self.replacements: list[bytes] = self.values[1:] + self.values[:1]
-        if any(old == new for old, new in zip(self.values, self.replacements, strict=True)):
-            raise ValueError(f"seed {seed} drew a value twice in a row; choose another seed")
+        if len(set(self.values)) != count:
+            raise ValueError(f"seed {seed} drew a value twice among {count:,}; choose another seed")
         self._checked = rng.sample(range(count), min(count, CHECKED_KEYS_MAX))
         self._rng = rng
 
@@ -51,23 +74,16 @@ class Dataset:
         """Key and value bytes of all pairs."""
         return self.count * (KEY_SIZE + VALUE_SIZE)
 
-    def shuffled_order(self) -> list[int]:
-        """Return a new random order of the pairs, as indices."""
-        order = list(range(self.count))
-        self._rng.shuffle(order)
-        return order
-
-    def handed_out(self, items: Sequence[bytes], order: Sequence[int]) -> list[bytes]:
-        """Return new objects equal to the items, in the given order, laid out as asked for at the start."""
-        if self.layout is Layout.SEQUENTIAL:
-            return fresh_copies([items[index] for index in order])
-        copies = fresh_copies(items)
-        return [copies[index] for index in order]
+    def new_order(self) -> Order:
+        """Return a random order of the pairs."""
+        indices = list(range(self.count))
+        self._rng.shuffle(indices)
+        return Order(indices, self.layout)
 
     def check(self, who: str, get: Callable[[bytes], object], expected: Sequence[bytes] | None) -> None:
         """Look up a sample of the keys and as many absent ones; `expected=None` means that none is stored.
 
-        Raises `WrongAnswerError`, naming `who` and the key, when an answer differs.
+        Raises `WrongAnswer`, naming `who` and the key, when an answer differs.
         """
         for index in self._checked:
             wanted = None if expected is None else expected[index]
@@ -75,7 +91,7 @@ class Dataset:
             for key, value in answers:
                 answer = get(fresh_copies([key])[0])
                 if answer != value:
-                    raise WrongAnswerError(f"{who}: key {key.hex()} gave {answer!r}, expected {value!r}")
+                    raise WrongAnswer(f"{who}: key {key.hex()} gave {answer!r}, expected {value!r}")
 
 
 def fresh_copies(items: Sequence[bytes]) -> list[bytes]:
@@ -84,6 +100,4 @@ def fresh_copies(items: Sequence[bytes]) -> list[bytes]:
     A bytes object remembers its hash, so a dict answers a key object that it has seen before, or that
     any dict has seen, sooner than one that has just come off a socket.
     """
-    size = len(items[0])
-    blob = b"".join(items)
-    return [blob[start : start + size] for start in range(0, len(blob), size)]
+    return [copy for (copy,) in struct.iter_unpack(f"{len(items[0])}s", b"".join(items))]

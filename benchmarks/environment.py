@@ -40,6 +40,11 @@ def file_system(directory: Path) -> str:
     return found
 
 
+def is_busy() -> bool:
+    """Tell whether others have kept half of the processors busy during the last minute."""
+    return os.getloadavg()[0] > len(os.sched_getaffinity(0)) / 2
+
+
 def is_memory(description: str) -> bool:
     """Tell whether `file_system` described one that has no device below it."""
     return description.split()[0] in MEMORY_FILE_SYSTEMS

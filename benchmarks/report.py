@@ -30,7 +30,7 @@ def header(
 
 
 def table(result: Result, rivals: Sequence[str], data: Dataset) -> str:
-    """Return a workload's rows, each with its ratio to the main form of every one of `rivals` that took part."""
+    """Return a workload's rows, each with its ratio to the main form of those `rivals` that took part."""
     workload = result.workload
     opponents = [row for rival in rivals if (row := result.main_row(rival)) is not None]
     titles = ["", "", workload.unit, "lowest..highest", *(f"vs {row.rival}" for row in opponents)]

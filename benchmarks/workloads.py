@@ -1,10 +1,10 @@
 """The glossary: every workload by name, what it does and what exactly is timed.
 
-A loop is written once and runs for every rival: `for k in keys: f(k)` with `f` bound before the clock starts,
-or the operator of the same, `for k in keys: m[k]`. Keys are new objects for every run, in shuffled order. They
-lie in memory in another order than they are used in, so that walking them costs every rival a cache miss a key
-(`--layout sequential` for keys, and values to put, that the processor can prefetch). The row `(loop)` is that
-walk alone; it is contained in all other rows and subtracted from none.
+A loop is written once and runs for every rival: `for k in keys: f(k)` with `f` bound before the loop, or
+the operator of the same, `for k in keys: m[k]`. Keys are new objects for every run, in shuffled order. They
+lie in memory in another order than they are used in, so that walking them costs every rival a cache miss a
+key (`--layout sequential` for keys, and values to put, that the processor can prefetch). The row `(loop)` is
+that walk alone; it is contained in all other rows and subtracted from none.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from time import perf_counter_ns
 from typing import ClassVar
 
 from .adapters import Form, Rival, Session
-from .dataset import Dataset, WrongAnswerError, fresh_copies
+from .dataset import Dataset, Order, WrongAnswer, fresh_copies
 
 OPENS = 10
 
@@ -32,7 +32,10 @@ class Operands:
 
 
 class Workload(ABC):
-    """One thing to time. `prepare` and `check` are outside the clock, `run` starts and stops it."""
+    """One thing to time. `prepare` and `check` are outside the clock, `run` starts and stops it.
+
+    What leaves the store as it is, is checked before the first round, and what changes it after each.
+    """
 
     name: ClassVar[str]
     operation: ClassVar[str]
@@ -54,7 +57,7 @@ class Workload(ABC):
     times: ClassVar[bool] = True
     """Whether it measures time; if not, one round of it tells everything."""
 
-    def prepare(self, data: Dataset, order: Sequence[int]) -> Operands:
+    def prepare(self, data: Dataset, order: Order) -> Operands:
         """Make this run's arguments, in new objects."""
         return Operands()
 
@@ -68,7 +71,7 @@ class Workload(ABC):
 
     @abstractmethod
     def check(self, rival: Rival, data: Dataset) -> None:
-        """Raise `WrongAnswerError` if the store does not answer as it must after (or before) `run`."""
+        """Raise `WrongAnswer` if the store does not answer as it must."""
 
 
 class Get(Workload):
@@ -80,8 +83,8 @@ class Get(Workload):
     name = "get"
     operation = "look-up of a stored key"
 
-    def prepare(self, data: Dataset, order: Sequence[int]) -> Operands:
-        return Operands(data.handed_out(data.keys, order))
+    def prepare(self, data: Dataset, order: Order) -> Operands:
+        return Operands(order.keys(data.keys))
 
     def run(self, rival: Rival, form: Form, operands: Operands, directory: Path) -> float:
         with rival.reading() as session:
@@ -101,8 +104,8 @@ class Miss(Get):
     name = "miss"
     operation = "look-up of an absent key"
 
-    def prepare(self, data: Dataset, order: Sequence[int]) -> Operands:
-        return Operands(data.handed_out(data.absent, order))
+    def prepare(self, data: Dataset, order: Order) -> Operands:
+        return Operands(order.keys(data.absent))
 
 
 class Scan(Workload):
@@ -126,9 +129,9 @@ class Scan(Workload):
         with rival.reading() as session:
             for key, value in session.items():
                 if missing.pop(key, None) != value:
-                    raise WrongAnswerError(f"{rival.name} scan: {key.hex()} came twice or with a wrong value")
+                    raise WrongAnswer(f"{rival.name} scan: {key.hex()} came twice or with a wrong value")
         if missing:
-            raise WrongAnswerError(f"{rival.name} scan: {len(missing):,} of {data.count:,} pairs are missing")
+            raise WrongAnswer(f"{rival.name} scan: {len(missing):,} of {data.count:,} pairs are missing")
 
 
 class Open(Workload):
@@ -144,18 +147,20 @@ class Open(Workload):
     unit = "us"
     unit_size = 1e3
 
-    def prepare(self, data: Dataset, order: Sequence[int]) -> Operands:
-        return Operands(fresh_copies([data.keys[index] for index in order[:OPENS]]))
+    def prepare(self, data: Dataset, order: Order) -> Operands:
+        return Operands(fresh_copies([data.keys[order.first]] * OPENS), [data.values[order.first]] * OPENS)
 
     def run(self, rival: Rival, form: Form, operands: Operands, directory: Path) -> float:
         elapsed = 0
-        for key in operands.keys:
+        for key, value in zip(operands.keys, operands.values, strict=True):
             rival.close()
             start = perf_counter_ns()
             rival.open(directory)
             with rival.reading() as session:
-                session.get(key)
+                answer = session.get(key)
                 elapsed += perf_counter_ns() - start
+            if answer != value:
+                raise WrongAnswer(f"{rival.name} open: key {key.hex()} gave {answer!r}, expected {value!r}")
         return elapsed / len(operands.keys)
 
     def check(self, rival: Rival, data: Dataset) -> None:
@@ -194,8 +199,8 @@ class Put(Workload):
     mutates = True
     needs_pairs = False
 
-    def prepare(self, data: Dataset, order: Sequence[int]) -> Operands:
-        return Operands(data.handed_out(data.keys, order), data.handed_out(data.values, order))
+    def prepare(self, data: Dataset, order: Order) -> Operands:
+        return Operands(order.keys(data.keys), order.values(data.values))
 
     def run(self, rival: Rival, form: Form, operands: Operands, directory: Path) -> float:
         return _time_puts(rival, form, operands) / len(operands.keys)
@@ -214,8 +219,8 @@ class Overwrite(Put):
     operation = "put of a stored key"
     needs_pairs = True
 
-    def prepare(self, data: Dataset, order: Sequence[int]) -> Operands:
-        return Operands(data.handed_out(data.keys, order), data.handed_out(data.replacements, order))
+    def prepare(self, data: Dataset, order: Order) -> Operands:
+        return Operands(order.keys(data.keys), order.values(data.replacements))
 
     def check(self, rival: Rival, data: Dataset) -> None:
         _check_pairs(self, rival, data, data.replacements)
@@ -228,8 +233,8 @@ class Delete(Workload):
     operation = "delete of a stored key"
     mutates = True
 
-    def prepare(self, data: Dataset, order: Sequence[int]) -> Operands:
-        return Operands(data.handed_out(data.keys, order))
+    def prepare(self, data: Dataset, order: Order) -> Operands:
+        return Operands(order.keys(data.keys))
 
     def run(self, rival: Rival, form: Form, operands: Operands, directory: Path) -> float:
         return _time_deletes(rival, form, operands.keys) / len(operands.keys)
@@ -323,7 +328,7 @@ def _mapping(session: Session) -> MutableMapping[bytes, bytes]:
 def _check_count(workload: Workload, rival: Rival, expected: int) -> None:
     count = rival.count()
     if count != expected:
-        raise WrongAnswerError(f"{rival.name} {workload.name}: holds {count:,} pairs, expected {expected:,}")
+        raise WrongAnswer(f"{rival.name} {workload.name}: holds {count:,} pairs, expected {expected:,}")
 
 
 def _check_pairs(workload: Workload, rival: Rival, data: Dataset, values: Sequence[bytes] | None) -> None:

@@ -10,7 +10,7 @@ from importlib import import_module
 
 from .rival import Form, Rival, Session
 
-__all__ = ["RIVALS", "Form", "Rival", "RivalMissingError", "Session", "load_rival"]
+__all__ = ["RIVALS", "Form", "Rival", "RivalMissing", "Session", "load_rival"]
 
 RIVALS = {
     "mmapkv": "mmapkv_store:MmapkvStore",
@@ -21,14 +21,14 @@ RIVALS = {
 """Name on the command line -> module and class in this package; the order is the order of every round."""
 
 
-class RivalMissingError(Exception):
+class RivalMissing(Exception):
     """A rival's package is not installed here, or does not import."""
 
 
 def load_rival(name: str) -> type[Rival]:
     """Import a rival's adapter, and with it the rival.
 
-    Raises `RivalMissingError` when its package does not import; that it is told apart from a mistake in
+    Raises `RivalMissing` when its package does not import; that it is told apart from a mistake in
     the adapter is why nothing here is imported before it is asked for.
     """
     module_name, class_name = RIVALS[name].split(":")
@@ -37,6 +37,6 @@ def load_rival(name: str) -> type[Rival]:
     except ImportError as error:
         if (error.name or "").startswith(__name__):
             raise
-        raise RivalMissingError(f"{name}: {error}") from error
+        raise RivalMissing(f"{name}: {error}") from error
     rival: type[Rival] = getattr(module, class_name)
     return rival

@@ -26,7 +26,7 @@ Spellings = Mapping[str, Mapping[Form, str]]
 class Session:
     """The operations of a store between the start and the end of one transaction, or of one use of it.
 
-    Each is what the rival's user would bind. A wrapper of ours around it would be timed too, so there is none.
+    Each is what the rival's user would bind. A wrapper of ours would be timed too, so there is none.
     `get` returns a `bytes`, or `None` for a key that is not there.
     """
 
@@ -45,7 +45,7 @@ class Rival(ABC):
     """What it was opened with, as its own documentation spells it; printed with the results."""
 
     spellings: ClassVar[Spellings]
-    """How a user writes the operation, per workload it takes part in and per form; the first is its main form."""
+    """How a user writes the operation, by workload it takes part in and by form, the main form first."""
 
     def __init__(self, bytes_expected: int) -> None:
         """`bytes_expected` is what will be stored, keys and values, for rivals that must be told a size."""

@@ -21,12 +21,12 @@ TOP_LEVEL = _words(
 #: The modules that may make system calls on file data, mappings and locks.
 BOUNDARY = frozenset({"mmapio._os"})
 
-#: Names of `os` that touch neither file data nor a lock: names, numbers and the process itself.
+#: Names of `os` that touch neither file data nor a lock: names, numbers, permissions and the process.
 OS_ALLOWED = _words(
     """
     DirEntry PathLike devnull environ error fsdecode fsencode fspath get_terminal_size getenv getpid
     getppid linesep listdir name path register_at_fork scandir sep strerror
-    cpu_count getrandom process_cpu_count sched_getaffinity urandom
+    access F_OK R_OK W_OK X_OK cpu_count getrandom process_cpu_count sched_getaffinity urandom
     O_APPEND O_CLOEXEC O_CREAT O_DIRECTORY O_EXCL O_NOFOLLOW O_NONBLOCK O_RDONLY O_RDWR O_TRUNC O_WRONLY
     """
 )
@@ -74,11 +74,7 @@ PUBLIC_MODULES: frozenset[str] = frozenset()
 EXCEPTIONS: dict[str, frozenset[str]] = {
     # The address of XXH3 in the wheel of xxhash.
     "mmaplog.checksum": _words("ctypes"),
-    # The demo reads the files it is to load, and hears from a child by a pipe: neither is a file of a store.
+    # The demo opens the files that it is to load, and makes its store in a temporary directory.
+    "mmapkv._demo_files": _words("Path.open"),
     "mmapkv.demo": _words("tempfile"),
-    "mmapkv._demo_crash": _words("fcntl os.close os.pipe os.read os.write"),
-    "mmapkv._demo_files": _words("os.close os.open os.read"),
-    # The command's own standard output, and how wide the terminal is.
-    "mmapkv.cli": _words("os.dup2 os.open"),
-    "mmapkv._progress": _words("shutil"),
 }

@@ -1,4 +1,4 @@
-"""README.md keeps its word: its commands are one line each, and its example prints what it says."""
+"""README.md keeps its word: one-line commands, an example that prints what it says, a complete tour."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.tree import PROJECT
+from tests.support.tree import PACKAGES, PROJECT, Tree
 
 README = (PROJECT.root / "README.md").read_text(encoding="utf-8")
 
@@ -68,3 +68,37 @@ def test_a_missing_or_doubled_marker_is_caught() -> None:
     for text in ("", block + block):
         with pytest.raises(pytest.fail.Exception):
             marked("command: x", "sh", text)
+
+
+def tour_violations(tree: Tree, text: str) -> list[str]:
+    """The modules that the tour leaves out, and the names in its tables that are no module."""
+    tour = text.partition("## A tour of the files")[2]
+    found = []
+    for package in PACKAGES:
+        section = re.search(rf"^\[{package}\].*?(?=^\S[^|]*:$|\Z)", tour, re.MULTILINE | re.DOTALL)
+        cells = re.findall(r"^\| (`.*?) \|", section[0] if section else "", re.MULTILINE)
+        named = {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
+        modules = {path.stem for path in tree.sources(".py", ".pyx", ".pxd", within=(package,))} - {
+            "__init__"
+        }
+        found += [f"the tour leaves out {package}/{name}" for name in sorted(modules - named)]
+        found += [f"the tour names {package}/{name}, which is not there" for name in sorted(named - modules)]
+    return found
+
+
+def test_the_tour_names_every_module() -> None:
+    assert tour_violations(PROJECT, README) == []
+
+
+def test_a_module_that_the_tour_leaves_out_is_caught(tmp_path: Path) -> None:
+    for name in ("mmapio/a.pyx", "mmapio/a.pxd", "mmapio/b.py", "mmaplog/c.py", "mmapkv/__init__.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    table = "\n\n| File | What |\n|---|---|\n"
+    low = f"[mmapio](mmapio):{table}| `a`, `b` | `x` |"
+    text = f"## A tour of the files\n\n{low}\n\n[mmaplog](mmaplog):{table}| `c` | |"
+    assert tour_violations(Tree(tmp_path), text) == []
+    assert tour_violations(Tree(tmp_path), text.replace("`c`", "`b`")) == [
+        "the tour leaves out mmaplog/c",
+        "the tour names mmaplog/b, which is not there",
+    ]

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -65,7 +65,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 
 def rows(table: str) -> dict[str, str]:
     """The values of a printed table by their names; of a name that occurs twice, the first."""
-    found = {}
+    found: dict[str, str] = {}
     for line in table.splitlines():
         match = re.fullmatch(r"([a-z][^:]*?|  of content)  +(\S+)(?:  \S+)?", line)
         if match:
@@ -153,7 +153,7 @@ def test_what_cannot_be_loaded_is_counted_and_named(
     assert code == 0, table
     assert rows(table)["files"] == str(len(FILES))
     assert rows(table)["files left out"] == "5"
-    assert f"large': {len(FILES[b'large']):,} bytes, and a value may have 5,000" in table
+    assert f"large': {len(FILES[b'large']):,} bytes, and the demo loads up to 5,000" in table
     assert f"loop': {os.strerror(errno.ELOOP)}" in table
     assert f"nowhere': {os.strerror(errno.ENOENT)}" in table
     assert "up': a link to a directory" in table
@@ -188,6 +188,26 @@ def test_what_may_not_be_read_is_counted_and_named(
     assert f"plain': {os.strerror(errno.EACCES)}" in table
 
 
+def make_pipe_below(path: Path) -> None:
+    path.mkdir()
+    os.mkfifo(path / "pipe")
+
+
+def test_a_full_disk_is_named_with_a_way_out(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Full:
+        @staticmethod
+        def open(path: str, mode: str) -> KVStore:
+            raise OSError(errno.ENOSPC, "cannot grow", "segment")
+
+    monkeypatch.setattr(demo, "KVStore", Full)
+    code, table, messages = run_demo(capsys, directory, "--store", tmp_path / "store")
+    assert (code, table) == (1, "")
+    assert "no room for the store: cannot grow; use --store or TMPDIR" in messages
+    assert repr(str(tmp_path / "store")) in messages
+
+
 class TestUsage:
     """Requests that cannot be carried out: exit code 2, one message, and nothing was made."""
 
@@ -199,7 +219,7 @@ class TestUsage:
             (lambda path: path.symlink_to(path.name), os.strerror(errno.ELOOP)),
             (lambda path: path.mkdir(), "there are no files below"),
             (lambda path: (path / "only" / "directories").mkdir(parents=True), "there are no files below"),
-            (lambda path: (path.mkdir(), os.mkfifo(path / "pipe")), "none of the 1 files below"),
+            (make_pipe_below, "none of the 1 files below"),
         ],
     )
     def test_a_directory_that_has_nothing_to_load(
@@ -322,7 +342,7 @@ def tamper(monkeypatch: pytest.MonkeyPatch, time: int, change: Callable[[KVStore
 
     class Opener:
         @staticmethod
-        def open(path: str, mode: str) -> object:
+        def open(path: str, mode: Literal["c", "w"]) -> object:
             nonlocal count
             count += 1
             kv = KVStore.open(path, mode)
@@ -510,7 +530,7 @@ class TestChild:
         code, table, _ = run_demo(capsys, directory)
         assert code == 0, table
         assert [len(load) // len(loads[0]) for load in loads] == [1, 2]
-        assert "1 more children were done before the kill" in table
+        assert "before they could be killed, and counted above: 1\n" in table
         assert int(rows(table)["acknowledged at the kill"].replace(",", "")) > len(loads[0])
 
     def test_children_that_are_always_done_too_soon_are_a_failure(
@@ -575,6 +595,23 @@ class TestInterrupt:
         assert (code, table) == (130, "")
         assert messages.endswith("mmapkv demo: interrupted\n")
         assert [child.returncode for child in children] == [-signal.SIGKILL]
+
+    def test_while_the_temporary_store_is_removed(
+        self, directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """That takes a while: Ctrl-C left parts of one store in six behind."""
+        cleanup = tempfile.TemporaryDirectory.cleanup
+        calls = []
+
+        def interrupted_cleanup(place: tempfile.TemporaryDirectory[str]) -> None:
+            calls.append(place)
+            if len(calls) == 1:
+                raise KeyboardInterrupt
+            cleanup(place)
+
+        monkeypatch.setattr(tempfile.TemporaryDirectory, "cleanup", interrupted_cleanup)
+        assert run_demo(capsys, directory)[0] == 130
+        assert len(calls) == 2
 
     def test_by_a_signal(self, directory: Path) -> None:
         """The child never acknowledges anything, so the signal is sure to find the parent waiting for it."""

@@ -1,0 +1,334 @@
+"""The benchmarks run, small; what is checked is structure and answers, never a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from benchmarks import environment
+from benchmarks.__main__ import main
+from benchmarks.adapters import Form, RivalMissing, Session, load_rival
+from benchmarks.adapters.python_dict import PythonDict
+from benchmarks.bench_mmapkv import SUITE
+from benchmarks.dataset import KEY_SIZE, VALUE_SIZE, Dataset, Layout, WrongAnswer, fresh_copies
+from benchmarks.harness import LOOP, Harness, Result, Row, garbage_collection_off, touch_ballast
+from benchmarks.targets import Target
+from benchmarks.workloads import WORKLOADS, bytes_on_disk
+
+PROJECT = Path(__file__).resolve().parents[3]
+KEYS = 2_000
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    """Start `python -m benchmarks` as a user would, from the root of the repository."""
+    command = [sys.executable, "-m", "benchmarks", *arguments]
+    return subprocess.Popen(
+        command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
+    )
+
+
+def test_a_small_run_prints_and_stores_every_figure_and_cleans_up(tmp_path: Path) -> None:
+    stores, document_path = tmp_path / "stores", tmp_path / "run.json"
+    stores.mkdir()
+    run = start("--keys", str(KEYS), "--rounds", "1", "--dir", str(stores), "--json", str(document_path))
+    output, errors = run.communicate()
+    assert (run.returncode, errors) == (0, "")
+    assert list(stores.iterdir()) == []
+    document = json.loads(document_path.read_text(encoding="utf-8"))
+
+    assert str(tmp_path) not in document_path.read_text(encoding="utf-8")
+    assert document["parameters"]["keys"] == KEYS
+    present = set(document["contestants"])
+    assert present | set(document["missing"]) == {*SUITE.subjects, *SUITE.rivals}
+    assert present >= {*SUITE.subjects, "dict"}
+    for name in document["missing"]:
+        assert f"SKIPPED {name}: " in output
+    for name in (*document["environment"], *present):
+        assert f"\n{name} " in f"\n{output}"
+
+    assert list(document["results"]) == list(SUITE.workloads)
+    for name, result in document["results"].items():
+        assert f"\n{name}: {WORKLOADS[name].operation}\n" in output
+        rivals = {row["rival"] for row in result["rows"]}
+        expected = {each for each in present if name in load_rival(each).spellings}
+        assert rivals == (expected | {LOOP} if WORKLOADS[name].has_loop else expected)
+        for row in result["rows"]:
+            assert row["samples"] == [row["median"]]
+            assert row["median"] > 0
+            assert row["spelling"] in output
+
+    verdicts = output[output.index("\ntargets\n") :].splitlines()[2:]
+    assert len(verdicts) == len(SUITE.targets) == len(document["targets"])
+    for line, target in zip(verdicts, document["targets"], strict=True):
+        assert f"target >= {target['ratio_min']:g}x: " in line
+        verdict = {True: "met", False: "MISSED", None: "not judged"}[target["met"]]
+        assert f": {verdict}" in line
+        assert (target["met"] is None) == (target["rival"] not in present)
+
+
+def test_a_terminated_run_removes_its_stores(tmp_path: Path) -> None:
+    """A benchmark run was killed by a time limit; gigabytes of stores stayed behind in the checkout."""
+    run = start("--rivals", "dict", "--rounds", "1000000", "--keys", "2", "--dir", str(tmp_path))
+    assert run.stdout is not None
+    for line in run.stdout:
+        if line.startswith("figures"):
+            break
+    while not list(tmp_path.iterdir()):
+        assert run.poll() is None
+    run.send_signal(signal.SIGTERM)
+    run.communicate()
+    assert run.returncode == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
+
+
+class Recorder(PythonDict):
+    """A dict that notes each session."""
+
+    name = "recorder-a"
+    turns: ClassVar[list[str]] = []
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        self.turns.append(self.name)
+        with super().reading() as session:
+            yield session
+
+
+class SecondRecorder(Recorder):
+    """Another, with the same notes."""
+
+    name = "recorder-b"
+
+
+def harness(rivals: list[type[PythonDict]], directory: Path, rounds: int = 1, keys: int = 50) -> Harness:
+    return Harness(Dataset(keys, seed=1), rivals, directory, rounds)
+
+
+def test_the_rivals_take_turns_within_each_round(tmp_path: Path) -> None:
+    Recorder.turns.clear()
+    results = list(harness([Recorder, SecondRecorder], tmp_path, rounds=3).run([WORKLOADS["miss"]]))
+    filling, checking, first_round = Recorder.turns[:2], Recorder.turns[2:4], Recorder.turns[4:6]
+    assert filling == checking == first_round == ["recorder-a", "recorder-b"]
+    assert Recorder.turns[4:] == first_round * 3
+    assert [len(row.samples) for row in results[0].rows] == [3, 3, 3]
+
+
+def test_every_workload_finds_the_store_in_the_state_it_needs(tmp_path: Path) -> None:
+    for name in ("overwrite", "delete", "put"):
+        for result in harness([PythonDict], tmp_path, rounds=2).run([WORKLOADS[name]]):
+            assert [len(row.samples) for row in result.rows] == [2, 2]
+    assert list(tmp_path.iterdir()) == []
+
+
+class Forgetful(PythonDict):
+    """A store that loses every key it is asked to keep."""
+
+    name = "forgetful"
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        lost: dict[bytes, bytes] = {}
+        yield Session(lost.get, lost.__setitem__, lost.__delitem__, lost.items, lost)
+
+
+class Corrupting(PythonDict):
+    """A store that gives back one wrong value."""
+
+    name = "corrupting"
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        wrong = dict(self._pairs)
+        if wrong:
+            wrong[min(wrong)] = b"wrong"
+        yield Session(wrong.get, wrong.__setitem__, wrong.__delitem__, wrong.items, wrong)
+
+
+class Inventing(PythonDict):
+    """A store that has an answer to every key."""
+
+    name = "inventing"
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        pairs = self._pairs
+
+        def get(key: bytes) -> bytes:
+            return pairs.get(key, b"invented")
+
+        yield Session(get, pairs.__setitem__, pairs.__delitem__, pairs.items, pairs)
+
+
+@pytest.mark.parametrize("workload", ["get", "miss", "scan", "put", "overwrite"])
+@pytest.mark.parametrize("liar", [Forgetful, Corrupting])
+def test_a_wrong_answer_ends_the_run(workload: str, liar: type[PythonDict], tmp_path: Path) -> None:
+    """A rival that had refused every put looked up nothing, and led the table."""
+    with pytest.raises(WrongAnswer, match=f"^{liar.name} {workload}: "):
+        list(harness([PythonDict, liar], tmp_path).run([WORKLOADS[workload]]))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("workload", ["get", "miss", "delete"])
+def test_an_invented_answer_ends_the_run(workload: str, tmp_path: Path) -> None:
+    with pytest.raises(WrongAnswer, match="inventing"):
+        list(harness([Inventing], tmp_path).run([WORKLOADS[workload]]))
+
+
+def test_the_same_seed_gives_the_same_distinct_pairs() -> None:
+    data, again, other = Dataset(500, seed=7), Dataset(500, seed=7), Dataset(500, seed=8)
+    assert (data.keys, data.values, data.absent) == (again.keys, again.values, again.absent)
+    assert data.keys != other.keys
+    assert len({*data.keys, *data.absent}) == 1_000
+    assert len(set(data.values)) == 500
+    assert {len(key) for key in data.keys} == {KEY_SIZE}
+    assert {len(value) for value in data.values} == {VALUE_SIZE}
+    assert all(old != new for old, new in zip(data.values, data.replacements, strict=True))
+
+
+@pytest.mark.parametrize("layout", Layout)
+def test_keys_are_handed_out_as_new_objects_in_one_order_with_their_values(layout: Layout) -> None:
+    data = Dataset(500, seed=3, layout=layout)
+    order = data.new_order()
+    keys = order.keys(data.keys)
+    assert list(keys) != data.keys
+    assert sorted(keys) == sorted(data.keys)
+    assert not {id(key) for key in keys} & {id(key) for key in data.keys}
+    stored = dict(zip(data.keys, data.values, strict=True))
+    assert [stored[key] for key in keys] == list(order.values(data.values))
+    assert list(data.new_order().keys(data.keys)) != list(keys)
+
+
+def test_fresh_copies_are_equal_and_not_the_same() -> None:
+    originals = [b"abcd", b"efgh"]
+    copies = fresh_copies(originals)
+    assert copies == originals
+    assert all(copy is not original for copy, original in zip(copies, originals, strict=True))
+
+
+def judged(subject: list[float], rival: list[float]) -> Any:
+    rows = [Row("mmapkv", Form.OPERATOR, "kv[k]", subject), Row("dict", Form.CALL, "dict.get(k)", rival)]
+    target = Target("get", "mmapkv", "dict", ratio_min=1.5, key_count=1)
+    return target.judge({"get": Result(WORKLOADS["get"], rows)})
+
+
+def test_a_target_is_judged_by_the_ratio_of_the_medians() -> None:
+    verdict = judged([100.0, 900.0, 90.0], [150.0, 150.0, 2_000.0])
+    assert (verdict.ratio, verdict.met) == (1.5, True)
+    assert (verdict.ratio_lowest, verdict.ratio_highest) == (150 / 900, 2_000 / 90)
+    assert judged([100.1], [150.0]).met is False
+
+
+def test_a_target_without_its_rival_is_not_judged() -> None:
+    target = Target("get", "mmapkv", "lmdb", ratio_min=1.5, key_count=1)
+    assert target.judge({}) is None
+    assert judged([1.0], [1.0]) is not None
+    assert target.judge({"get": Result(WORKLOADS["get"], [Row("mmapkv", Form.CALL, "", [1.0])])}) is None
+
+
+@pytest.fixture
+def without_lmdb(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "benchmarks.adapters.lmdb_store", raising=False)
+    monkeypatch.setitem(sys.modules, "lmdb", None)
+
+
+@pytest.mark.usefixtures("without_lmdb")
+def test_a_rival_that_is_not_installed_is_skipped_loudly(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(RivalMissing, match="lmdb"):
+        load_rival("lmdb")
+    asked = ["--rivals", "dict,lmdb", "--workloads", "get", "--keys", "10", "--dir", str(tmp_path)]
+    assert main(asked) == 0
+    output = capsys.readouterr().out
+    assert output.startswith("SKIPPED lmdb: ")
+    assert "dict.get(k)" in output
+    assert "not judged" in output
+
+
+@pytest.mark.usefixtures("without_lmdb")
+def test_a_run_with_nothing_to_measure_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--rivals", "lmdb", "--keys", "10", "--dir", str(tmp_path)]) == 2
+    assert "Nothing to measure" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--workloads", "get,bananas"], "no bananas; choose among get, miss"),
+        (["--rivals", "sqlite9"], "no sqlite9; choose among mmapkv"),
+        (["--keys", "1"], "1 is too few, the least is 2"),
+        (["--keys", "many"], "invalid"),
+        (["--rounds", "0"], "0 is too few, the least is 1"),
+        (["--dir", "no-such-directory"], "not a directory"),
+        (["--json", "no-such-directory/run.json"], "does not exist"),
+        (["mmapkw"], "invalid choice"),
+    ],
+)
+def test_a_mistaken_command_line_is_refused_with_what_to_do(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as refused:
+        main(arguments)
+    assert refused.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+def test_the_glossary_explains_every_workload_and_every_adapter_knows_its_words() -> None:
+    assert set(SUITE.workloads) <= set(WORKLOADS)
+    for name, workload in WORKLOADS.items():
+        assert workload.name == name
+        assert type(workload).__doc__
+    for name in SUITE.subjects:
+        rival = load_rival(name)
+        assert rival.name == name
+        assert set(rival.spellings) <= set(WORKLOADS)
+        assert rival.settings
+        assert rival.__doc__
+
+
+def test_bytes_on_disk_counts_blocks_and_not_holes(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    with (tmp_path / "below" / "sparse").open("wb") as file:
+        file.truncate(1 << 30)
+    with (tmp_path / "full").open("wb") as file:
+        file.write(bytes(1 << 20))
+        file.flush()
+        os.fsync(file.fileno())
+    assert 1 << 20 <= bytes_on_disk(tmp_path) < 1 << 21
+
+
+def test_the_environment_names_the_file_system_below_a_directory() -> None:
+    described = environment.describe(PROJECT)
+    assert {"python", "kernel", "cpu", "file system"} <= set(described)
+    assert all(described.values())
+    assert environment.file_system(Path("/proc")).startswith("proc (")
+    assert environment.is_memory("tmpfs (rw)")
+    assert not environment.is_memory("ext4 (rw,relatime)")
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_the_collector_is_off_inside_and_on_again_after(raises: bool) -> None:
+    import gc
+
+    outcome: Callable[[], object] = (lambda: 1 / 0) if raises else (lambda: None)
+    try:
+        with garbage_collection_off():
+            assert not gc.isenabled()
+            outcome()
+    except ZeroDivisionError:
+        assert raises
+    assert gc.isenabled()
+
+
+def test_a_ballast_of_any_size_can_be_touched() -> None:
+    for size in (4096, 4097, 1 << 20):
+        touch_ballast(size)

@@ -1,0 +1,145 @@
+"""After close, and in a forked child, a handle is of no use and does no harm."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mmapio import Closed, MemoryMappedFile, OutOfBounds
+from tests.unit.mmapio.processes import in_child, outcome
+
+USES: dict[str, Callable[[MemoryMappedFile], object]] = {
+    "as_slice": lambda mapped: mapped.as_slice(),
+    "as_slice with a range": lambda mapped: mapped.as_slice(0, 1),
+    "read_bytes": lambda mapped: mapped.read_bytes(0, 1),
+    "update_region": lambda mapped: mapped.update_region(0, b"x"),
+    "update_region with nothing": lambda mapped: mapped.update_region(0, b""),
+    "resize": lambda mapped: mapped.resize(8192),
+    "refresh": lambda mapped: mapped.refresh(),
+    "flush": lambda mapped: mapped.flush(),
+    "fileno": lambda mapped: mapped.fileno(),
+    "reserved": lambda mapped: mapped.reserved,
+    "len": len,
+    "with": lambda mapped: mapped.__enter__(),
+}
+CHANGES = ["update_region", "update_region with nothing", "resize", "flush"]
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES.keys())
+def test_a_closed_handle_refuses(tmp_path: Path, use: Callable[[MemoryMappedFile], object]) -> None:
+    """The memory is gone; the exception is all that stands between a mistake and SIGSEGV."""
+    mapped = MemoryMappedFile.create_rw(tmp_path / "file", 4096)
+    assert not mapped.closed
+    mapped.close()
+    mapped.close()
+    assert mapped.closed
+    with pytest.raises(Closed, match="open it again") as raised:
+        use(mapped)
+    assert isinstance(raised.value, ValueError)
+    assert raised.value.filename == mapped.path
+
+
+def test_every_public_method_is_among_those_tested() -> None:
+    """A new method must be added to the table above, or say here why it needs no open file."""
+    harmless = {"create_rw", "open_rw", "open_ro", "from_descriptor", "path", "mode", "closed", "close"}
+    public = {name for name in vars(MemoryMappedFile) if not name.startswith("_")}
+    assert public - harmless == {name for name in USES if " " not in name} - {"len", "with"}
+
+
+def test_a_closed_handle_still_says_what_it_was(tmp_path: Path) -> None:
+    """For messages and logs."""
+    mapped = MemoryMappedFile.create_rw(tmp_path / "file", 4096)
+    assert "4096 bytes" in repr(mapped)
+    mapped.close()
+    assert "closed" in repr(mapped)
+    assert mapped.path == str(tmp_path / "file")
+
+
+def test_leaving_the_block_closes_even_after_an_exception(tmp_path: Path) -> None:
+    """And the exception goes on its way."""
+    with (
+        pytest.raises(ZeroDivisionError),
+        MemoryMappedFile.create_rw(tmp_path / "file", 4096) as mapped,
+    ):
+        raise ZeroDivisionError
+    assert mapped.closed
+
+
+def test_a_buffer_that_closes_the_handle_while_it_is_written(tmp_path: Path) -> None:
+    """Getting hold of a buffer may run Python code; the memory must be looked at again after it."""
+    mapped = MemoryMappedFile.create_rw(tmp_path / "file", 4096)
+
+    class Index:
+        def __index__(self) -> int:
+            mapped.close()
+            return 0
+
+    with pytest.raises((Closed, OutOfBounds)):
+        mapped.update_region(Index(), b"x")
+    mapped = MemoryMappedFile.create_rw(tmp_path / "file", 4096)
+    with pytest.raises((Closed, OutOfBounds)):
+        mapped.as_slice(Index(), 1)
+    mapped = MemoryMappedFile.create_rw(tmp_path / "file", 4096)
+    assert mapped.read_bytes(0, Index()) == b""
+    assert mapped.closed
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_forked_child_cannot_change_what_it_inherited(tmp_path: Path, name: str) -> None:
+    """Two processes that both think they are the writer write the same bytes twice."""
+    with MemoryMappedFile.create_rw(tmp_path / "file", 4096) as mapped:
+        kind, text = in_child(lambda: outcome(lambda: USES[name](mapped)))
+        assert kind == "Closed"
+        assert "child" in text
+        USES[name](mapped)
+
+
+def test_a_forked_child_may_read_and_open_again(tmp_path: Path) -> None:
+    """Reading harms nobody, and a handle of its own is no longer the parent's."""
+    path = tmp_path / "file"
+    with MemoryMappedFile.create_rw(path, 4096) as mapped:
+        mapped.update_region(0, b"parent")
+        view = mapped.as_slice(0, 6)
+
+        def child() -> tuple[bytes, bytes]:
+            with MemoryMappedFile.open_rw(path) as own:
+                own.update_region(6, b"child")
+            return bytes(view), bytes(mapped.as_slice(0, 11))
+
+        assert in_child(child) == (b"parent", b"parentchild")
+        assert mapped.read_bytes(0, 11) == b"parentchild"
+
+
+def test_what_a_child_closes_or_collects_stays_open_in_the_parent(tmp_path: Path) -> None:
+    """The child's end must take nothing of the parent's with it."""
+    mapped = MemoryMappedFile.create_rw(tmp_path / "file", 4096)
+    holder = [mapped]
+
+    def child() -> int:
+        mapped.close()
+        holder.clear()
+        return gc.collect() >= 0
+
+    assert in_child(child)
+    mapped.update_region(0, b"x")
+    mapped.resize(8192)
+    mapped.flush()
+    mapped.close()
+
+
+def test_a_grandchild_is_a_child(tmp_path: Path) -> None:
+    """The rule holds for every generation."""
+    with MemoryMappedFile.create_rw(tmp_path / "file", 4096) as mapped:
+        found = in_child(lambda: in_child(lambda: outcome(lambda: mapped.update_region(0, b"x"))))
+        assert found[0] == "Closed"
+
+
+def test_a_reader_inherited_by_a_child_goes_on(tmp_path: Path) -> None:
+    """It never could do any harm."""
+    path = tmp_path / "file"
+    path.write_bytes(b"abc")
+    with MemoryMappedFile.open_ro(path) as mapped:
+        assert in_child(lambda: (bytes(mapped.as_slice()), mapped.refresh())) == (b"abc", 3)

@@ -1,0 +1,25 @@
+"""Fixtures of the store's tests."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.unit.mmapio import interposer as interposing
+
+
+@pytest.fixture(scope="session")
+def interposer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The compiled interposer library."""
+    return interposing.build(tmp_path_factory.mktemp("interposer"))
+
+
+@pytest.fixture
+def huge_buffer() -> Iterator[memoryview]:
+    """A buffer of 4 GiB that has no memory behind it as long as nobody reads it."""
+    no_reserve = 0x4000  # newer Pythons have a name for it
+    with mmap.mmap(-1, 4 << 30, flags=mmap.MAP_PRIVATE | no_reserve) as memory, memoryview(memory) as view:
+        yield view

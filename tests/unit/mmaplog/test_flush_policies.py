@@ -1,0 +1,183 @@
+"""How often each policy syncs, exactly, and that a sync covers all that was written before it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from mmapio import FlushPolicy
+from mmaplog import Log
+from tests.unit.mmapio.interposer import PRELUDE
+from tests.unit.mmapio.processes import run_python
+
+APPENDS = """
+from mmapio import FlushPolicy
+from mmaplog import Log
+policy = eval(arguments[1])
+log = Log.open(arguments[0], flush_policy=policy)
+figures = [synced_by(lambda: log.append(b"x" * size, durable=durable)) for size, durable in arguments[2]]
+durable = log.durable
+closing = synced_by(log.close)
+answer([figures, durable, closing])
+"""
+
+
+def syncs_of(path: Path, library: Path, policy: FlushPolicy, appends: list[tuple[int, bool]]) -> list[object]:
+    """[syncs made by each append, durable after them, whether close synced] for payloads of the sizes given."""
+    figures, durable, closing = run_python(PRELUDE + APPENDS, path, repr(policy), appends, preload=library)
+    return [figures, durable, closing > 0]
+
+
+def plain(*sizes: int) -> list[tuple[int, bool]]:
+    """Appends that do not ask to be durable."""
+    return [(size, False) for size in sizes]
+
+
+CASES = [
+    (FlushPolicy.NEVER, plain(10, 10, 10), [[0, 0, 0], 0, False]),
+    (FlushPolicy.NEVER, [(10, False), (10, True), (10, False)], [[0, 1, 0], 2, False]),
+    (FlushPolicy.MANUAL, plain(10, 10, 10), [[0, 0, 0], 0, True]),
+    (FlushPolicy.MANUAL, [(10, True), (10, False), (10, True)], [[1, 0, 1], 3, True]),
+    (FlushPolicy.ALWAYS, plain(10, 0, 10), [[1, 1, 1], 3, True]),
+    (FlushPolicy.ALWAYS, [(10, True), (10, False)], [[1, 1], 2, True]),
+    (FlushPolicy.every_writes(1), plain(1, 1, 1), [[1, 1, 1], 3, True]),
+    (FlushPolicy.every_writes(3), plain(1, 1, 1, 1, 1, 1, 1), [[0, 0, 1, 0, 0, 1, 0], 6, True]),
+    (FlushPolicy.every_writes(3), [(1, False), (1, True), *plain(1, 1, 1)], [[0, 1, 0, 0, 1], 5, True]),
+    (FlushPolicy.every_bytes(100), plain(50, 49, 1, 99, 1, 100, 500), [[0, 0, 1, 0, 1, 1, 1], 7, True]),
+    (FlushPolicy.every_bytes(100), [(99, False), (0, True), *plain(99, 1)], [[0, 1, 0, 1], 4, True]),
+    (FlushPolicy.every_millis(10**9), plain(10, 10, 10), [[0, 0, 0], 0, True]),
+]
+
+
+@pytest.mark.parametrize(
+    ("policy", "appends", "expected"), CASES, ids=[f"{policy!r} {appends}" for policy, appends, _ in CASES]
+)
+def test_a_policy_syncs_as_often_as_it_says(
+    tmp_path: Path, interposer: Path, policy: FlushPolicy, appends: list[tuple[int, bool]], expected: list[object]
+) -> None:
+    """Once too few and acknowledged data is lost at a power cut; once too often and each append costs 100 us."""
+    assert syncs_of(tmp_path / "log", interposer, policy, appends) == expected
+
+
+def test_flush_syncs_what_is_pending_and_nothing_else(tmp_path: Path, interposer: Path) -> None:
+    """A flush with nothing to do is free; one append later it is not."""
+    code = PRELUDE + """
+from mmapio import FlushPolicy
+from mmaplog import Log
+log = Log.open(arguments[0], flush_policy=FlushPolicy.MANUAL)
+figures = [synced_by(log.flush)]
+for _ in range(2):
+    log.append(b"x")
+    figures += [log.durable, synced_by(log.flush), log.durable, synced_by(log.flush)]
+answer(figures)
+"""
+    assert run_python(code, tmp_path / "log", preload=interposer) == [0, 0, 1, 1, 0, 1, 1, 2, 0]
+
+
+def test_a_flush_after_a_roll_syncs_every_segment_and_the_directory(tmp_path: Path, interposer: Path) -> None:
+    """A record in the second segment is not durable before the first segment and the second's name are."""
+    code = PRELUDE + """
+from mmapio import FlushPolicy
+from mmaplog import Log
+log = Log.open(arguments[0], flush_policy=FlushPolicy.MANUAL, segment_bytes=64 << 10)
+figures = []
+for rolls in range(4):
+    for _ in range(rolls):
+        log.append(b"x" * 60_000)
+    log.append(b"x")
+    figures.append(synced_by(log.flush))
+answer(figures)
+"""
+    # Each roll adds the segment that was left; the directory counts once. Between the rounds the tail is nearly full.
+    first, *others = run_python(code, tmp_path / "log", preload=interposer)
+    assert first == 1
+    assert others == [1, 4, 5]
+
+
+def test_a_reopened_log_still_syncs_what_a_killed_writer_left(tmp_path: Path, interposer: Path) -> None:
+    """Its appends are committed, not durable; the next flush has to cover all its segments."""
+    code = PRELUDE + """
+import os
+from mmapio import FlushPolicy
+from mmaplog import Log
+if os.fork() == 0:
+    log = Log.open(arguments[0], flush_policy=FlushPolicy.NEVER, segment_bytes=64 << 10)
+    for _ in range(3):
+        log.append(b"x" * 60_000)
+    os.kill(os.getpid(), 9)
+os.wait()
+log = Log.open(arguments[0], flush_policy=FlushPolicy.MANUAL)
+answer([log.recovered, log.durable, synced_by(log.flush), log.durable, synced_by(log.flush)])
+"""
+    assert run_python(code, tmp_path / "log", preload=interposer) == [False, 0, 4, 3, 0]
+
+
+def test_the_background_flush_comes_by_itself(tmp_path: Path) -> None:
+    """Nobody calls flush; it is enough to wait."""
+    with Log.open(tmp_path / "log", flush_policy=FlushPolicy.every_millis(5)) as log:
+        for number in range(1, 4):
+            log.append(b"x")
+            wait_until_durable(log, number)
+        with Log.open(tmp_path / "log", "r") as reader:
+            assert reader.durable == 3
+
+
+def test_a_background_flush_never_comes_without_the_policy(tmp_path: Path) -> None:
+    """The control of the test before."""
+    with Log.open(tmp_path / "log", flush_policy=FlushPolicy.MANUAL) as log:
+        log.append(b"x")
+        time.sleep(0.05)
+        assert log.durable == 0
+        log.flush()
+        assert log.durable == 1
+
+
+def test_the_background_thread_ends_with_the_log(tmp_path: Path) -> None:
+    """Closed or dropped; a thread that stays keeps the log open, and the process from forking safely."""
+    import threading
+
+    def flushers() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if thread.name == "mmaplog-flusher"]
+
+    log = Log.open(tmp_path / "log", flush_policy=FlushPolicy.every_millis(1))
+    (thread,) = flushers()
+    assert thread.daemon
+    log.close()
+    assert flushers() == []
+    log = Log.open(tmp_path / "log", flush_policy=FlushPolicy.every_millis(1))
+    (thread,) = flushers()
+    del log
+    thread.join(timeout=60)
+    assert flushers() == []
+    Log.open(tmp_path / "log", "w", flush_policy=FlushPolicy.MANUAL).close()
+    with Log.open(tmp_path / "log", "r"):
+        assert flushers() == []
+
+
+def wait_until_durable(log: Log, number: int) -> None:
+    """Wait for the background thread; a run that hangs here is a failure."""
+    for _ in range(3000):
+        if log.durable >= number:
+            return
+        time.sleep(0.01)
+    pytest.fail(f"record {number - 1} did not become durable")
+
+
+def test_the_lag_of_records_says_what_was_durable(tmp_path: Path) -> None:
+    """Recovery believes it: a claim too many, and a torn tail becomes an error."""
+    from tests.unit.mmaplog.segment_file import NO_CLAIM, segment_files
+
+    path = tmp_path / "log"
+    with Log.open(path, flush_policy=FlushPolicy.NEVER) as log:
+        for number in range(6):
+            log.append(b"x")
+            if number in (1, 4):
+                log.flush()
+        for _ in range(70_000):
+            log.append(b"")
+    lags = [record.lag for segment in segment_files(path) for record in segment.records()]
+    assert lags[:8] == [0, 1, 0, 1, 2, 0, 1, 2]
+    assert lags[5 + NO_CLAIM - 1] == NO_CLAIM - 1
+    assert set(lags[5 + NO_CLAIM :]) == {NO_CLAIM}
