@@ -164,6 +164,18 @@ def list_directory(Descriptor directory not None):
     return os.listdir(directory.fd)
 
 
+def disk_usage(Descriptor directory not None):
+    """Bytes on disk of the files in an open directory."""
+    total = 0
+    for name in os.listdir(directory.fd):
+        try:
+            total += os.stat(name, dir_fd=directory.fd, follow_symlinks=False).st_blocks * 512
+        except FileNotFoundError:
+            # Removed by another process since it was listed.
+            continue
+    return total
+
+
 def replace_file(Descriptor directory not None, temporary, name):
     """Rename within one directory, replacing what has the name. Durable after `sync(directory)`."""
     os.rename(temporary, name, src_dir_fd=directory.fd, dst_dir_fd=directory.fd)

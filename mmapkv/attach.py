@@ -21,14 +21,14 @@ TEMPORARY = "INDEX.tmp"
 REBUILDS_MAX = 3
 
 
-def load(log: Log) -> tuple[Index, SlotMap] | None:
+def load(log: Log, *, writing: bool) -> tuple[Index, SlotMap] | None:
     """The index on disk, if it agrees with the log.
 
     None when it must be rebuilt, or a reader must have that done. Raises FormatError for an index of a newer
     version.
     """
     slots = SlotMap(log.segments)
-    found = _open(log, slots, writable=log.writable)
+    found = _open(log, slots, writable=writing)
     if found is None or found.retired or not index_file.is_plausible(found):
         return None
     try:
@@ -44,20 +44,29 @@ def load(log: Log) -> tuple[Index, SlotMap] | None:
         return None
     seq, segment_id, _ = clean
     named = any(segment_id == listed for _, listed, _ in log.segments.listing())
-    usable = named and (seq <= log.committed if log.writable else seq == log.committed)
+    usable = named and (seq <= log.committed if writing else seq == log.committed)
     if not usable:
         return None
-    if log.writable:
+    if writing:
         found.adopt(log.control.incarnation)
     return found, slots
 
 
-def bring_up(log: Log, index: Index) -> None:
-    """Finish what a killed writer left half done. Costs nothing after a clean close."""
+def provide(log: Log) -> tuple[Index, SlotMap]:
+    """The index, brought up to the log or built anew; for who holds the writer's lock.
+
+    Costs nothing after a clean close.
+    """
+    found = load(log, writing=True)
+    if found is None:
+        return rebuild(log, None)
+    index, _ = found
+    # What a killed writer left half done: a split, the entries of its last records.
     index.resume()
     seq, _ = index.progress()
     if seq < log.committed:
         catch_up(index, log.replay(seq))
+    return found
 
 
 def rebuild(log: Log, old: Index | None) -> tuple[Index, SlotMap]:

@@ -9,6 +9,7 @@ from mmapkv.slots cimport SlotMap
 cdef enum Outcome:
     ABSENT
     PRESENT
+    FOREIGN                     # the record at `hit.slot` and `hit.offset` is of a kind this code does not know
     DAMAGED                     # the record at `hit.slot` and `hit.offset` does not verify
     UNMAPPED                    # the segment at `hit.slot` is not mapped this far yet
     OUTGROWN                    # the index file has grown beyond what this process knows of it
@@ -57,7 +58,7 @@ cdef class Index:
     cdef int double_directory(self) noexcept nogil
     cdef void finish_split(self) noexcept nogil
     cdef int map_records(self, uint64_t page) except -1
-    cdef void distribute(self, uint64_t word, uint64_t fresh_base, uint64_t left, uint64_t right) noexcept nogil
+    cdef bint distribute(self, uint64_t word, uint64_t fresh_base, uint64_t left, uint64_t right) noexcept nogil
     cdef uint64_t hash_of(self, uint64_t address) noexcept nogil
     cdef void publish(self, uint64_t seq, uint64_t count) noexcept nogil
     cdef void applied(self, uint64_t *seq, uint64_t *count) noexcept nogil

@@ -22,9 +22,11 @@ from mmapkv.format cimport (
     ENTRIES,
     FLAG_PREVIOUS,
     KIND_DELETE,
+    KIND_PUT,
     LINE,
     OVERFLOW_LINES,
     PAGE,
+    PAYLOAD_FLAG_KNOWN,
     PAYLOAD_HEADER_SIZE,
     PREVIOUS_SIZE,
     ROOT_MOVED,
@@ -50,10 +52,21 @@ from mmapkv.format cimport (
 )
 from mmapkv.slots cimport Slot
 from mmaplog.checksum cimport xxh3
-from mmaplog.format cimport FLAG_PAD, FLAG_TIME, RECORD_HEADER_SIZE, TIME_SIZE, UNIT, Record, RecordHeader, checksum_of
+from mmaplog.format cimport (
+    FLAG_KNOWN,
+    FLAG_PAD,
+    FLAG_TIME,
+    RECORD_HEADER_SIZE,
+    TIME_SIZE,
+    TYPE_DATA,
+    UNIT,
+    Record,
+    RecordHeader,
+    checksum_of,
+)
 from mmaplog.replay cimport Replay
 
-from mmaplog.errors import CorruptionError
+from mmaplog.errors import CorruptionError, FormatError
 
 cdef uint64_t SEGMENT_SIZE = SEGMENT_PAGES * PAGE
 # The file grows by an eighth, but by no less than the first and no more than the second.
@@ -62,7 +75,7 @@ cdef uint64_t STEP_MAX = 8 << 20
 
 
 class Reseed(Exception):
-    """Keys collide so that splitting does not part them; the index must be rebuilt with another seed."""
+    """Splitting does not help, keys collide or a segment is damaged; the index must be rebuilt, with another seed."""
 
 
 cdef class Index:
@@ -178,6 +191,9 @@ cdef class Index:
         if size < head + PAYLOAD_HEADER_SIZE + pad:
             return DAMAGED
         memcpy(&payload, record + head, sizeof(payload))
+        if (header.type != TYPE_DATA or header.flags > FLAG_KNOWN or payload.flags > PAYLOAD_FLAG_KNOWN
+                or not (payload.kind == KIND_PUT or payload.kind == KIND_DELETE)):
+            return DAMAGED if checksum_of(record, slot.id, hit.offset, header.length) != header.checksum else FOREIGN
         head += PAYLOAD_HEADER_SIZE
         if payload.flags & FLAG_PREVIOUS:
             head += PREVIOUS_SIZE
@@ -250,6 +266,10 @@ cdef class Index:
                 raise CorruptionError(f"the index leads beyond its {known} bytes; delete it, it is rebuilt from the log", self.file.path)
         elif outcome == STRAY:
             hit.previous = self.locate(hit.previous_seq)
+        elif outcome == FOREIGN:
+            raise FormatError(
+                f"the record at offset {hit.offset} is of a kind this code does not know; upgrade mmapkv",
+                self.slots.segment(hit.slot).path)
         elif outcome == DAMAGED:
             raise CorruptionError(
                 f"the record at offset {hit.offset} does not match its checksum; restore the segment from a backup",
@@ -319,7 +339,8 @@ cdef class Index:
         right = (self.state.end if self.state.spare else self.state.end + SEGMENT_SIZE) // PAGE
         memset(self.base + left * PAGE, 0, SEGMENT_SIZE)
         memset(self.base + right * PAGE, 0, SEGMENT_SIZE)
-        self.distribute(word, fresh_base, left, right)
+        if not self.distribute(word, fresh_base, left, right):
+            raise Reseed("an index segment is damaged")
         generation = self.state.generation
         self.state.split_left = make_word(left, generation + 1, depth + 1, fresh_base)
         self.state.split_right = make_word(right, generation + 2, depth + 1, fresh_base)
@@ -378,16 +399,17 @@ cdef class Index:
             if at % (ENTRIES + 1) == ENTRIES or entry == 0:
                 continue
             outcome = self.match(entry, b"", 0, False, &hit)
-            if outcome == UNMAPPED or outcome == DAMAGED:
+            if outcome == UNMAPPED or outcome == DAMAGED or outcome == FOREIGN:
                 self.settle(outcome, &hit)
                 settled = 1
         return settled
 
-    cdef void distribute(self, uint64_t word, uint64_t fresh_base, uint64_t left, uint64_t right) noexcept nogil:
+    cdef bint distribute(self, uint64_t word, uint64_t fresh_base, uint64_t left, uint64_t right) noexcept nogil:
         # Copies the entries of a segment into two, by the hash bit after those that led to it.
         cdef uint64_t depth = word_depth(word), tag_base = word_tag_base(word)
         cdef char *lines = self.base + word_page(word) * PAGE + LINE
         cdef uint64_t *line
+        cdef uint64_t *cell
         cdef uint64_t bucket, entry, tag, bit, hash
         cdef int i
         for bucket in range(BUCKETS):
@@ -402,11 +424,17 @@ cdef class Index:
                     if fresh_base != tag_base:
                         hash = self.hash_of(entry & ((<uint64_t>1 << ADDRESS_BITS) - 1))
                         entry = entry & ((<uint64_t>1 << ADDRESS_BITS) - 1) | tag_of(hash, fresh_base) << ADDRESS_BITS
-                    # Never NULL: half of a segment has no more in any chain than the whole had.
-                    free_cell(self.base + (right if bit else left) * PAGE, bucket)[0] = entry
+                    # There is one unless the segment is damaged: half of it has no more in a chain than the whole had.
+                    cell = free_cell(self.base + (right if bit else left) * PAGE, bucket)
+                    if cell == NULL:
+                        return False
+                    cell[0] = entry
                 if line[ENTRIES] == 0:
                     break
+                if line[ENTRIES] > OVERFLOW_LINES:
+                    return False
                 line = <uint64_t *>(lines + (BUCKETS - 1 + line[ENTRIES]) * LINE)
+        return True
 
     cdef uint64_t hash_of(self, uint64_t address) noexcept nogil:
         # Of a record that is known to be mapped and whole.
@@ -459,11 +487,11 @@ cdef uint64_t *free_cell(char *segment, uint64_t bucket) noexcept nogil:
         for i in range(ENTRIES):
             if line[i] == 0:
                 return &line[i]
-        if line[ENTRIES] == 0:
+        if line[ENTRIES] == 0 or line[ENTRIES] > OVERFLOW_LINES or length >= CHAIN_MAX:
             break
         line = <uint64_t *>(segment + LINE + (BUCKETS - 1 + line[ENTRIES]) * LINE)
         length += 1
-    if head.overflow_used >= OVERFLOW_LINES or length >= CHAIN_MAX:
+    if line[ENTRIES] != 0 or head.overflow_used >= OVERFLOW_LINES or length >= CHAIN_MAX:
         return NULL
     # Taken before it is linked: killed in between, the line is lost until the split, but never in two chains.
     head.overflow_used += 1

@@ -19,6 +19,7 @@ from mmapkv.format cimport (
     PAGE,
     SEGMENT_PAGES,
     SLOTS,
+    TAG_REBASE,
     CleanMark,
     IndexHeader,
     SegmentLine,
@@ -26,6 +27,7 @@ from mmapkv.format cimport (
     make_word,
     word_depth,
     word_page,
+    word_tag_base,
 )
 from mmapkv.index cimport Index, directory_size, page_checksum
 from mmapkv.slots cimport SlotMap
@@ -63,7 +65,7 @@ def create(Descriptor opened, log_uuid, SlotMap slots):
 
 
 def load(Descriptor opened, log_uuid, SlotMap slots, bint writable):
-    """Map an existing index. FormatError for what is none or of a newer version, CorruptionError for a damaged header."""
+    """Map an existing index. FormatError for one of a newer version, CorruptionError for what is none or damaged."""
     cdef IndexHeader header
     cdef MemoryMappedFile file
     cdef Index made
@@ -73,8 +75,12 @@ def load(Descriptor opened, log_uuid, SlotMap slots, bint writable):
         raise CorruptionError(f"{size} bytes are too few for an index", opened.path)
     raw = system.read_at(opened, sizeof(header), 0)
     memcpy(&header, <const char *>raw, sizeof(header))
+    # A power cut may leave the name without the bytes. Anything else that is not ours, or newer, is not thrown away.
+    if header.magic == 0:
+        raise CorruptionError("the index was never written", opened.path)
     if header.magic != INDEX_MAGIC:
-        raise FormatError(f"not an index: it begins with {raw[:8]!r}", opened.path)
+        raise FormatError(
+            f"not an index: it begins with {raw[:8]!r}; move it away, the index is then rebuilt from the log", opened.path)
     if header.version != INDEX_VERSION:
         raise FormatError(f"the index has version {header.version}, this code knows {INDEX_VERSION}; upgrade mmapkv", opened.path)
     if header.checksum != xxh3(&header, sizeof(header) - 8, 0):
@@ -156,23 +162,45 @@ def read_mark(Index index):
 
 
 def is_plausible(Index index):
-    """Whether state and directory stay within the file; what follows from them is checked when it is used."""
-    cdef uint64_t root = index.state.root, at
-    cdef uint64_t depth = root & 0x7F
+    """Whether everything that is followed without a further look stays within the file and the format."""
+    cdef State *state = index.state
+    cdef uint64_t depth = state.root & 0x7F, page = state.root >> 8, pages = index.limit // PAGE, at, seq, count
     cdef uint64_t *words
-    if depth > DEPTH_MAX or index.state.slots_used > SLOTS or index.state.end > index.limit:
+    if depth > DEPTH_MAX or not DATA_OFFSET // PAGE <= page < pages or page * PAGE + directory_size(depth) > index.limit:
         return False
-    if index.state.spare > index.limit // PAGE or root >> 8 > index.limit // PAGE or (root >> 8) * PAGE < DATA_OFFSET:
+    if state.slots_used > SLOTS or state.end > index.limit or state.end % PAGE or state.segments > pages:
         return False
-    if (root >> 8) * PAGE + directory_size(depth) > index.limit:
+    if state.spare and not is_segment(state.spare, pages):
         return False
-    words = <uint64_t *>(index.base + (root >> 8) * PAGE)
+    index.applied(&seq, &count)
+    if count > seq:
+        return False
+    words = <uint64_t *>(index.base + page * PAGE)
     for at in range(<uint64_t>1 << depth):
-        if word_page(words[at]) * PAGE < DATA_OFFSET or (word_page(words[at]) + SEGMENT_PAGES) * PAGE > index.limit:
+        if not is_word(words[at], depth, pages):
             return False
-        if word_depth(words[at]) > depth:
-            return False
-    return True
+    return not state.split_old or is_split(state, depth, pages)
+
+
+cdef bint is_segment(uint64_t page, uint64_t pages) noexcept:
+    return DATA_OFFSET // PAGE <= page and page + SEGMENT_PAGES <= pages
+
+
+cdef bint is_word(uint64_t word, uint64_t depth, uint64_t pages) noexcept:
+    return (is_segment(word_page(word), pages) and word_depth(word) <= depth and word_tag_base(word) <= word_depth(word)
+            and word_depth(word) - word_tag_base(word) <= TAG_REBASE)
+
+
+cdef bint is_split(State *state, uint64_t depth, uint64_t pages) noexcept:
+    # The intent of a split, about to be carried out by another than who wrote it down.
+    cdef uint64_t old = word_depth(state.split_old)
+    if not is_word(state.split_left, depth, pages) or not is_word(state.split_right, depth, pages):
+        return False
+    if word_depth(state.split_left) != old + 1 or word_depth(state.split_right) != old + 1 or state.split_prefix >> old:
+        return False
+    if state.split_end > pages * PAGE or state.split_end % PAGE or state.split_segments > pages:
+        return False
+    return is_segment(state.split_spare, pages)
 
 
 cdef bint is_marked(Index index) noexcept:

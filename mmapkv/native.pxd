@@ -17,7 +17,7 @@ cdef class NativeStore:
 
     cdef int look(self, const char *key, uint64_t key_size, Hit *hit) except -1
     cdef int settle(self, Index index, Outcome outcome, Hit *hit) except -1
-    cdef int write(self, key, const char *value, uint64_t value_size, int kind, bint durable) except -1
+    cdef int write(self, key, const char *value, uint64_t value_size, int kind, bint durable, list removed) except -1
     cdef int prepare(self, Index index) except -1
     cdef int split(self, Index index, uint64_t hash) except -1
     cdef raise_closed(self)

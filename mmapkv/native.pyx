@@ -26,11 +26,15 @@ from mmapkv.format cimport (
 from mmapkv.index cimport ABSENT, PRESENT, REPLACED, UNSOUND, Hit, Index, Outcome
 from mmapkv.slots cimport SlotMap
 from mmaplog.checksum cimport xxh3
-from mmaplog.log cimport Log, record_size
+from mmaplog.log cimport RECORD_START_END, Log, record_size
 
 from mmapio.errors import Closed
 from mmapkv.errors import InvalidKey, ValueTooLarge
 from mmapkv.index import Reseed
+
+
+# The default of `pop`, which may be given as None.
+cdef object MISSING = object()
 
 
 cdef inline bytes as_bytes(object thing, str what):
@@ -109,21 +113,31 @@ cdef class NativeStore:
         if isinstance(value, str):
             value = value.encode()
         if PyBytes_CheckExact(value):
-            self.write(key, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value), KIND_PUT, durable)
+            self.write(key, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value), KIND_PUT, durable, None)
             return
         try:
             PyObject_GetBuffer(value, &view, PyBUF_SIMPLE)
         except TypeError:
             raise TypeError(f"a value is bytes, another buffer or str, not {type(value).__name__}") from None
         try:
-            self.write(key, <const char *>view.buf, view.len, KIND_PUT, durable)
+            self.write(key, <const char *>view.buf, view.len, KIND_PUT, durable, None)
         finally:
             PyBuffer_Release(&view)
 
     def __delitem__(self, key):
         key = as_bytes(key, "key")
-        if not self.write(key, NULL, 0, KIND_DELETE, False):
+        if not self.write(key, NULL, 0, KIND_DELETE, False, None):
             raise KeyError(key)
+
+    def pop(self, key, default=MISSING, /):
+        """Remove `key` and return its value, in one step for every thread; `default`, or KeyError, when it is absent."""
+        cdef list removed = []
+        key = as_bytes(key, "key")
+        if 0 < PyBytes_GET_SIZE(key) <= KEY_SIZE_MAX and self.write(key, NULL, 0, KIND_DELETE, False, removed):
+            return removed[0]
+        if default is MISSING:
+            raise KeyError(key)
+        return default
 
     cdef int look(self, const char *key, uint64_t key_size, Hit *hit) except -1:
         # 1 when the key is present. A key that cannot be stored is absent.
@@ -153,7 +167,8 @@ cdef class NativeStore:
             index.settle(outcome, hit)
         return 0
 
-    cdef int write(self, key, const char *value, uint64_t value_size, int kind, bint durable) except -1:
+    cdef int write(self, key, const char *value, uint64_t value_size, int kind, bint durable,
+                   list removed) except -1:
         # 1 when a record was written; 0 for a deletion of what is not there. All that can fail, and all that may let
         # go of the GIL, comes before `begin`; whatever let go of it starts the loop again.
         cdef Log log = self.log
@@ -174,7 +189,7 @@ cdef class NativeStore:
             self.raise_closed()
         worst = value_offset(key_size, True) + value_size
         while True:
-            if log.end + record_size(worst, False) > log.room:
+            if log.end + record_size(worst, False) > log.room or log.end >= RECORD_START_END:
                 log.make_room(worst)
                 continue
             index = self.index
@@ -203,6 +218,9 @@ cdef class NativeStore:
             self.settle(index, outcome, &hit)
         if kind == KIND_DELETE and hit.deleted:
             return 0
+        if removed is not None:
+            # Copied before anything is written; making bytes lets no other thread run.
+            removed.append(PyBytes_FromStringAndSize(hit.value, hit.value_size))
         header.key_length = <unsigned short>key_size
         header.kind = kind
         header.flags = FLAG_PREVIOUS if outcome == PRESENT else 0

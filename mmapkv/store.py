@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import ItemsView, Iterable, Iterator, MutableMapping, ValuesView
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, SupportsIndex, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, SupportsIndex
 
 from mmapio.errors import Closed
 from mmapio.options import FlushPolicy
@@ -22,8 +22,6 @@ from mmaplog.log import DEFAULT_POLICY, DEFAULT_SEGMENT_BYTES, Log, open_log
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
-
-_T = TypeVar("_T")
 
 
 class _Keyed(Protocol):
@@ -61,16 +59,8 @@ class KVStore(NativeStore, MutableMapping[bytes, bytes]):
     _oldest: Iterator[bytes] | None
 
     if TYPE_CHECKING:
-        # MutableMapping's own. They work through the operators of this class, so they take what those take.
+        # MutableMapping's own. It works through the operators of this class, so it takes what those take.
         # Not so `setdefault`: it returns its default as it was given, which has to be bytes then.
-
-        @overload
-        def pop(self, key: str | Buffer) -> bytes: ...
-        @overload
-        def pop(self, key: str | Buffer, default: bytes) -> bytes: ...
-        @overload
-        def pop(self, key: str | Buffer, default: _T) -> bytes | _T: ...
-        def pop(self, key: str | Buffer, default: object = ...) -> object: ...
 
         def update(
             self,
@@ -148,9 +138,8 @@ class KVStore(NativeStore, MutableMapping[bytes, bytes]):
                     raise KeyError("popitem: the store is empty")
                 self._oldest = self._walk(KEYS)
             for key in self._oldest:
-                value = self.get(key)
+                value = self.pop(key, None)
                 if value is not None:
-                    del self[key]
                     return key, value
             self._oldest = None
 
@@ -181,14 +170,13 @@ class KVStore(NativeStore, MutableMapping[bytes, bytes]):
         Keys, records of the log, how many are durable, segments, bytes on disk, the index's figures.
         """
         _, index = self._open_parts()
-        directory = os.fspath(self.path)
         figures = {
             "keys": len(self),
             "records": len(self._log),
             "committed": self._log.committed,
             "durable": self._log.durable,
             "segments": len(self._log.segments.listing()),
-            "bytes_on_disk": sum(entry.stat().st_blocks * 512 for entry in os.scandir(directory)),
+            "bytes_on_disk": self._log.disk_usage(),
         }
         return {**figures, **index.figures()}
 
@@ -206,7 +194,11 @@ class KVStore(NativeStore, MutableMapping[bytes, bytes]):
             log.close()
             return
         # Held to the end, so that no other thread's put comes between the mark and the farewell.
-        log.pause()
+        try:
+            log.pause()
+        except Closed:
+            # Another thread was faster.
+            return
         try:
             log.flush()
             if index_file.read_mark(index) is None:
@@ -291,11 +283,7 @@ class _Values(ValuesView[bytes]):
 def _write_index(log: Log) -> tuple[Index, SlotMap]:
     log.begin_exclusive()
     try:
-        found = attach.load(log)
-        if found is None:
-            return attach.rebuild(log, None)
-        attach.bring_up(log, found[0])
-        return found
+        return attach.provide(log)
     finally:
         log.end_exclusive()
 
@@ -303,18 +291,22 @@ def _write_index(log: Log) -> tuple[Index, SlotMap]:
 def _read_index(log: Log) -> tuple[Index, SlotMap]:
     deadline = time.monotonic() + WAIT_SECONDS_MAX
     while True:
+        found = None
         log.begin_exclusive()
         try:
-            found = attach.load(log)
-            if found is not None:
+            found = attach.load(log, writing=False)
+            if found is not None and found[0].progress()[0] == log.committed:
                 return found
-            # Rebuilding is a writer's work; done in its place where that is allowed and there is none.
+            # To bring it up is a writer's work; done in its place where there is none and it is allowed.
             log.claim()
             try:
-                return attach.rebuild(log, None)
+                attach.provide(log)
             finally:
                 log.unclaim()
         except Locked:
+            # The writer is between two stores, or about to provide an index.
+            if found is not None:
+                return found
             if time.monotonic() > deadline:
                 raise StoreError(
                     f"waited {WAIT_SECONDS_MAX} s for the writer to provide an index", log.path

@@ -92,8 +92,8 @@ def _attach_locked(
     segments = SegmentSet(directory, path, manifest.log_uuid, writing)
     if segments.bases()[:1] != [manifest.first_seq]:
         raise CorruptionError(
-            f"records from {manifest.first_seq} on are missing: the first segment begins with {segments.bases()[:1]}; "
-            "restore the files from a backup",
+            f"records from {manifest.first_seq} on are missing: "
+            f"the first segment begins with {segments.bases()[:1]}; restore the files from a backup",
             path,
         )
     control = control_file.load(directory, manifest.log_uuid, writing, not alone)
@@ -219,6 +219,8 @@ def _identify(
     else:
         manifest = Manifest(uuid.uuid4(), segment_bytes, 0)
         create_segment(directory, manifest.log_uuid, 0, 0, segment_bytes, FIRST_ALLOCATION)
+        # A manifest that is durable implies a first segment that is.
+        _os.sync(directory)
     if may_create:
         manifest_file.write(directory, manifest)
     return manifest

@@ -5,6 +5,7 @@ from mmapio._os import Descriptor
 
 NAME: Final = "CONTROL"
 TEMPORARY: Final = "CONTROL.tmp"
+ERRNO_MAX: Final = 4095
 
 class Control:
     @property

@@ -56,6 +56,10 @@ class LockFile:
         name = f"process {os.getpid()}".encode().ljust(OWNER_SIZE, b"\0")
         _os.write_at(self._file, name, OWNER_OFFSET)
 
+    def has_writer(self) -> bool:
+        """Whether another handle is the writer."""
+        return _os.byte_is_locked(self._file, WRITER)
+
     def release_writer(self) -> None:
         """Stop being the writer while staying attached."""
         _os.unlock_byte(self._file, WRITER)

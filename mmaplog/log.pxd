@@ -6,6 +6,11 @@ from mmaplog.segment cimport Segment
 from mmaplog.segment_set cimport SegmentSet
 
 
+cdef enum:
+    # No record starts at or beyond this offset: a store could not address it. One may reach beyond.
+    RECORD_START_END = 512 << 20
+
+
 cdef class Log:
     cdef readonly Control control
     cdef readonly SegmentSet segments

@@ -24,6 +24,7 @@ from mmaplog.format cimport (
     TYPE_DATA,
     UNIT,
     CommitSlot,
+    DurableMark,
     Footer,
     Found,
     Record,
@@ -39,7 +40,7 @@ from mmapio import _os as system
 from mmapio.errors import Closed, FlushFailed, InvalidMode
 from mmapio.options import FlushPolicy, Trigger
 from mmaplog import attach
-from mmaplog.errors import CorruptionError, LogError, Poisoned, RecordTooLarge
+from mmaplog.errors import CorruptionError, Locked, LogError, Poisoned, RecordTooLarge
 from mmaplog.flusher import Flusher
 from mmaplog.replay import Replay
 from mmaplog.segment import create_segment
@@ -220,9 +221,12 @@ cdef class Log:
 
         Raises Locked when there is a writer, PermissionError where nothing may be written.
         """
-        if not self.locks.writable or self.control.private:
+        if self.locks.writable and not self.control.private:
+            self.locks.claim_writer()
+        elif self.locks.has_writer():
+            raise Locked("open for writing by another process", self._path)
+        else:
             raise PermissionError(_errno.EACCES, "may be read only", self._path)
-        self.locks.claim_writer()
 
     def unclaim(self):
         """End what `claim` began."""
@@ -248,6 +252,11 @@ cdef class Log:
         self.paused = False
         self.restore_room()
         self.append_lock.release()
+
+    def disk_usage(self):
+        """Bytes that the files of the log, and those that a layer above keeps with them, take on the disk."""
+        self.check()
+        return system.disk_usage(self.directory)
 
     @property
     def end_of_tail(self):
@@ -354,12 +363,13 @@ cdef class Log:
             self.check_writable()
             if self.growing or self.paused:
                 raise self.reentered("an append")
-            if self.end + need <= self.tail.limit:
+            if self.end + need <= self.tail.limit and self.end < RECORD_START_END:
                 return 0
             self.growing = True
             self.room = 0
             try:
-                if self.end + need > self.tail.capacity or self.seq - self.base_seq >= SEQ_PER_SEGMENT_MAX:
+                if (self.end + need > self.tail.capacity or self.end >= RECORD_START_END
+                        or self.seq - self.base_seq >= SEQ_PER_SEGMENT_MAX):
                     self.roll(need)
                 elif self.end + need > self.tail.limit:
                     step = min(max(self.tail.limit, FIRST_ALLOCATION), STEP_MAX)
@@ -479,6 +489,9 @@ cdef class Log:
     cdef mark_clean(self):
         # After a reboot, opening starts reading here instead of at the segment's beginning.
         cdef Segment tail = self.tail
+        cdef DurableMark mark
+        if tail.load_mark(&mark) and mark.seq == self.seq and mark.end == self.end:
+            return
         tail.store_mark(self.seq, self.end)
         tail.sync()
 

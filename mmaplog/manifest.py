@@ -111,8 +111,11 @@ def read(directory: _os.Descriptor, path: str) -> Manifest:
             operator.index(fields["first_seq"]),
             fields.get("erasing") is True,
         )
-        if not SEGMENT_BYTES_MIN <= found.segment_bytes <= SEGMENT_BYTES_MAX or not 0 <= found.first_seq < SEQ_MAX:
-            raise ValueError(f"segment_bytes {found.segment_bytes} or first_seq {found.first_seq} out of range")
+        in_range = SEGMENT_BYTES_MIN <= found.segment_bytes <= SEGMENT_BYTES_MAX
+        if not in_range or not 0 <= found.first_seq < SEQ_MAX:
+            raise ValueError(
+                f"segment_bytes {found.segment_bytes} or first_seq {found.first_seq} out of range"
+            )
         return found
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FormatError(f"the manifest verifies but cannot be understood: {error!r}", path) from error

@@ -25,6 +25,7 @@ _CLOCKS = frozenset(
     for name in ("monotonic", "perf_counter", "process_time", "thread_time", "time")
     for unit in ("", "_ns")
 )
+_CLOCK_CALL = re.compile(rf"\b(?:{'|'.join(_CLOCKS)})\b")
 _FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef
 _ASSIGNMENT = ast.Assign | ast.AnnAssign | ast.NamedExpr | ast.AugAssign
 _LINK = re.compile(r"(?<!!)\[[^\]\n]*\]\(([^)\s]+)\)|!\[[^\]\n]*\]\(([^)\s]+)\)")
@@ -66,7 +67,10 @@ def timed_assertions(tree: Tree) -> list[str]:
     """
     found = []
     for path in tree.sources(".py", within=("tests",)):
-        module = ast.parse(text_of(path))
+        text = text_of(path)
+        if not _CLOCK_CALL.search(text):
+            continue
+        module = ast.parse(text)
         functions = [node for node in ast.walk(module) if isinstance(node, _FUNCTION)]
         lines = {line for scope in [module, *functions] for line in _timed_assertions_in(scope)}
         found += [f"{tree.shown(path)}:{line} asserts on elapsed time" for line in sorted(lines)]

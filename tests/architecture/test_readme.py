@@ -37,8 +37,6 @@ def output_of(example: list[str], directory: Path) -> str:
 
 
 def test_the_example_has_five_lines_and_prints_what_it_says(tmp_path: Path) -> None:
-    if "mmapkv" not in PROJECT.modules:
-        pytest.skip("mmapkv has no __init__ yet")
     example = marked("example", "python")
     assert len([line for line in example if line]) == 5
     assert promised(example)
