@@ -160,9 +160,9 @@ cdef class NativeStore:
     cdef int settle(self, Index index, Outcome outcome, Hit *hit) except -1:
         # What stands in the way of a look-up is removed, or raised.
         if outcome == REPLACED:
-            self._reload_index()
+            self._reload_index(index)
         elif outcome == UNSOUND:
-            self._mend_index()
+            self._mend_index(index)
         else:
             index.settle(outcome, hit)
         return 0
@@ -259,7 +259,7 @@ cdef class NativeStore:
         # Before the first write of this handle, and after each roll.
         cdef uint64_t segment_id
         if self.tail_id == 0:
-            self._begin_writing()
+            self._begin_writing(index)
             if self.index is not index:
                 return 0
         segment_id = self.log.segment_id
@@ -271,7 +271,7 @@ cdef class NativeStore:
         try:
             index.split(hash)
         except Reseed:
-            self._rebuild_index()
+            self._rebuild_index(index)
         return 0
 
     def _open(self, Log log, bint verify):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 import time
 from collections.abc import ItemsView, Iterable, Iterator, MutableMapping, ValuesView
 from types import TracebackType
@@ -57,10 +58,10 @@ class KVStore(NativeStore, MutableMapping[bytes, bytes]):
 
     _log: Log
     _oldest: Iterator[bytes] | None
+    _index_lock: threading.RLock
 
     if TYPE_CHECKING:
         # MutableMapping's own. It works through the operators of this class, so it takes what those take.
-        # Not so `setdefault`: it returns its default as it was given, which has to be bytes then.
 
         def update(
             self,
@@ -93,6 +94,7 @@ class KVStore(NativeStore, MutableMapping[bytes, bytes]):
         store = cls.__new__(cls)
         store._log = log
         store._oldest = None
+        store._index_lock = threading.RLock()
         try:
             index, slots = _write_index(log) if log.writable else _read_index(log)
         except BaseException:
@@ -125,6 +127,16 @@ class KVStore(NativeStore, MutableMapping[bytes, bytes]):
     def values(self) -> ValuesView[bytes]:
         """A view of the values; iterating it reads each record once."""
         return _Values(self)
+
+    def setdefault(self, key: str | bytes | Buffer, default: str | bytes | Buffer | None = None, /) -> bytes:
+        """The value of `key`, which is set to `default` first when it is absent. TypeError when that is None then."""
+        value = self.get(key)
+        if value is None:
+            if default is None:
+                raise TypeError("a store cannot hold None; give setdefault a value")
+            self.put(key, default)
+            value = self[key]
+        return value
 
     def popitem(self) -> tuple[bytes, bytes]:
         """Remove and return a pair, roughly the one that was changed longest ago. KeyError when empty.
@@ -236,34 +248,44 @@ class KVStore(NativeStore, MutableMapping[bytes, bytes]):
             raise Closed(errno.EBADF, "the store is closed; open it again", log.path)
         return log, index
 
-    # What NativeStore asks for when the index is not what it was.
+    # What NativeStore asks for when `stale`, the index that it was working with, is not what it was. One thread
+    # replaces it; those who asked for the same find it done.
 
-    def _reload_index(self) -> None:
-        log, _ = self._parts()
-        self._use(*_read_index(log))
+    def _reload_index(self, stale: Index) -> None:
+        with self._index_lock:
+            log, index = self._open_parts()
+            if index is not stale:
+                return
+            if log.writable:
+                # Nobody else replaces the writer's index: the mark that it was is damage.
+                self._rebuild_index(stale)
+            else:
+                self._use(*_read_index(log))
 
-    def _mend_index(self) -> None:
-        log, _ = self._parts()
+    def _mend_index(self, stale: Index) -> None:
+        log, _ = self._open_parts()
         if not log.writable:
             raise CorruptionError(
                 "the index is damaged; open the store for writing once, which rebuilds it", log.path
             )
-        self._rebuild_index()
+        self._rebuild_index(stale)
 
-    def _rebuild_index(self) -> None:
-        log, index = self._parts()
-        log.pause()
-        try:
-            self._use(*attach.rebuild(log, index))
-        finally:
-            log.resume()
+    def _rebuild_index(self, stale: Index) -> None:
+        with self._index_lock:
+            log, index = self._open_parts()
+            if index is not stale:
+                return
+            log.pause()
+            try:
+                self._use(*attach.rebuild(log, index))
+            finally:
+                log.resume()
 
-    def _begin_writing(self) -> None:
-        _, index = self._open_parts()
+    def _begin_writing(self, index: Index) -> None:
         try:
             index_file.clear_mark(index)
         except CorruptionError:
-            self._rebuild_index()
+            self._rebuild_index(index)
 
 
 class _Items(ItemsView[bytes, bytes]):

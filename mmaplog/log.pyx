@@ -221,6 +221,8 @@ cdef class Log:
 
         Raises Locked when there is a writer, PermissionError where nothing may be written.
         """
+        # The lock is the file's, so a writer would get it again, and then give away what it had.
+        assert not self.writable
         if self.locks.writable and not self.control.private:
             self.locks.claim_writer()
         elif self.locks.has_writer():

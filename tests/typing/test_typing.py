@@ -30,7 +30,6 @@ WRONG = {
     'text: str = kv[b"k"]': "assignment",
     'kv[b"k"] + "text"': "operator",
     "kv.pop(1)": "call-overload",
-    'kv.setdefault(b"k", "text")': "arg-type",
     "kv.update({1: b'v'})": "arg-type",
     "kv.update(['ab'])": "list-item",
     "texts: MutableMapping[str, str] = kv": "assignment",
