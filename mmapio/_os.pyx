@@ -100,12 +100,16 @@ PAGE_SIZE = PAGE
 cdef class Descriptor:
     """An open file or directory: its descriptor and the path that errors name. Closed when the last reference goes."""
 
-    def __cinit__(self, int fd, path):
+    def __cinit__(self, *arguments):
+        self.fd = -1
+
+    def __init__(self, int fd, path):
         self.fd = fd
         self.path = path
 
     def __dealloc__(self):
-        close_descriptor(self.fd)
+        if self.fd >= 0:
+            close_descriptor(self.fd)
 
     def fileno(self):
         """The descriptor's number, valid while this object lives."""

@@ -10,6 +10,10 @@ from typing import ClassVar, SupportsIndex
 __all__ = ["FlushPolicy", "MmapMode", "Trigger"]
 
 
+BOUND_MAX = (1 << 31) - 1
+"""The largest bound of a policy, in its unit: 24 days, or 2 GiB."""
+
+
 class MmapMode(enum.Enum):
     """How a file is mapped."""
 
@@ -52,29 +56,31 @@ class FlushPolicy:
     @classmethod
     def every_bytes(cls, count: SupportsIndex) -> FlushPolicy:
         """Sync as soon as `count` bytes were written since the last sync. ValueError below 1."""
-        return cls(Trigger.BYTES, _bound(count))
+        return cls(Trigger.BYTES, operator.index(count))
 
     @classmethod
     def every_writes(cls, count: SupportsIndex) -> FlushPolicy:
         """Sync as soon as `count` writes were made since the last sync. ValueError below 1."""
-        return cls(Trigger.WRITES, _bound(count))
+        return cls(Trigger.WRITES, operator.index(count))
 
     @classmethod
     def every_millis(cls, milliseconds: SupportsIndex) -> FlushPolicy:
         """Sync in the background at most `milliseconds` after a write. ValueError below 1."""
-        return cls(Trigger.MILLIS, _bound(milliseconds))
+        return cls(Trigger.MILLIS, operator.index(milliseconds))
+
+    def __post_init__(self) -> None:
+        bounded = self.trigger in (Trigger.BYTES, Trigger.WRITES, Trigger.MILLIS)
+        if bounded != (1 <= self.bound <= BOUND_MAX):
+            raise ValueError(
+                f"a flush policy's bound must be between 1 and {BOUND_MAX}, not {self.bound}"
+                if bounded
+                else f"the policy {self.trigger.name} has no bound"
+            )
 
     def __repr__(self) -> str:
         if self.bound:
             return f"FlushPolicy.every_{self.trigger.value}({self.bound})"
         return f"FlushPolicy.{self.trigger.name}"
-
-
-def _bound(value: SupportsIndex) -> int:
-    bound = operator.index(value)
-    if bound < 1:
-        raise ValueError(f"a flush policy's bound must be at least 1, not {bound}")
-    return bound
 
 
 # The class cannot be called inside its own body, so its constants follow it.

@@ -66,6 +66,7 @@ from mmaplog.format cimport (
 )
 from mmaplog.replay cimport Replay
 
+from mmapkv.errors import StoreError
 from mmaplog.errors import CorruptionError, FormatError
 
 cdef uint64_t SEGMENT_SIZE = SEGMENT_PAGES * PAGE
@@ -380,6 +381,8 @@ cdef class Index:
         self.state.segments = self.state.split_segments
         memory.store_release(&self.state.end, self.state.split_end)
         memory.store_release(&self.state.split_old, 0)
+        # The next split may use the page that has just become spare: not before its words are gone.
+        memory.fence_release()
 
     def resume(self):
         """Finish a split whose owner was killed in the middle of it."""
@@ -393,7 +396,6 @@ cdef class Index:
         cdef uint64_t at, entry
         cdef Hit hit
         cdef Outcome outcome
-        cdef int settled = 0
         for at in range((BUCKETS + OVERFLOW_LINES) * (ENTRIES + 1)):
             entry = entries[at] & ((<uint64_t>1 << ADDRESS_BITS) - 1)
             if at % (ENTRIES + 1) == ENTRIES or entry == 0:
@@ -401,8 +403,8 @@ cdef class Index:
             outcome = self.match(entry, b"", 0, False, &hit)
             if outcome == UNMAPPED or outcome == DAMAGED or outcome == FOREIGN:
                 self.settle(outcome, &hit)
-                settled = 1
-        return settled
+                return 1
+        return 0
 
     cdef bint distribute(self, uint64_t word, uint64_t fresh_base, uint64_t left, uint64_t right) noexcept nogil:
         # Copies the entries of a segment into two, by the hash bit after those that led to it.
@@ -472,7 +474,9 @@ cdef class Index:
                 return at - 1
         at = self.state.slots_used
         if at == SLOTS:
-            raise CorruptionError(f"the store has {SLOTS} segments, the most an index can name", self.file.path)
+            raise StoreError(
+                _errno.ENOSPC, f"the store has {SLOTS} segments, the most it can; copy it to one with larger segment_bytes",
+                self.file.path)
         memory.store_release(&self.slot_table[at], segment_id)
         memory.store_release(&self.state.slots_used, at + 1)
         return at

@@ -37,8 +37,8 @@ from mmapio import _os as system
 from mmaplog.errors import CorruptionError, FormatError
 
 cdef uint64_t FIRST_SIZE = 256 << 10
-# Address space for the largest index: a tebibyte holds some 10^10 keys.
-cdef uint64_t RESERVE = <uint64_t>1 << 40
+# Address space kept for an index; one that outgrows it is mapped anew. A process may have many stores open.
+cdef uint64_t RESERVE = <uint64_t>4 << 30
 
 
 def create(Descriptor opened, log_uuid, SlotMap slots):

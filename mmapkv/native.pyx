@@ -46,8 +46,9 @@ cdef inline bytes as_bytes(object thing, str what):
         return (<str>thing).encode()
     try:
         PyObject_GetBuffer(thing, &view, PyBUF_SIMPLE)
-    except TypeError:
-        raise TypeError(f"a {what} is bytes, another buffer or str, not {type(thing).__name__}") from None
+    except (TypeError, BufferError):
+        raise TypeError(
+            f"a {what} is bytes, another contiguous buffer or str, not {type(thing).__name__}") from None
     try:
         return PyBytes_FromStringAndSize(<const char *>view.buf, view.len)
     finally:
@@ -117,8 +118,9 @@ cdef class NativeStore:
             return
         try:
             PyObject_GetBuffer(value, &view, PyBUF_SIMPLE)
-        except TypeError:
-            raise TypeError(f"a value is bytes, another buffer or str, not {type(value).__name__}") from None
+        except (TypeError, BufferError):
+            raise TypeError(
+                f"a value is bytes, another contiguous buffer or str, not {type(value).__name__}") from None
         try:
             self.write(key, <const char *>view.buf, view.len, KIND_PUT, durable, None)
         finally:

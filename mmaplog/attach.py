@@ -5,6 +5,7 @@ Everything is checked before anything is written, and whoever opens or closes ex
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import operator
 import os
@@ -175,7 +176,9 @@ def _open_directory(path: str, mode: str) -> _os.Descriptor:
     except NotADirectoryError:
         raise NotADirectoryError(errno.ENOTDIR, "is a file; a log or store is a directory", path) from None
     parent = _os.open_directory(os.fspath(Path(path).absolute().parent))
-    _os.make_directory(path)
+    # Another process may be creating it too; which of them makes the log is settled by the locks.
+    with contextlib.suppress(FileExistsError):
+        _os.make_directory(path)
     _os.sync(parent)
     return _os.open_directory(path)
 

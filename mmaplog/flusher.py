@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
 import weakref
@@ -17,11 +18,22 @@ class Flushable(Protocol):
     def flush(self) -> None: ...
 
 
+# The thread ends with the interpreter, which may be before the bound is reached.
+_flushed: weakref.WeakSet[Flushable] = weakref.WeakSet()
+
+
+@atexit.register
+def _flush_at_exit() -> None:
+    for log in list(_flushed):
+        _flush(log)
+
+
 class Flusher:
     """Flushes a log in the background until stopped, or until nobody else holds the log."""
 
     def __init__(self, log: Flushable, milliseconds: int) -> None:
         self._stop = threading.Event()
+        _flushed.add(log)
         # Weak, so that a log that was dropped without close() can go.
         self._thread = threading.Thread(
             target=_run,
@@ -43,12 +55,17 @@ def _run(reference: weakref.ref[Flushable], seconds: float, stop: threading.Even
         log = reference()
         if log is None:
             return
-        try:
-            if log.needs_flush():
-                log.flush()
-        except OSError as error:
-            # The log is poisoned now: the next call of its user raises.
-            # One line: a trace of this thread would tell nothing.
-            logger.error("background flush failed: %s", error)  # noqa: TRY400
+        if not _flush(log):
             return
         del log
+
+
+def _flush(log: Flushable) -> bool:
+    try:
+        if log.needs_flush():
+            log.flush()
+    except OSError as error:
+        # The log is poisoned now: the next call of its user raises, with the traceback that matters.
+        logger.error("background flush failed: %s", error)  # noqa: TRY400
+        return False
+    return True

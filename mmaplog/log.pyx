@@ -176,7 +176,9 @@ cdef class Log:
         cdef Segment segment
         cdef CommitSlot target
         target = self.control.committed()
+        cdef uint64_t bytes_covered = self.bytes_pending, writes_covered = self.writes_pending
         if self.control.durable >= target.seq:
+            self.bytes_pending = self.writes_pending = 0
             return
         before, self.unsynced = self.unsynced, []
         names, self.names_unsynced = self.names_unsynced, False
@@ -192,9 +194,15 @@ cdef class Log:
             if isinstance(error, FlushFailed):
                 raise
             raise FlushFailed(error.errno, f"sync failed: {error.strerror}", self._path) from error
+        except BaseException:
+            # No memory, or a signal: nothing was promised, and all is still to be done.
+            self.unsynced = before + self.unsynced
+            self.names_unsynced = True
+            raise
         memory.store_release(&self.control.hot.durable, target.seq)
-        self.bytes_pending = 0
-        self.writes_pending = 0
+        # Others may have appended while the sync ran; that is not covered.
+        self.bytes_pending -= bytes_covered
+        self.writes_pending -= writes_covered
         for segment in before:
             self.seal(segment)
 
@@ -207,7 +215,7 @@ cdef class Log:
 
     def needs_flush(self):
         """Whether a committed record is not yet durable. False when the log is closed or only read."""
-        return self.control is not None and self.writable and self.control.durable < self.control.committed().seq
+        return self.control is not None and self.writable and not self.forked and self.control.durable < self.control.committed().seq
 
     def begin_exclusive(self):
         """For layers above: wait until no other handle of this log is being opened or closed, and keep them waiting."""
@@ -410,6 +418,7 @@ cdef class Log:
             self.segments.discard(left)
         else:
             left.end = end
+            left.release()
             self.unsynced.append(left)
         return 0
 
@@ -503,9 +512,15 @@ cdef grow_or_just_enough(Segment segment, uint64_t size, uint64_t least):
     try:
         segment.grow(max(size, least))
     except OSError as error:
+        # The failed attempt may have been seen half way.
+        segment.refresh()
         if error.errno != _errno.ENOSPC:
             raise
-        segment.grow(least)
+        try:
+            segment.grow(least)
+        except OSError:
+            segment.refresh()
+            raise
 
 
 cdef uint64_t end_of_records(Segment segment, uint64_t seq) noexcept nogil:
