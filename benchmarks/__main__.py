@@ -103,8 +103,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--layout",
         choices=[layout.value for layout in Layout],
-        default=Layout.SCATTERED.value,
-        help="how the objects handed to the loops lie in memory (%(default)s)",
+        default=Layout.MIXED.value,
+        help="how the objects that the loops walk lie in memory; mixed: look-up keys scattered, pairs to "
+        "store sequential (%(default)s)",
     )
     parser.add_argument(
         "--dir",

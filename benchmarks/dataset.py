@@ -19,10 +19,15 @@ class WrongAnswer(Exception):
 
 
 class Layout(enum.Enum):
-    """How the objects that a loop walks lie in memory."""
+    """How the objects that a loop walks lie in memory.
 
-    SCATTERED = "scattered"  # in another order than they are used in: each costs its own cache miss
-    SEQUENTIAL = "sequential"  # in the order they are used in: the processor prefetches them
+    Scattered objects lie in another order than they are used in, so each costs a cache miss, which no rival
+    can do anything about. Sequential ones lie in the order they are used in: the processor prefetches them.
+    """
+
+    MIXED = "mixed"  # look-up keys scattered, pairs to store sequential, as if just read or computed
+    SCATTERED = "scattered"
+    SEQUENTIAL = "sequential"
 
 
 class Order:
@@ -33,17 +38,19 @@ class Order:
         self._pick = itemgetter(*indices)
         self._layout = layout
 
-    def keys(self, keys: Sequence[bytes]) -> Sequence[bytes]:
+    def to_look_up(self, keys: Sequence[bytes]) -> Sequence[bytes]:
         """Return new objects equal to the keys, in this order. Takes about 0.3 us a key."""
-        if self._layout is Layout.SEQUENTIAL:
-            return fresh_copies(self._pick(keys))
-        picked: tuple[bytes, ...] = self._pick(fresh_copies(keys))
-        return picked
+        return self._new_objects(keys, sequential=self._layout is Layout.SEQUENTIAL)
 
-    def values(self, values: Sequence[bytes]) -> Sequence[bytes]:
-        """Return the values in this order: the same objects unless the layout asks for others."""
-        picked: tuple[bytes, ...] = self._pick(values)
-        return fresh_copies(picked) if self._layout is Layout.SEQUENTIAL else picked
+    def to_store(self, items: Sequence[bytes]) -> Sequence[bytes]:
+        """Return new objects equal to the keys or values, in this order. Takes about 0.3 to 0.6 us each."""
+        return self._new_objects(items, sequential=self._layout is not Layout.SCATTERED)
+
+    def _new_objects(self, items: Sequence[bytes], *, sequential: bool) -> Sequence[bytes]:
+        if sequential:
+            return fresh_copies(self._pick(items))
+        picked: tuple[bytes, ...] = self._pick(fresh_copies(items))
+        return picked
 
 
 class Dataset:
@@ -52,7 +59,7 @@ class Dataset:
     All come from `seed`, so two runs store the same bytes. Takes about 4 us a pair.
     """
 
-    def __init__(self, count: int, seed: int, layout: Layout = Layout.SCATTERED) -> None:
+    def __init__(self, count: int, seed: int, layout: Layout = Layout.MIXED) -> None:
         rng = random.Random(seed)
         names = list({rng.randbytes(KEY_SIZE): None for _ in range(2 * count)})
         if len(names) != 2 * count:

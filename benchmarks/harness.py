@@ -37,6 +37,8 @@ class Row:
     form: Form | None
     spelling: str
     samples: list[float] = field(default_factory=list)
+    main: bool = True
+    """Whether this is the rival's main form, which ratios are taken of."""
 
     @property
     def median(self) -> float:
@@ -53,7 +55,7 @@ class Result:
 
     def main_row(self, rival: str) -> Row | None:
         """Return the row of a rival's main form, `None` if the rival did not take part."""
-        return next((row for row in self.rows if row.rival == rival), None)
+        return next((row for row in self.rows if row.rival == rival and row.main), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +150,8 @@ class Harness:
         """Take one sample of each entrant, and one of the bare loop."""
         order = next(self._orders)
         operands = Operands()
-        for entrant in entrants:
+        # All main forms, then all others: whoever followed itself would find its store in the cache.
+        for entrant in sorted(entrants, key=lambda entrant: not entrant.row.main):
             self._progress(f"{workload.name} {number + 1}/{self._rounds} {entrant.row.rival}")
             operands = workload.prepare(self._data, order)
             if workload.mutates:
@@ -169,9 +172,9 @@ class Harness:
 
     def _new_result(self, workload: Workload) -> Result:
         rows = [
-            Row(rival.name, form, spelling)
+            Row(rival.name, form, spelling, main=rank == 0)
             for rival in self._rivals
-            for form, spelling in rival.spellings.get(workload.name, {}).items()
+            for rank, (form, spelling) in enumerate(rival.spellings.get(workload.name, {}).items())
         ]
         if workload.has_loop:
             rows.append(Row(LOOP, None, "for k in keys: pass"))

@@ -20,7 +20,7 @@ def header(
     lines += [f"{rival.name:<14} {rival.version()}; {rival.settings}" for rival in contestants]
     lines.append(
         f"{'pairs':<14} {data.count:,} distinct ones, keys of {KEY_SIZE} B, values of {VALUE_SIZE} B; "
-        f"handed out as new objects in shuffled order, {data.layout.value} in memory"
+        f"handed out as new objects in shuffled order, layout {data.layout.value}"
     )
     lines.append(
         f"{'figures':<14} median, lowest and highest of {rounds} rounds, and how many times as fast as each "

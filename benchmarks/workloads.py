@@ -1,10 +1,13 @@
 """The glossary: every workload by name, what it does and what exactly is timed.
 
 A loop is written once and runs for every rival: `for k in keys: f(k)` with `f` bound before the loop, or
-the operator of the same, `for k in keys: m[k]`. Keys are new objects for every run, in shuffled order. They
-lie in memory in another order than they are used in, so that walking them costs every rival a cache miss a
-key (`--layout sequential` for keys, and values to put, that the processor can prefetch). The row `(loop)` is
-that walk alone; it is contained in all other rows and subtracted from none.
+the operator of the same, `for k in keys: m[k]`. The row `(loop)` is the walk over the keys alone; it is
+contained in all other rows and subtracted from none.
+
+Keys are new objects for every run, in shuffled order. Those to look up or delete lie in memory in another
+order than they are used in, so that walking them costs every rival a cache miss a key, and more than the bare
+loop shows, in which the misses overlap. Pairs to store lie in the order they are stored in, as a program has
+them that has just read or computed them. `--layout` changes either.
 """
 
 from __future__ import annotations
@@ -84,7 +87,7 @@ class Get(Workload):
     operation = "look-up of a stored key"
 
     def prepare(self, data: Dataset, order: Order) -> Operands:
-        return Operands(order.keys(data.keys))
+        return Operands(order.to_look_up(data.keys))
 
     def run(self, rival: Rival, form: Form, operands: Operands, directory: Path) -> float:
         with rival.reading() as session:
@@ -105,7 +108,7 @@ class Miss(Get):
     operation = "look-up of an absent key"
 
     def prepare(self, data: Dataset, order: Order) -> Operands:
-        return Operands(order.keys(data.absent))
+        return Operands(order.to_look_up(data.absent))
 
 
 class Scan(Workload):
@@ -200,7 +203,7 @@ class Put(Workload):
     needs_pairs = False
 
     def prepare(self, data: Dataset, order: Order) -> Operands:
-        return Operands(order.keys(data.keys), order.values(data.values))
+        return Operands(order.to_store(data.keys), order.to_store(data.values))
 
     def run(self, rival: Rival, form: Form, operands: Operands, directory: Path) -> float:
         return _time_puts(rival, form, operands) / len(operands.keys)
@@ -220,7 +223,7 @@ class Overwrite(Put):
     needs_pairs = True
 
     def prepare(self, data: Dataset, order: Order) -> Operands:
-        return Operands(order.keys(data.keys), order.values(data.replacements))
+        return Operands(order.to_store(data.keys), order.to_store(data.replacements))
 
     def check(self, rival: Rival, data: Dataset) -> None:
         _check_pairs(self, rival, data, data.replacements)
@@ -234,7 +237,7 @@ class Delete(Workload):
     mutates = True
 
     def prepare(self, data: Dataset, order: Order) -> Operands:
-        return Operands(order.keys(data.keys))
+        return Operands(order.to_look_up(data.keys))
 
     def run(self, rival: Rival, form: Form, operands: Operands, directory: Path) -> float:
         return _time_deletes(rival, form, operands.keys) / len(operands.keys)

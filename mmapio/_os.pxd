@@ -10,6 +10,7 @@ cdef class Descriptor:
     # Closes its file when the last user lets go, so that a close() in one thread cannot pull
     # the number from under a call that another thread is making with it.
     cdef readonly int fd
+    cdef bint owned
     cdef readonly object path
 
 

@@ -100,15 +100,14 @@ PAGE_SIZE = PAGE
 cdef class Descriptor:
     """An open file or directory: its descriptor and the path that errors name. Closed when the last reference goes."""
 
-    def __cinit__(self, *arguments):
-        self.fd = -1
-
-    def __init__(self, int fd, path):
+    def __cinit__(self, int fd, path):
         self.fd = fd
         self.path = path
+        self.owned = True
 
     def __dealloc__(self):
-        if self.fd >= 0:
+        # Without arguments that fit, the number was never set, and 0 is somebody's standard input.
+        if self.owned:
             close_descriptor(self.fd)
 
     def fileno(self):

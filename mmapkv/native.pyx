@@ -94,10 +94,15 @@ cdef class NativeStore:
 
     def __len__(self):
         cdef uint64_t seq, count
-        if self.index is None:
-            self.raise_closed()
-        self.index.applied(&seq, &count)
-        return count
+        cdef Index index
+        while True:
+            index = self.index
+            if index is None:
+                self.raise_closed()
+            if not index.retired:
+                index.applied(&seq, &count)
+                return count
+            self._reload_index(index)
 
     def __setitem__(self, key, value):
         self.put(key, value)
@@ -204,7 +209,7 @@ cdef class NativeStore:
                 index.make_room()
                 continue
             hash = xxh3(key_start, key_size, index.seed)
-            outcome = index.find(hash, key_start, key_size, False, &hit)
+            outcome = index.find(hash, key_start, key_size, removed is not None and self.verify, &hit)
             if outcome == PRESENT:
                 cell = hit.cell
                 tag = cell[0] >> ADDRESS_BITS << ADDRESS_BITS

@@ -129,7 +129,10 @@ class KVStore(NativeStore, MutableMapping[bytes, bytes]):
         return _Values(self)
 
     def setdefault(self, key: str | bytes | Buffer, default: str | bytes | Buffer | None = None, /) -> bytes:
-        """The value of `key`, which is set to `default` first when it is absent. TypeError when that is None then."""
+        """The value of `key`, which is set to `default` first when it is absent.
+
+        TypeError when that is None then.
+        """
         value = self.get(key)
         if value is None:
             if default is None:
@@ -238,6 +241,9 @@ class KVStore(NativeStore, MutableMapping[bytes, bytes]):
 
     def _walk(self, what: int) -> Walk[Any]:
         log, index = self._open_parts()
+        while index.retired:
+            self._reload_index(index)
+            log, index = self._open_parts()
         # A record above what the index holds is not yet visible: its entry may be a moment away.
         visible, _ = index.progress()
         return Walk(self, log.replay(stop=min(visible, log.committed)), what)
@@ -248,8 +254,8 @@ class KVStore(NativeStore, MutableMapping[bytes, bytes]):
             raise Closed(errno.EBADF, "the store is closed; open it again", log.path)
         return log, index
 
-    # What NativeStore asks for when `stale`, the index that it was working with, is not what it was. One thread
-    # replaces it; those who asked for the same find it done.
+    # What NativeStore asks for when `stale`, the index that it was working with, is not what it was.
+    # One thread replaces it; those who asked for the same find it done.
 
     def _reload_index(self, stale: Index) -> None:
         with self._index_lock:

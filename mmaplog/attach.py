@@ -99,7 +99,8 @@ def _attach_locked(
         )
     control = control_file.load(directory, manifest.log_uuid, writing, not alone)
     recovered = False
-    # A writer at work vouches for it, and moves on while we look; nobody else can begin to write before we are done.
+    # A writer at work vouches for it, and moves on while we look;
+    # nobody else can begin to write before we are done.
     vouched = not writing and locks.has_writer()
     if control is None or not (vouched or recovery.confirm(segments, control)):
         # CONTROL that goes with this page cache knows how much there was, even where it cannot say more.

@@ -28,7 +28,7 @@ class MmapkvStore(Rival):
         "scan": {Form.CALL: "kv.items()"},
         "open": {Form.CALL: "KVStore.open()"},
         "disk": {Form.CALL: "all files"},
-        "put": {Form.OPERATOR: "kv[k] = v", Form.CALL: "kv.put(k, v)"},
+        "put": {Form.OPERATOR: "kv[k] = v"},
         "overwrite": {Form.OPERATOR: "kv[k] = v"},
         "delete": {Form.OPERATOR: "del kv[k]"},
     }

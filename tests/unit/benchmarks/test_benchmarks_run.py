@@ -122,6 +122,14 @@ def test_the_rivals_take_turns_within_each_round(tmp_path: Path) -> None:
     assert [len(row.samples) for row in results[0].rows] == [3, 3, 3]
 
 
+def test_no_rival_follows_itself_in_another_form(tmp_path: Path) -> None:
+    """The second form ran right after the first, found its store in the cache and looked the faster one."""
+    Recorder.turns.clear()
+    results = list(harness([Recorder, SecondRecorder], tmp_path).run([WORKLOADS["get"]]))
+    assert Recorder.turns[4:] == ["recorder-a", "recorder-b"] * 2
+    assert [row.rival for row in results[0].rows] == [*["recorder-a"] * 2, *["recorder-b"] * 2, LOOP]
+
+
 def test_every_workload_finds_the_store_in_the_state_it_needs(tmp_path: Path) -> None:
     for name in ("overwrite", "delete", "put"):
         for result in harness([PythonDict], tmp_path, rounds=2).run([WORKLOADS[name]]):
@@ -198,13 +206,14 @@ def test_the_same_seed_gives_the_same_distinct_pairs() -> None:
 def test_keys_are_handed_out_as_new_objects_in_one_order_with_their_values(layout: Layout) -> None:
     data = Dataset(500, seed=3, layout=layout)
     order = data.new_order()
-    keys = order.keys(data.keys)
+    keys = order.to_look_up(data.keys)
     assert list(keys) != data.keys
     assert sorted(keys) == sorted(data.keys)
     assert not {id(key) for key in keys} & {id(key) for key in data.keys}
+    assert list(order.to_store(data.keys)) == list(keys)
     stored = dict(zip(data.keys, data.values, strict=True))
-    assert [stored[key] for key in keys] == list(order.values(data.values))
-    assert list(data.new_order().keys(data.keys)) != list(keys)
+    assert [stored[key] for key in keys] == list(order.to_store(data.values))
+    assert list(data.new_order().to_look_up(data.keys)) != list(keys)
 
 
 def test_fresh_copies_are_equal_and_not_the_same() -> None:

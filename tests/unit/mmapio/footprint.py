@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def footprint(directory: Path, *, ignoring: tuple[str, ...] = ()) -> dict[str, tuple[object, ...]]:
-    """For each name below `directory`: what it is, its inode, size and time of change, and a digest of its bytes."""
+    """For each name below `directory`: kind, inode, size, time of change, and a digest of its bytes."""
     found: dict[str, tuple[object, ...]] = {}
     for path in sorted(directory.rglob("*")):
         if path.name in ignoring:
@@ -18,7 +18,11 @@ def footprint(directory: Path, *, ignoring: tuple[str, ...] = ()) -> dict[str, t
         about = path.lstat()
         digest = hashlib.sha256(path.read_bytes()).hexdigest() if stat.S_ISREG(about.st_mode) else ""
         found[str(path.relative_to(directory))] = (
-            stat.S_IFMT(about.st_mode), about.st_ino, about.st_size, about.st_mtime_ns, digest
+            stat.S_IFMT(about.st_mode),
+            about.st_ino,
+            about.st_size,
+            about.st_mtime_ns,
+            digest,
         )
     return found
 

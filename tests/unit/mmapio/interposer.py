@@ -48,7 +48,10 @@ static int fails(int call) {
 
 int fdatasync(int fd) { NEXT(int, "fdatasync", int); return fails(FDATASYNC) ? -1 : next(fd); }
 int fsync(int fd) { NEXT(int, "fsync", int); return fails(FSYNC) ? -1 : next(fd); }
-int msync(void *p, size_t n, int f) { NEXT(int, "msync", void *, size_t, int); return fails(MSYNC) ? -1 : next(p, n, f); }
+int msync(void *p, size_t n, int how) {
+    NEXT(int, "msync", void *, size_t, int);
+    return fails(MSYNC) ? -1 : next(p, n, how);
+}
 int fallocate(int fd, int mode, off_t at, off_t n) {
     NEXT(int, "fallocate", int, int, off_t, off_t);
     return fails(FALLOCATE) ? -1 : next(fd, mode, at, n);
@@ -91,10 +94,23 @@ def build(directory: Path) -> Path:
     """Compile the library into `directory`; the test is skipped where there is no compiler."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
-        pytest.skip("no C compiler: NOT TESTED what happens when system calls fail, nor how often a policy syncs")
+        pytest.skip(
+            "no C compiler: NOT TESTED what happens when system calls fail, nor how often a policy syncs"
+        )
     source, library = directory / "interposer.c", directory / "interposer.so"
     source.write_text(SOURCE)
-    command = [compiler, "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", str(library), str(source), "-ldl"]
+    command = [
+        compiler,
+        "-shared",
+        "-fPIC",
+        "-O1",
+        "-Wall",
+        "-Werror",
+        "-o",
+        str(library),
+        str(source),
+        "-ldl",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return library

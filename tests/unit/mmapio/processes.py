@@ -56,7 +56,10 @@ def _work_and_exit(work: Callable[[], Any], writing: int) -> NoReturn:
 
 @contextmanager
 def living_child(work: Callable[[], object]) -> Iterator[int]:
-    """Do `work` in a forked child that then stays alive until the block ends; SIGKILL is how it goes. Yields its pid."""
+    """Do `work` in a forked child that stays alive, with what `work` returned, until the block ends.
+
+    Yields its pid. It goes by SIGKILL.
+    """
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -129,7 +132,9 @@ def unprivileged(work: Callable[[], T]) -> T:
     return in_child(without)
 
 
-def run_python(code: str, *arguments: object, preload: Path | None = None, prefix: tuple[str, ...] = ()) -> Any:
+def run_python(
+    code: str, *arguments: object, preload: Path | None = None, prefix: tuple[str, ...] = ()
+) -> Any:
     """Run `code` in a fresh interpreter and return what it passes to `answer()`.
 
     The code finds `arguments` in the list of the same name. `preload` is a library for LD_PRELOAD, `prefix` a

@@ -15,7 +15,9 @@ from tests.unit.mmapio.processes import run_python
 
 def test_a_flush_is_one_sync_of_the_file(tmp_path: Path, interposer: Path) -> None:
     """A flush that only hints (MS_ASYNC), or skips because a counter says so, loses data at a power cut."""
-    code = PRELUDE + """
+    code = (
+        PRELUDE
+        + """
 from mmapio import MemoryMappedFile
 mapped = MemoryMappedFile.create_rw(arguments[0], 1 << 20)
 other = MemoryMappedFile.open_rw(arguments[0])
@@ -24,6 +26,7 @@ mapped.update_region(0, b"x")
 figures += [synced_by(mapped.flush), synced_by(other.flush), synced_by(mapped.close), syncs()[2]]
 answer(figures)
 """
+    )
     assert run_python(code, tmp_path / "file", preload=interposer) == [1, 1, 1, 1, 0, 0]
 
 
@@ -50,7 +53,9 @@ answer(mapped.fileno())
 
 def test_a_failed_sync_poisons_the_handle(tmp_path: Path, interposer: Path) -> None:
     """The kernel marks the lost pages clean, so that the next sync succeeds: believing it would be a lie."""
-    code = PRELUDE + """
+    code = (
+        PRELUDE
+        + """
 from mmapio import FlushFailed, MemoryMappedFile
 mapped = MemoryMappedFile.create_rw(arguments[0], 4096)
 mapped.update_region(0, b"x")
@@ -59,12 +64,14 @@ try:
     mapped.flush()
 except FlushFailed as error:
     first = [error.errno, error.filename]
-outcomes = [outcome(mapped.flush), outcome(lambda: mapped.update_region(0, b"y")), outcome(lambda: mapped.resize(8192))]
+uses = [mapped.flush, lambda: mapped.update_region(0, b"y"), lambda: mapped.resize(8192)]
+outcomes = [outcome(use) for use in uses]
 readable = bytes(mapped.as_slice(0, 1)).decode()
 before = syncs()
 outcomes.append(outcome(mapped.flush))
 answer([first, outcomes, readable, syncs() == before, outcome(mapped.close)])
 """
+    )
     path = tmp_path / "file"
     first, outcomes, readable, not_tried_again, closing = run_python(code, path, preload=interposer)
     assert first == [5, str(path)]
@@ -77,18 +84,23 @@ answer([first, outcomes, readable, syncs() == before, outcome(mapped.close)])
 @pytest.mark.parametrize("interruptions", [1, 3])
 def test_an_interrupted_sync_is_made_again(tmp_path: Path, interposer: Path, interruptions: int) -> None:
     """EINTR is no failure of the disk."""
-    code = PRELUDE + """
+    code = (
+        PRELUDE
+        + """
 from mmapio import MemoryMappedFile
 mapped = MemoryMappedFile.create_rw(arguments[0], 4096)
 fail(FDATASYNC, 1, errno.EINTR, arguments[1])
 answer([outcome(mapped.flush), outcome(mapped.flush)])
 """
+    )
     assert run_python(code, tmp_path / "file", interruptions, preload=interposer) == ["", ""]
 
 
 def test_where_blocks_cannot_be_allocated_zeros_are_written(tmp_path: Path, interposer: Path) -> None:
     """Some file systems know no fallocate; a sparse file there would meet a full disk with SIGBUS."""
-    code = PRELUDE + """
+    code = (
+        PRELUDE
+        + """
 import os
 from mmapio import MemoryMappedFile
 fail(FALLOCATE, 1, errno.EOPNOTSUPP, 1000)
@@ -101,24 +113,30 @@ fail(PWRITE, 2, errno.ENOSPC, 1000)
 outcomes += [outcome(lambda: mapped.resize(9_000_000)), os.stat(arguments[0]).st_size, len(mapped)]
 answer(outcomes)
 """
+    )
     answers = run_python(code, tmp_path / "file", preload=interposer)
     assert answers == [5_000_000, True, "begin\0", "ResizeFailed", 5_000_000, 5_000_000]
 
 
 def test_failing_to_allocate_leaves_no_new_file(tmp_path: Path, interposer: Path) -> None:
     """An empty file of the right name would be opened as if it were whole."""
-    code = PRELUDE + """
+    code = (
+        PRELUDE
+        + """
 import os
 from mmapio import MemoryMappedFile
 fail(FALLOCATE, 1, errno.ENOSPC)
 answer([outcome(lambda: MemoryMappedFile.create_rw(arguments[0], 4096)), os.path.exists(arguments[0])])
 """
+    )
     assert run_python(code, tmp_path / "file", preload=interposer) == ["ResizeFailed", False]
 
 
 def test_the_library_that_counts_can_fail_a_test(tmp_path: Path, interposer: Path) -> None:
     """The control: without a flush there is no sync to be counted, and what is told to fail does."""
-    code = PRELUDE + """
+    code = (
+        PRELUDE
+        + """
 import os
 from mmapio import MemoryMappedFile
 mapped = MemoryMappedFile.create_rw(arguments[0], 4096)
@@ -127,6 +145,7 @@ direct = synced_by(lambda: os.fdatasync(mapped.fileno()))
 fail(FDATASYNC, 2, errno.EIO)
 answer([quiet, direct] + [outcome(lambda: os.fdatasync(mapped.fileno())) for _ in range(3)])
 """
+    )
     assert run_python(code, tmp_path / "file", preload=interposer) == [0, 1, "", "OSError", ""]
 
 

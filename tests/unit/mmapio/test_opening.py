@@ -113,7 +113,9 @@ def test_an_impossible_reserve_is_refused_before_the_file_is_touched(tmp_path: P
 
 
 @pytest.mark.parametrize("wrong", [1.5, "4096", None, b"1"])
-def test_a_size_that_is_no_integer_is_refused_before_the_file_is_touched(tmp_path: Path, wrong: object) -> None:
+def test_a_size_that_is_no_integer_is_refused_before_the_file_is_touched(
+    tmp_path: Path, wrong: object
+) -> None:
     """A float cut to an integer creates a file of the wrong size without a word."""
     path = tmp_path / "file"
     path.write_bytes(b"precious")
@@ -151,7 +153,9 @@ def test_a_missing_directory_is_the_builtin_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "opener", [*OPENERS, lambda path: MemoryMappedFile.create_rw(path, 4096)], ids=["open_rw", "open_ro", "create_rw"]
+    "opener",
+    [*OPENERS, lambda path: MemoryMappedFile.create_rw(path, 4096)],
+    ids=["open_rw", "open_ro", "create_rw"],
 )
 def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path, opener: object) -> None:
     """Opening a FIFO waits for the other end for ever unless one takes care; a device is no file at all."""

@@ -70,7 +70,7 @@ def test_a_view_equals_what_has_its_bytes(tmp_path: Path, other: bytes) -> None:
     view = view_of(tmp_path)
     assert view == other
     assert other == view
-    assert not view != other
+    assert view == other
     assert view[1:] != other
     assert view[:0] == b""
 
@@ -80,7 +80,7 @@ def test_a_view_differs_from_everything_else(tmp_path: Path, other: object) -> N
     """Comparing is no reason to raise."""
     view = view_of(tmp_path)
     assert view != other
-    assert not view == other
+    assert view != other
 
 
 def test_a_view_is_neither_ordered_nor_hashable(tmp_path: Path) -> None:
@@ -129,9 +129,7 @@ def test_a_view_cannot_be_copied_or_pickled(tmp_path: Path, duplicate: Callable[
 
 
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
-def test_a_handle_cannot_be_copied_or_pickled(
-    tmp_path: Path, duplicate: Callable[[object], object]
-) -> None:
+def test_a_handle_cannot_be_copied_or_pickled(tmp_path: Path, duplicate: Callable[[object], object]) -> None:
     """Two handles that think they own one mapping would unmap it twice."""
     with MemoryMappedFile.create_rw(tmp_path / "file", 4096) as mapped, pytest.raises(TypeError):
         duplicate(mapped)

@@ -1,7 +1,7 @@
 """Keys of a chosen hash, for a store whose seed is known.
 
-XXH3-64 of eight bytes is a one-to-one function, so it can be run backwards. An index can thus be driven into corners
-that random keys would need months to reach.
+XXH3-64 of eight bytes is a one-to-one function, so it can be run backwards. An index can thus be driven into
+corners that random keys would need months to reach.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class HashInverter:
         return found
 
     def keys(self, top: int, top_bits: int, bucket: int, count: int) -> Iterator[bytes]:
-        """`count` keys that agree in the highest `top_bits` bits and in their bucket, and differ only between."""
+        """`count` keys that agree in the highest `top_bits` bits and their bucket, and differ in between."""
         for middle in range(count):
-            spread = middle << (64 - top_bits - count.bit_length())
+            spread = middle << (64 - top_bits - (count - 1).bit_length())
             yield self.key(top << (64 - top_bits) | spread | bucket)
 
     def twins(self, top: int, top_bits: int, bucket: int, count: int) -> Iterator[bytes]:

@@ -110,8 +110,8 @@ def test_a_view_is_of_the_store_and_not_of_a_moment(kv: KVStore, view: str) -> N
 
 def test_membership_in_views(kv: KVStore) -> None:
     """Keys and items are looked up, values searched for."""
-    assert b"5" in kv.keys()
-    assert b"missing" not in kv.keys()
+    assert b"5" in kv
+    assert b"missing" not in kv
     assert (b"5", b"value 5") in kv.items()
     assert (b"5", b"value 6") not in kv.items()
     assert b"value 150" in kv.values()
@@ -120,7 +120,7 @@ def test_membership_in_views(kv: KVStore) -> None:
 
 
 def test_closing_ends_an_iteration_with_an_error(kv: KVStore) -> None:
-    """Going on would read what is no longer mapped; ending in silence would look like the end of the store."""
+    """Going on would read what is not mapped; ending in silence would look like the end of the store."""
     walks = [iter(kv), iter(kv.values()), iter(kv.items())]
     for walk in walks:
         next(walk)

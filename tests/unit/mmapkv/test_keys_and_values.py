@@ -100,8 +100,8 @@ def test_a_key_of_a_wrong_length_is_refused(tmp_path: Path, kv: KVStore, key: by
     kv[b"there"] = b"1"
     with unchanged(tmp_path):
         for change in (
-            lambda: kv.__setitem__(key, b"x"), lambda: kv.put(key, b"x", durable=True), lambda: kv.update({bytes(5): b"", key: b"x"} if 0 else [(key, b"x")]),
-            lambda: kv.setdefault(key, b"x"), lambda: kv.__delitem__(key),
+            lambda: kv.__setitem__(key, b"x"), lambda: kv.put(key, b"x", durable=True),
+            lambda: kv.update([(key, b"x")]), lambda: kv.setdefault(key, b"x"), lambda: kv.__delitem__(key),
         ):  # fmt: skip
             with pytest.raises(InvalidKey, match=r"1 to 65535 bytes, this one has \d+") as raised:
                 change()
@@ -140,23 +140,32 @@ def test_what_is_neither_buffer_nor_str_is_a_type_error(tmp_path: Path, kv: KVSt
     name = type(wrong).__name__
     with unchanged(tmp_path):
         for use in (
-            lambda: kv.__setitem__(wrong, b"x"), lambda: kv.put(wrong, b"x"), lambda: kv.__getitem__(wrong), lambda: kv.get(wrong),
-            lambda: kv.get(wrong, 5), lambda: kv.__delitem__(wrong), lambda: wrong in kv, lambda: kv.pop(wrong, 5),
+            lambda: kv.__setitem__(wrong, b"x"), lambda: kv.put(wrong, b"x"), lambda: kv.__getitem__(wrong),
+            lambda: kv.get(wrong), lambda: kv.get(wrong, 5), lambda: kv.__delitem__(wrong),
+            lambda: wrong in kv, lambda: kv.pop(wrong, 5),
         ):  # fmt: skip
-            with pytest.raises(TypeError, match=f"a key is bytes, another buffer or str, not {name}"):
+            with pytest.raises(
+                TypeError, match=f"a key is bytes, another contiguous buffer or str, not {name}"
+            ):
                 use()
         for use in (lambda: kv.__setitem__(b"k", wrong), lambda: kv.put(b"there", wrong)):
-            with pytest.raises(TypeError, match=f"a value is bytes, another buffer or str, not {name}"):
+            with pytest.raises(
+                TypeError, match=f"a value is bytes, another contiguous buffer or str, not {name}"
+            ):
                 use()
     assert agreeing(kv) == {b"there": b"1"}
 
 
 def test_a_buffer_with_holes_is_refused(tmp_path: Path, kv: KVStore) -> None:
-    """Its bytes do not lie in a row."""
+    """Its bytes do not lie in a row; the message says which kind of buffer is taken."""
     holes = memoryview(b"abcdef")[::2]
     with unchanged(tmp_path):
-        for use in (lambda: kv.__setitem__(holes, b"x"), lambda: kv.__setitem__(b"k", holes), lambda: kv.get(holes)):
-            with pytest.raises(BufferError):
+        for use in (
+            lambda: kv.__setitem__(holes, b"x"),
+            lambda: kv.__setitem__(b"k", holes),
+            lambda: kv.get(holes),
+        ):
+            with pytest.raises((TypeError, BufferError), match="contiguous"):
                 use()
     assert len(kv) == 0
 
@@ -164,7 +173,11 @@ def test_a_buffer_with_holes_is_refused(tmp_path: Path, kv: KVStore) -> None:
 def test_a_str_that_is_no_unicode_is_refused(tmp_path: Path, kv: KVStore) -> None:
     """Half a surrogate pair has no UTF-8."""
     with unchanged(tmp_path):
-        for use in (lambda: kv.__setitem__("\ud800", b"x"), lambda: kv.__setitem__(b"k", "\udfff"), lambda: kv.get("\ud800")):
+        for use in (
+            lambda: kv.__setitem__("\ud800", b"x"),
+            lambda: kv.__setitem__(b"k", "\udfff"),
+            lambda: kv.get("\ud800"),
+        ):
             with pytest.raises(UnicodeEncodeError):
                 use()
     assert len(kv) == 0

@@ -15,7 +15,8 @@ from mmapkv import KVStore
 from tests.unit.mmapkv.stores import agreeing, contents, opened
 
 mapping_tests = pytest.importorskip(
-    "test.mapping_tests", reason="this Python lacks its test package: NOT TESTED against CPython's mapping protocol"
+    "test.mapping_tests",
+    reason="this Python lacks its test package: NOT TESTED against CPython's mapping protocol",
 )
 
 
@@ -113,7 +114,8 @@ def test_counts_are_right_whatever_was_done(tmp_path: Path) -> None:
         for step in (
             lambda: kv.put(b"a", b"1"), lambda: kv.put(b"b", b"2"), lambda: kv.put(b"a", b"3"),
             lambda: kv.__delitem__(b"a"), lambda: kv.pop(b"a", None), lambda: kv.put(b"a", b"4"),
-            lambda: kv.put(b"c", b""), lambda: kv.__delitem__(b"c"), lambda: kv.put(b"c", b"5"), lambda: kv.put(b"c", b"6"),
+            lambda: kv.put(b"c", b""), lambda: kv.__delitem__(b"c"), lambda: kv.put(b"c", b"5"),
+            lambda: kv.put(b"c", b"6"),
             lambda: kv.popitem(), lambda: kv.clear(), lambda: kv.clear(), lambda: kv.put(b"b", b"7"),
         ):  # fmt: skip
             step()
@@ -154,7 +156,12 @@ def test_popitem_takes_each_pair_once_whatever_happens_between(tmp_path: Path) -
         kv[b"b"] = b"7"
         del kv[b"d"]
         kv[b"e"] = b"8"
-        assert sorted(kv.popitem() for _ in range(4)) == [(b"a", b"5"), (b"b", b"7"), (b"c", b"6"), (b"e", b"8")]
+        assert sorted(kv.popitem() for _ in range(4)) == [
+            (b"a", b"5"),
+            (b"b", b"7"),
+            (b"c", b"6"),
+            (b"e", b"8"),
+        ]
         for _ in range(2):
             with pytest.raises(KeyError):
                 kv.popitem()

@@ -93,18 +93,32 @@ def replace_by_symlink(path: Path) -> None:
 
 #: Of files that every opening must read: the manifest and, when CONTROL cannot be believed, the segments.
 DAMAGES = [
-    Damage("manifest of another kind", lambda d: overwrite_whole(d / "MANIFEST", b"include *.txt\n"), "FormatError", "not a log"),
+    Damage(
+        "manifest of another kind",
+        lambda d: overwrite_whole(d / "MANIFEST", b"include *.txt\n"),
+        "FormatError",
+        "not a log",
+    ),
     Damage("manifest empty", lambda d: os.truncate(d / "MANIFEST", 0), "FormatError", "not a log"),
     Damage("manifest cut after 1 byte", lambda d: os.truncate(d / "MANIFEST", 1), "FormatError", "not a log"),
-    Damage("manifest cut after 20 bytes", lambda d: os.truncate(d / "MANIFEST", 20), "CorruptionError", "backup"),
-    Damage("manifest cut after 60 bytes", lambda d: os.truncate(d / "MANIFEST", 60), "CorruptionError", "backup"),
+    Damage(
+        "manifest cut after 20 bytes", lambda d: os.truncate(d / "MANIFEST", 20), "CorruptionError", "backup"
+    ),
+    Damage(
+        "manifest cut after 60 bytes", lambda d: os.truncate(d / "MANIFEST", 60), "CorruptionError", "backup"
+    ),
     Damage(
         "manifest without its last two bytes",
         lambda d: os.truncate(d / "MANIFEST", (d / "MANIFEST").stat().st_size - 2),
         "CorruptionError",
         "backup",
     ),
-    Damage("manifest with a flipped bit", lambda d: overwrite(d / "MANIFEST", b"\x00", 60), "CorruptionError", "checksum"),
+    Damage(
+        "manifest with a flipped bit",
+        lambda d: overwrite(d / "MANIFEST", b"\x00", 60),
+        "CorruptionError",
+        "checksum",
+    ),
     Damage("manifest newer", lambda d: rewrite_manifest(d, bytes, version=b"2"), "FormatError", "upgrade"),
     Damage(
         "manifest newer, of another shape",
@@ -112,9 +126,21 @@ DAMAGES = [
         "FormatError",
         "upgrade",
     ),
-    Damage("manifest that makes no sense", lambda d: rewrite_manifest(d, lambda _: b"[]"), "FormatError", "understood"),
-    Damage("manifest too large", lambda d: os.truncate(d / "MANIFEST", (16 << 20) + 1), "FormatError", "at most"),
-    Damage("manifest a directory", lambda d: replace_by_directory(d / "MANIFEST"), "IsADirectoryError", "directory"),
+    Damage(
+        "manifest that makes no sense",
+        lambda d: rewrite_manifest(d, lambda _: b"[]"),
+        "FormatError",
+        "understood",
+    ),
+    Damage(
+        "manifest too large", lambda d: os.truncate(d / "MANIFEST", (16 << 20) + 1), "FormatError", "at most"
+    ),
+    Damage(
+        "manifest a directory",
+        lambda d: replace_by_directory(d / "MANIFEST"),
+        "IsADirectoryError",
+        "directory",
+    ),
     Damage("manifest a FIFO", lambda d: replace_by_fifo(d / "MANIFEST"), "OSError", "regular file"),
     Damage("manifest a link", lambda d: replace_by_symlink(d / "MANIFEST"), "OSError", "symbolic"),
     Damage("lock a directory", lambda d: replace_by_directory(d / "LOCK"), "IsADirectoryError", "directory"),
@@ -125,7 +151,12 @@ DAMAGES = [
 
 #: Of the last segment, which every opening must read.
 SEGMENT_DAMAGES = [
-    Damage("segment of another kind", lambda d: overwrite(last(d), b"\x7fELF\2\1\1\0"), "FormatError", "not a segment"),
+    Damage(
+        "segment of another kind",
+        lambda d: overwrite(last(d), b"\x7fELF\2\1\1\0"),
+        "FormatError",
+        "not a segment",
+    ),
     Damage("segment newer", lambda d: patch_segment(last(d), VERSION_AT, "<I", 2), "FormatError", "upgrade"),
     Damage(
         "segment newer, with a checksum unknown to us",
@@ -133,8 +164,15 @@ SEGMENT_DAMAGES = [
         "FormatError",
         "upgrade",
     ),
-    Damage("segment with an unknown feature", lambda d: patch_segment(last(d), INCOMPATIBLE_AT, "<I", 0x10), "FormatError", "upgrade"),
-    Damage("segment with a flipped bit", lambda d: overwrite(last(d), b"\x55", 50), "CorruptionError", "checksum"),
+    Damage(
+        "segment with an unknown feature",
+        lambda d: patch_segment(last(d), INCOMPATIBLE_AT, "<I", 0x10),
+        "FormatError",
+        "upgrade",
+    ),
+    Damage(
+        "segment with a flipped bit", lambda d: overwrite(last(d), b"\x55", 50), "CorruptionError", "checksum"
+    ),
     Damage(
         "segment of another log",
         lambda d: patch_segment(last(d), 24, "<16s", uuid.uuid4().bytes),
@@ -143,9 +181,18 @@ SEGMENT_DAMAGES = [
     ),
     Damage("segment empty", lambda d: os.truncate(last(d), 0), "CorruptionError", "too few"),
     Damage("segment cut after 1 byte", lambda d: os.truncate(last(d), 1), "CorruptionError", "too few"),
-    Damage("segment cut within its header", lambda d: os.truncate(last(d), 4095), "CorruptionError", "too few"),
-    Damage("segment cut after its header", lambda d: os.truncate(last(d), 4096), "CorruptionError", "durable"),
-    Damage("segment cut within a record", lambda d: os.truncate(last(d), 4096 + 1000), "CorruptionError", "durable"),
+    Damage(
+        "segment cut within its header", lambda d: os.truncate(last(d), 4095), "CorruptionError", "too few"
+    ),
+    Damage(
+        "segment cut after its header", lambda d: os.truncate(last(d), 4096), "CorruptionError", "durable"
+    ),
+    Damage(
+        "segment cut within a record",
+        lambda d: os.truncate(last(d), 4096 + 1000),
+        "CorruptionError",
+        "durable",
+    ),
     Damage(
         "segment renamed",
         lambda d: last(d).rename(d / f"{7:020}-{int(last(d).name[21:37], 16):016x}.seg"),

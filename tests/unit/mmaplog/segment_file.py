@@ -75,7 +75,14 @@ class SegmentFile:
         return xxhash.xxh3_64_intdigest(bytes(self.data[offset + 8 : offset + size]), seed) & 0xFFFFFFFF
 
     def put_record(
-        self, offset: int, seq: int, payload: bytes, *, lag: int = NO_CLAIM, kind: int = TYPE_DATA, flags: int = 0
+        self,
+        offset: int,
+        seq: int,
+        payload: bytes,
+        *,
+        lag: int = NO_CLAIM,
+        kind: int = TYPE_DATA,
+        flags: int = 0,
     ) -> int:
         """Write a valid record at `offset` and return where it ends."""
         size = (RECORD.size + len(payload) + 7) // 8 * 8

@@ -49,7 +49,9 @@ def test_every_length_comes_back_as_it_was(tmp_path: Path, log: Log, size: int) 
     assert payloads_on_disk(tmp_path / "log") == [data[:size], b"next"]
 
 
-@pytest.mark.parametrize("data", [b"abc", bytearray(b"abc"), memoryview(b"xabc")[1:], memoryview(b"abc").cast("B")])
+@pytest.mark.parametrize(
+    "data", [b"abc", bytearray(b"abc"), memoryview(b"xabc")[1:], memoryview(b"abc").cast("B")]
+)
 def test_any_contiguous_buffer_is_taken(log: Log, data: bytes) -> None:
     """And kept by value: changing the buffer later changes nothing."""
     log.append(data)
@@ -118,7 +120,8 @@ def test_a_replay_is_half_open(log: Log, bounds: tuple[int, ...], expected: rang
 
 
 @pytest.mark.parametrize(
-    "bounds", [(-1,), (51,), (0, 51), (-5, 10), (30, 20), (0, -1), (2**63,), (0, 2**64), (2**64, 2**64), (51, 51)]
+    "bounds",
+    [(-1,), (51,), (0, 51), (-5, 10), (30, 20), (0, -1), (2**63,), (0, 2**64), (2**64, 2**64), (51, 51)],
 )
 def test_a_replay_outside_the_log_is_an_index_error(log: Log, bounds: tuple[int, ...]) -> None:
     """Silently clamping would hide that what one asked for is not there."""

@@ -34,9 +34,11 @@ def refuse(path: Path, mode: str, damage: Damage) -> None:
                 Log.open(path, mode, flush_policy=MANUAL)
             assert type(raised.value).__name__ == damage.error
             assert raised.value.errno
+            # A bare "MANIFEST" helps nobody who has a hundred logs.
+            assert str(path) in str(raised.value)
 
 
-@pytest.mark.parametrize("mode", ["r", "w", "c"])
+@pytest.mark.parametrize("mode", ["r", "w"])
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.name)
 def test_a_spoilt_manifest_or_lock_is_refused(closed: Path, mode: str, damage: Damage) -> None:
     """Going on with a log that one does not understand destroys it."""
@@ -44,8 +46,9 @@ def test_a_spoilt_manifest_or_lock_is_refused(closed: Path, mode: str, damage: D
     refuse(closed, mode, damage)
 
 
-@pytest.mark.parametrize("control", [True, False], ids=["with CONTROL", "without CONTROL"])
-@pytest.mark.parametrize("mode", ["r", "w"])
+@pytest.mark.parametrize(
+    ("mode", "control"), [("w", True), ("r", False)], ids=["w with CONTROL", "r without CONTROL"]
+)
 @pytest.mark.parametrize("damage", SEGMENT_DAMAGES, ids=lambda damage: damage.name)
 def test_a_spoilt_last_segment_is_refused(closed: Path, mode: str, damage: Damage, control: bool) -> None:
     """Durable records must not vanish without a word, whether CONTROL still knows of them or not."""
@@ -53,16 +56,6 @@ def test_a_spoilt_last_segment_is_refused(closed: Path, mode: str, damage: Damag
     if not control:
         (closed / "CONTROL").unlink()
     refuse(closed, mode, damage)
-
-
-@pytest.mark.parametrize("damage", [*DAMAGES, *SEGMENT_DAMAGES], ids=lambda damage: damage.name)
-def test_an_error_says_where(closed: Path, damage: Damage) -> None:
-    """A bare "MANIFEST" helps nobody who has a hundred logs."""
-    damage.inflict(closed)
-    (closed / "CONTROL").unlink()
-    with pytest.raises(OSError, match=damage.word) as raised:
-        Log.open(closed, "w", flush_policy=MANUAL)
-    assert str(closed) in str(raised.value)
 
 
 @pytest.mark.parametrize("damage", SEGMENT_DAMAGES, ids=lambda damage: damage.name)
@@ -109,7 +102,10 @@ def test_a_control_that_does_not_fit_the_segments_is_made_anew(closed: Path, off
     with Log.open(closed, "w", flush_policy=MANUAL) as log:
         assert len(log) == COUNT
         assert log.append(b"more") == COUNT
-        assert [bytes(entry.payload) for entry in log.replay(COUNT - 1)] == [b"%d" % (COUNT - 1) * 35, b"more"]
+        assert [bytes(entry.payload) for entry in log.replay(COUNT - 1)] == [
+            b"%d" % (COUNT - 1) * 35,
+            b"more",
+        ]
 
 
 def test_a_control_that_cannot_be_replaced_is_noticed_before_anything_is_written(closed: Path) -> None:

@@ -1,4 +1,4 @@
-"""Full disks, failing syncs: an exception from the call that was hit, nothing half done, and no lies afterwards."""
+"""Full disks, failing syncs: an exception from the call that was hit, nothing half done, no lies later."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ NEVER = FlushPolicy.NEVER
 
 @pytest.mark.parametrize("size", [100, 5000, 200_000], ids=["small", "medium", "larger than a segment"])
 def test_a_full_disk_is_an_error_and_the_log_goes_on(small_volume: Path, size: int) -> None:  # noqa: F811
-    """Whatever is out of space, the append raises before it writes; after room was made, the same handle works."""
+    """Whatever is out of space, the append raises before it writes; with room again the same handle works."""
     path = small_volume / "log"
     record = b"x" * size
     with Log.open(path, flush_policy=MANUAL, segment_bytes=64 << 10) as log:
         for round_ in range(3):
             ballast = fill(small_volume, leaving=round_ * 300_000)
             count = len(log)
-            with pytest.raises(OSError, match="No space left") as raised:  # noqa: PT012
+            with pytest.raises(OSError, match="No space left") as raised:
                 while True:
                     assert log.append(record) == count
                     count += 1
@@ -78,7 +78,9 @@ def test_a_log_on_a_full_disk_can_be_read_and_closed(small_volume: Path) -> None
         assert log.append(b"x") == 0
 
 
-POISON = PRELUDE + """
+POISON = (
+    PRELUDE
+    + """
 from mmapio import FlushPolicy
 from mmaplog import Log
 path, nth, records = arguments
@@ -90,8 +92,8 @@ fail(FDATASYNC, nth, errno.EIO)
 durable = log.durable
 found = {"first": outcome(log.flush)}
 before = syncs()
-found["then"] = [outcome(work) for work in (
-    log.flush, lambda: log.append(b"y"), lambda: log.append(b"y", durable=True), log.flush, lambda: log.append(b""))]
+uses = [log.flush, lambda: log.append(b"y"), lambda: log.append(b"y", durable=True), log.flush]
+found["then"] = [outcome(work) for work in [*uses, lambda: log.append(b"")]]
 found["syncs after"] = sum(syncs()) - sum(before)
 found["durable"] = [durable, log.durable]
 found["committed"] = len(log)
@@ -101,6 +103,7 @@ found["close"] = [outcome(log.close), log.closed]
 found["reopened"] = outcome(lambda: Log.open(path, "w", flush_policy=FlushPolicy.MANUAL))
 answer(found)
 """
+)
 
 
 @pytest.mark.parametrize(("nth", "records"), [(1, 1), (1, 4), (2, 4), (3, 4), (4, 8)])
@@ -145,22 +148,30 @@ def test_poison_ends_with_the_last_handle(tmp_path: Path, interposer: Path) -> N
 
 def test_a_failed_sync_of_a_durable_append_is_not_acknowledged(tmp_path: Path, interposer: Path) -> None:
     """The record is committed, and the caller is told that it is not durable."""
-    code = PRELUDE + """
+    code = (
+        PRELUDE
+        + """
 from mmapio import FlushPolicy
 from mmaplog import Log
 log = Log.open(arguments[0], flush_policy=eval(arguments[1]))
 log.append(b"one")
 fail(FDATASYNC, 1, errno.ENOSPC)
-answer([outcome(lambda: log.append(b"two", durable=arguments[2])), outcome(lambda: log.append(b"three")), len(log)])
+first = outcome(lambda: log.append(b"two", durable=arguments[2]))
+answer([first, outcome(lambda: log.append(b"three")), len(log)])
 """
-    for number, (policy, durable) in enumerate([("ALWAYS", False), ("MANUAL", True), ("every_writes(2)", False)]):
+    )
+    for number, (policy, durable) in enumerate(
+        [("ALWAYS", False), ("MANUAL", True), ("every_writes(2)", False)]
+    ):
         found = run_python(code, tmp_path / f"{number}", f"FlushPolicy.{policy}", durable, preload=interposer)
         assert found == ["FlushFailed", "Poisoned", 2]
 
 
 def test_a_failed_background_flush_surfaces_on_the_next_call(tmp_path: Path, interposer: Path) -> None:
     """There is nobody to raise it to at the time."""
-    code = PRELUDE + """
+    code = (
+        PRELUDE
+        + """
 import time
 from mmapio import FlushPolicy
 from mmaplog import Log
@@ -174,12 +185,15 @@ for _ in range(3000):
     time.sleep(0.01)
 answer([kind, outcome(log.flush), outcome(log.close)])
 """
+    )
     assert run_python(code, tmp_path / "log", preload=interposer) == ["Poisoned", "Poisoned", ""]
 
 
 def test_a_failed_flush_on_close_is_raised_and_the_log_is_closed(tmp_path: Path, interposer: Path) -> None:
     """Swallowed, the loss would never be known; left open, the lock would stay."""
-    code = PRELUDE + """
+    code = (
+        PRELUDE
+        + """
 from mmapio import FlushPolicy
 from mmaplog import Log
 log = Log.open(arguments[0], flush_policy=FlushPolicy.MANUAL)
@@ -189,6 +203,7 @@ found = [outcome(log.close), log.closed, outcome(log.close)]
 reader = Log.open(arguments[0], "r")
 answer([*found, len(reader)])
 """
+    )
     for nth in (1, 2):
         found = run_python(code, tmp_path / f"{nth}", nth, preload=interposer)
         assert found == ["FlushFailed", True, "", 1]
@@ -197,7 +212,9 @@ answer([*found, len(reader)])
 @pytest.mark.parametrize("call", ["FDATASYNC", "FALLOCATE", "PWRITE", "RENAMEAT"])
 def test_creation_that_fails_anywhere_can_be_done_again(tmp_path: Path, interposer: Path, call: str) -> None:
     """Whichever system call it is that fails: the error comes out, and no left-over is in the way."""
-    code = PRELUDE + """
+    code = (
+        PRELUDE
+        + """
 from mmapio import FlushPolicy
 from mmaplog import Log
 found = []
@@ -215,6 +232,7 @@ for nth in range(1, 30):
         break
 answer(found)
 """
+    )
     found = run_python(code, tmp_path, call, preload=interposer)
     assert len(found) >= 2
     for failed, reached, length, seq in found:

@@ -25,7 +25,7 @@ answer([figures, durable, closing])
 
 
 def syncs_of(path: Path, library: Path, policy: FlushPolicy, appends: list[tuple[int, bool]]) -> list[object]:
-    """[syncs made by each append, durable after them, whether close synced] for payloads of the sizes given."""
+    """[syncs made by each append, durable after them, whether close synced] for payloads of given sizes."""
     figures, durable, closing = run_python(PRELUDE + APPENDS, path, repr(policy), appends, preload=library)
     return [figures, durable, closing > 0]
 
@@ -55,15 +55,21 @@ CASES = [
     ("policy", "appends", "expected"), CASES, ids=[f"{policy!r} {appends}" for policy, appends, _ in CASES]
 )
 def test_a_policy_syncs_as_often_as_it_says(
-    tmp_path: Path, interposer: Path, policy: FlushPolicy, appends: list[tuple[int, bool]], expected: list[object]
+    tmp_path: Path,
+    interposer: Path,
+    policy: FlushPolicy,
+    appends: list[tuple[int, bool]],
+    expected: list[object],
 ) -> None:
-    """Once too few and acknowledged data is lost at a power cut; once too often and each append costs 100 us."""
+    """One too few and acknowledged data is lost at a power cut; one too many and an append costs 100 us."""
     assert syncs_of(tmp_path / "log", interposer, policy, appends) == expected
 
 
 def test_flush_syncs_what_is_pending_and_nothing_else(tmp_path: Path, interposer: Path) -> None:
     """A flush with nothing to do is free; one append later it is not."""
-    code = PRELUDE + """
+    code = (
+        PRELUDE
+        + """
 from mmapio import FlushPolicy
 from mmaplog import Log
 log = Log.open(arguments[0], flush_policy=FlushPolicy.MANUAL)
@@ -73,12 +79,15 @@ for _ in range(2):
     figures += [log.durable, synced_by(log.flush), log.durable, synced_by(log.flush)]
 answer(figures)
 """
+    )
     assert run_python(code, tmp_path / "log", preload=interposer) == [0, 0, 1, 1, 0, 1, 1, 2, 0]
 
 
 def test_a_flush_after_a_roll_syncs_every_segment_and_the_directory(tmp_path: Path, interposer: Path) -> None:
     """A record in the second segment is not durable before the first segment and the second's name are."""
-    code = PRELUDE + """
+    code = (
+        PRELUDE
+        + """
 from mmapio import FlushPolicy
 from mmaplog import Log
 log = Log.open(arguments[0], flush_policy=FlushPolicy.MANUAL, segment_bytes=64 << 10)
@@ -90,7 +99,8 @@ for rolls in range(4):
     figures.append(synced_by(log.flush))
 answer(figures)
 """
-    # Each roll adds the segment that was left; the directory counts once. Between the rounds the tail is nearly full.
+    )
+    # Each roll adds the segment that was left; the directory counts once.
     first, *others = run_python(code, tmp_path / "log", preload=interposer)
     assert first == 1
     assert others == [1, 4, 5]
@@ -98,7 +108,9 @@ answer(figures)
 
 def test_a_reopened_log_still_syncs_what_a_killed_writer_left(tmp_path: Path, interposer: Path) -> None:
     """Its appends are committed, not durable; the next flush has to cover all its segments."""
-    code = PRELUDE + """
+    code = (
+        PRELUDE
+        + """
 import os
 from mmapio import FlushPolicy
 from mmaplog import Log
@@ -111,6 +123,7 @@ os.wait()
 log = Log.open(arguments[0], flush_policy=FlushPolicy.MANUAL)
 answer([log.recovered, log.durable, synced_by(log.flush), log.durable, synced_by(log.flush)])
 """
+    )
     assert run_python(code, tmp_path / "log", preload=interposer) == [False, 0, 4, 3, 0]
 
 

@@ -129,7 +129,12 @@ def test_a_path_that_is_none_is_a_type_error(wrong: object) -> None:
 def test_every_kind_of_path_is_taken(tmp_path: Path) -> None:
     """str, bytes, PathLike, and names that are not UTF-8."""
     for number, path in enumerate(
-        (tmp_path / "a", str(tmp_path / "b"), os.fsencode(tmp_path / "c"), os.fsencode(tmp_path) + b"/\xff\xfe")
+        (
+            tmp_path / "a",
+            str(tmp_path / "b"),
+            os.fsencode(tmp_path / "c"),
+            os.fsencode(tmp_path) + b"/\xff\xfe",
+        )
     ):
         with Log.open(path, flush_policy=MANUAL) as log:
             log.append(b"%d" % number)
@@ -162,7 +167,12 @@ def test_a_path_to_something_else_is_refused(tmp_path: Path, mode: str) -> None:
 
 FOREIGN: dict[str, dict[str, bytes]] = {
     "a program's source": {"setup.py": b"", "MANIFEST": b"include README\n"},
-    "another store": {"MANIFEST-000004": b"x", "CURRENT": b"MANIFEST-000004\n", "LOCK": b"", "000003.log": b""},
+    "another store": {
+        "MANIFEST-000004": b"x",
+        "CURRENT": b"MANIFEST-000004\n",
+        "LOCK": b"",
+        "000003.log": b"",
+    },
     "films": {"holiday.seg": b"x", "notes.txt": b"x"},
     "only a temporary file": {"thesis.tmp": b"x"},
     "a manifest's name with something else in it": {"MANIFEST": b"Manifest-Version: 1.0\n", "old.bad": b"x"},
@@ -171,7 +181,9 @@ FOREIGN: dict[str, dict[str, bytes]] = {
 
 @pytest.mark.parametrize("mode", ["c", "n"])
 @pytest.mark.parametrize("names", FOREIGN.values(), ids=FOREIGN.keys())
-def test_a_directory_of_someone_else_is_left_alone(tmp_path: Path, mode: str, names: dict[str, bytes]) -> None:
+def test_a_directory_of_someone_else_is_left_alone(
+    tmp_path: Path, mode: str, names: dict[str, bytes]
+) -> None:
     """Creating a log between somebody's files, or deleting them as left-overs, loses what is not ours."""
     for name, content in names.items():
         (tmp_path / name).write_bytes(content)
@@ -203,7 +215,7 @@ def test_files_of_someone_else_inside_a_log_survive(tmp_path: Path) -> None:
 
 
 def test_creation_that_was_cut_short_is_taken_up(tmp_path: Path) -> None:
-    """A power cut between the first segment and the manifest must not leave a directory that nobody can open."""
+    """A power cut between the first segment and the manifest must not leave what nobody can open."""
     path = make(tmp_path / "log")
     (path / "MANIFEST").unlink()
     (path / "CONTROL").unlink()
@@ -215,7 +227,9 @@ def test_creation_that_was_cut_short_is_taken_up(tmp_path: Path) -> None:
     assert records(path) == [b"x"]
 
 
-@pytest.mark.parametrize("left", [[], ["LOCK"], ["LOCK", "CONTROL.tmp"], ["LOCK", "MANIFEST.tmp"], ["LOCK", "CONTROL"]])
+@pytest.mark.parametrize(
+    "left", [[], ["LOCK"], ["LOCK", "CONTROL.tmp"], ["LOCK", "MANIFEST.tmp"], ["LOCK", "CONTROL"]]
+)
 def test_a_directory_with_only_our_own_left_overs_is_empty(tmp_path: Path, left: list[str]) -> None:
     """Killed at its very beginning, a creation has left these."""
     for name in left:
@@ -244,8 +258,12 @@ def test_without_permission_nothing_happens(tmp_path: Path, mode: str) -> None:
     def attempts() -> list[tuple[str, str]]:
         return [
             outcome(lambda: Log.open(path, mode)),
-            outcome(lambda: Log.open(tmp_path / "sealed" / "new", mode)) if mode in "cn" else ("PermissionError", str(path)),
-            outcome(lambda: Log.open(tmp_path / "sealed" / "empty", mode)) if mode in "cn" else ("PermissionError", str(path)),
+            outcome(lambda: Log.open(tmp_path / "sealed" / "new", mode))
+            if mode in "cn"
+            else ("PermissionError", str(path)),
+            outcome(lambda: Log.open(tmp_path / "sealed" / "empty", mode))
+            if mode in "cn"
+            else ("PermissionError", str(path)),
         ]
 
     found = unprivileged(attempts)

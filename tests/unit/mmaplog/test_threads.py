@@ -35,7 +35,9 @@ POLICIES = ["FlushPolicy.NEVER", "FlushPolicy.MANUAL", "FlushPolicy.ALWAYS", "Fl
 @pytest.mark.parametrize("policy", POLICIES)
 def test_every_append_of_every_thread_is_there_once(tmp_path: Path, policy: str) -> None:
     """Two threads that both think a place is theirs lose a record, or mix two."""
-    code = COMMON + """
+    code = (
+        COMMON
+        + """
 log = Log.open(path, flush_policy=policy, segment_bytes=64 << 10)
 seqs = {}
 count = 60 if "ALWAYS" in arguments[1] else 2000
@@ -59,13 +61,16 @@ assert log.durable == len(log) == 4 * count
 log.close()
 answer(len(Log.open(path, "r")))
 """
+    )
     assert run_python(code, tmp_path / "log", policy) == (240 if "ALWAYS" in policy else 8000)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_closing_while_others_use_the_log(tmp_path: Path, policy: str) -> None:
-    """They get Closed. A flush that comes back from the disk to a log that is gone once crashed the process."""
-    code = COMMON + """
+    """They get Closed. A flush that came back from the disk to a log that was gone crashed the process."""
+    code = (
+        COMMON
+        + """
 committed = 0
 for round_ in range(8):
     log = Log.open(f"{path}{round_}", flush_policy=policy, segment_bytes=64 << 10)
@@ -89,12 +94,15 @@ for round_ in range(8):
         committed += len(list(reader.replay()))
 answer(committed)
 """
+    )
     assert run_python(code, tmp_path / "log", policy) >= 160
 
 
 def test_closing_from_several_threads(tmp_path: Path) -> None:
     """Each of them may think that it is the one."""
-    code = COMMON + """
+    code = (
+        COMMON
+        + """
 for round_ in range(10):
     log = Log.open(f"{path}{round_}", flush_policy=policy)
     log.append(b"x")
@@ -103,13 +111,16 @@ for round_ in range(10):
     assert log.closed
 answer(True)
 """
+    )
     for number, policy in enumerate(["FlushPolicy.MANUAL", "FlushPolicy.every_millis(1)"]):
         assert run_python(code, tmp_path / f"log{number}", policy)
 
 
 def test_reading_while_the_log_rolls(tmp_path: Path) -> None:
     """The table of segments grows below a replay."""
-    code = COMMON + """
+    code = (
+        COMMON
+        + """
 log = Log.open(path, flush_policy=policy, segment_bytes=64 << 10)
 done = []
 def append():
@@ -126,4 +137,5 @@ errors = together(append, replay, replay)
 assert not errors, errors
 answer(len(list(log.replay())))
 """
+    )
     assert run_python(code, tmp_path / "log", "FlushPolicy.NEVER") == 3000

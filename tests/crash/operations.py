@@ -1,0 +1,135 @@
+"""The operations of a round, a function of its plan. The writer performs them; the parent knows them too."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import struct
+from collections.abc import Iterator
+from enum import IntEnum
+from typing import NamedTuple
+from zlib import crc32
+
+from tests.crash.plan import WHOLE, Plan
+
+VALUE_SIZE_MAX = 64 << 10
+LOADED = 0
+"""The round of the values that a store is loaded with; those of the storm start at 1."""
+
+# round, number, CRC-32 of the key: no two writes have the same value, and no key another one's.
+_TAG = struct.Struct("<QQL")
+_NOISE = random.Random("noise").randbytes(2 * VALUE_SIZE_MAX)
+
+
+class Kind(IntEnum):
+    """What an operation is. Those that write have the numbers of the format."""
+
+    PUT = 1
+    DELETE = 2
+    FLUSH = 3
+    REOPEN = 4
+
+
+class Version(NamedTuple):
+    """Which write a value comes from, and its size in bytes."""
+
+    round: int
+    number: int
+    size: int
+
+
+class Operation(NamedTuple):
+    """One call: its key and the version that it writes mean nothing for a flush."""
+
+    kind: Kind
+    key: bytes
+    version: Version
+    durable: bool
+
+
+def value_of(key: bytes, version: Version) -> bytes:
+    """The bytes that were written."""
+    start = (version.round * 7919 + version.number * 104729) % VALUE_SIZE_MAX
+    tag = _TAG.pack(version.round, version.number, crc32(key))
+    return (tag + _NOISE[start : start + version.size])[: version.size]
+
+
+def version_in(key: bytes, value: bytes) -> Version | None:
+    """Which write of a key a value comes from; None if it is too short to tell, or comes from none."""
+    if len(value) < _TAG.size:
+        return None
+    round_number, number, _ = _TAG.unpack_from(value)
+    version = Version(round_number, number, len(value))
+    return version if value == value_of(key, version) else None
+
+
+def belongs(key: bytes, value: bytes) -> bool:
+    """Whether a value can be one of this key. Of those too short to tell, any can."""
+    return len(value) < _TAG.size or version_in(key, value) is not None
+
+
+def loaded_key(number: int) -> bytes:
+    """A key that the store is loaded with."""
+    return b"key-%08d" % number
+
+
+def loaded_version(number: int) -> Version:
+    """What it is loaded with."""
+    return Version(LOADED, number, 60 + number % 80)
+
+
+def fresh_key(round_number: int, number: int) -> bytes:
+    """A new key of a round; a few are long."""
+    key = b"new-%d-%d" % (round_number, number)
+    if number % 256 == 255:
+        return key.ljust(65_535 if number % 2048 == 2047 else 1_000, b".")
+    return key
+
+
+def operations(plan: Plan) -> Iterator[Operation]:
+    """The operations of a round in their order, without end. Number 1 is the first."""
+    draw = random.Random(f"operations {plan.seed} {plan.round}").getrandbits
+    fresh = 0
+    flush_below = plan.flushes
+    reopen_below = flush_below + plan.reopens
+    delete_below = reopen_below + plan.deletions
+    fresh_below = delete_below + plan.fresh
+    for number in itertools.count(1):
+        word = draw(96)
+        choice = word % WHOLE
+        word >>= 10
+        if choice < reopen_below:
+            kind = Kind.FLUSH if choice < flush_below else Kind.REOPEN
+            yield Operation(kind, b"", Version(plan.round, number, 0), durable=False)
+            continue
+        # A quarter of what is not new goes to keys of this very round.
+        recent = fresh > 0 and word & 3 == 0
+        word >>= 2
+        target = word & 0xFFFFFFFF
+        word >>= 32
+        if delete_below <= choice < fresh_below:
+            key = fresh_key(plan.round, fresh)
+            fresh += 1
+        elif recent:
+            key = fresh_key(plan.round, target % fresh)
+        else:
+            key = loaded_key(target % plan.keys)
+        if choice < delete_below:
+            yield Operation(Kind.DELETE, key, Version(plan.round, number, 0), durable=False)
+            continue
+        durable = word % WHOLE < plan.durable
+        size = _size(word >> 10, plan.large)
+        yield Operation(Kind.PUT, key, Version(plan.round, number, size), durable)
+
+
+def _size(word: int, large: int) -> int:
+    # Of the 42 bits that are left, ten choose the kind of size and the others the size.
+    choice = word % WHOLE
+    word >>= 10
+    if choice < large:
+        return word % (VALUE_SIZE_MAX + 1)
+    if choice < large + 20:
+        return word % 4096
+    if choice < large + 60:
+        return word % _TAG.size
+    return 60 + word % 80

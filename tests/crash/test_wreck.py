@@ -1,0 +1,93 @@
+"""What the raw files of a killed store say about where the kill struck."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mmapio import FlushPolicy
+from mmapkv import KVStore
+from mmaplog import log as log_module
+from tests.crash.child import Child
+from tests.crash.wreck import SEGMENT_HEADER_SIZE, Inside, Wreck, inspect
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    made = tmp_path / "store"
+    with KVStore.open(made, flush_policy=FlushPolicy.MANUAL, segment_bytes=64 << 10) as store:
+        store[b"a"] = bytes(60_000)
+        store[b"b"] = b"2"
+    return made
+
+
+def test_it_agrees_with_the_store(path: Path) -> None:
+    # Read at a wrong offset, a word of zeros would place every kill between two calls.
+    wreck = inspect(path)
+    with KVStore.open(path, "r") as store:
+        figures = store.stats()
+    assert wreck.seq == wreck.applied == figures["committed"] == 2
+    assert wreck.index_end == figures["index_bytes"]
+    assert SEGMENT_HEADER_SIZE < wreck.last < wreck.end == wreck.in_flight
+    assert wreck.unfinished == frozenset()
+
+
+def test_a_kill_inside_a_roll_is_seen(path: Path) -> None:
+    # The new segment has its name, and the log does not know of it yet.
+    def body(started: Callable[[], None]) -> None:
+        store = KVStore.open(path, "w", flush_policy=FlushPolicy.MANUAL)
+        create = vars(log_module)["create_segment"]
+
+        def create_and_die(*arguments: object) -> None:
+            create(*arguments)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        vars(log_module)["create_segment"] = create_and_die
+        store[b"c"] = bytes(30_000)
+
+    before = inspect(path)
+    writer = Child(body)
+    writer.wait_started()
+    assert writer.kill() == ""
+    wreck = inspect(path)
+    assert len(wreck.unfinished) == 1
+    assert wreck.place(before, True, 2) is Inside.ROLL
+
+
+IDLE = Wreck(
+    seq=5,
+    segment_id=1,
+    end=8192,
+    last=8000,
+    in_flight=8192,
+    applied=5,
+    index_end=1 << 20,
+    split_old=0,
+    beyond=0,
+    unfinished=frozenset(),
+)
+
+
+@pytest.mark.parametrize(
+    ("after", "in_call", "place"),
+    [
+        (IDLE, False, Inside.BETWEEN),
+        (IDLE, True, Inside.OTHER),
+        (replace(IDLE, seq=6, applied=6), True, Inside.RETURNING),
+        (replace(IDLE, in_flight=8200), True, Inside.APPEND),
+        (replace(IDLE, seq=6), True, Inside.UNINDEXED),
+        (replace(IDLE, split_old=7), True, Inside.SPLIT),
+        (replace(IDLE, beyond=9), True, Inside.SPLIT_COPY),
+        (replace(IDLE, segment_id=2, end=4096, last=0, in_flight=4096), True, Inside.ROLL),
+        (replace(IDLE, segment_id=2, end=4096, last=0, in_flight=8192), True, Inside.ROLL),
+        (replace(IDLE, unfinished=frozenset({"1.seg.tmp"})), True, Inside.ROLL),
+    ],
+)
+def test_each_place_is_told_from_the_others(after: Wreck, in_call: bool, place: Inside) -> None:
+    # The share of kills that strike inside a write is a promise; a wrong row here would make it up.
+    assert after.place(IDLE, in_call, acknowledged=5) is place

@@ -1,0 +1,67 @@
+"""The process that is killed."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mmapkv import KVStore
+from tests.crash.ack_page import ACKNOWLEDGED, MISSES, SUBMITTED, AckPage
+from tests.crash.operations import Kind, Operation, operations, value_of
+from tests.crash.plan import Plan
+
+# How long the planted defect of acknowledging too early waits to be caught at it.
+EARLY_SECONDS = 0.0002
+# So often the writer looks whether its parent still lives: nobody else would ever stop it.
+LOOK_EVERY = 256
+
+
+def write(
+    path: Path,
+    plan: Plan,
+    prepared: Sequence[Operation],
+    page: AckPage,
+    acknowledges_early: bool,
+    started: Callable[[], None],
+) -> None:
+    """Carry out the operations of a plan until killed, or left alone; acknowledge each after it has returned.
+
+    The first ones were `prepared`, so that the kill meets a writer that writes, not one that makes up values.
+    """
+    values = [value_of(operation.key, operation.version) for operation in prepared]
+    rest = itertools.islice(operations(plan), len(prepared), None)
+    more = ((operation, value_of(operation.key, operation.version)) for operation in rest)
+    store = KVStore.open(path, "w", flush_policy=plan.policy)
+    words = page.words
+    misses = 0
+    parent = os.getppid()
+    work = itertools.chain(zip(prepared, values, strict=True), more)
+    for number, ((kind, key, _, durable), value) in enumerate(work, start=1):
+        words[SUBMITTED] = number
+        if acknowledges_early:
+            words[ACKNOWLEDGED] = number
+            time.sleep(EARLY_SECONDS)
+        if kind is Kind.PUT:
+            if durable:
+                store.put(key, value, durable=True)
+            else:
+                store[key] = value
+        elif kind is Kind.DELETE:
+            try:
+                del store[key]
+            except KeyError:
+                misses += 1
+                words[MISSES] = misses
+        elif kind is Kind.FLUSH:
+            store.flush()
+        else:
+            store.close()
+            store = KVStore.open(path, "w", flush_policy=plan.policy)
+        words[ACKNOWLEDGED] = number
+        if number == 1:
+            started()
+        if number % LOOK_EVERY == 0 and os.getppid() != parent:
+            return

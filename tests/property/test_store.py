@@ -1,0 +1,251 @@
+"""A store is a dict in the order of the last change, whatever happens to process and derived files."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from mmapio import FlushPolicy
+from mmapkv import KVStore
+from tests.unit.mmapio.processes import in_child, killed_after
+from tests.unit.mmapkv.colliding_keys import HashInverter, seed_of
+
+SEGMENT = 64 << 10
+# Few of them, so that most steps meet a key that was there before; and some that are long.
+keys = st.integers(0, 40).map(lambda number: b"%d" % number * (1 + 200 * (number % 7 == 0)))
+values = st.binary(max_size=30) | st.builds(
+    lambda byte, size: bytes([byte]) * size,
+    st.integers(0, 255),
+    st.integers(0, 5000) | st.sampled_from([SEGMENT - 5000, SEGMENT, 2 * SEGMENT]),
+)
+changes = st.lists(st.tuples(keys, st.none() | values), max_size=25)
+POLICIES = {"never": FlushPolicy.NEVER, "manual": FlushPolicy.MANUAL, "every 5": FlushPolicy.every_writes(5)}
+# By name: a failure prints them.
+policies = st.sampled_from(sorted(POLICIES))
+lost = st.sampled_from([(), ("INDEX",), ("CONTROL",), ("CONTROL", "INDEX")])
+
+
+class StoreAgainstDict(RuleBasedStateMachine):
+    """Every rule does the same to a store and to a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = Path(tempfile.mkdtemp(prefix="store-"))
+        self.path = self.directory / "store"
+        self.model: dict[bytes, bytes] = {}
+        self.reader: KVStore | None = None
+        self.walks: list[tuple[object, list[tuple[bytes, bytes]]]] = []
+
+    @initialize(policy=policies)
+    def begin(self, policy: str) -> None:
+        self.open(policy)
+
+    def open(self, policy: str) -> None:
+        self.kv = KVStore.open(self.path, flush_policy=POLICIES[policy], segment_bytes=SEGMENT)
+
+    def close(self) -> None:
+        self.walks.clear()
+        self.kv.close()
+
+    def remember(self, key: bytes, value: bytes) -> None:
+        self.model.pop(key, None)
+        self.model[key] = value
+
+    @rule(key=keys, value=values, durable=st.booleans())
+    def put(self, key: bytes, value: bytes, durable: bool) -> None:
+        self.kv.put(key, value, durable=durable)
+        self.remember(key, value)
+
+    @rule(batch=changes)
+    def change_many(self, batch: list[tuple[bytes, bytes | None]]) -> None:
+        self.change(self.kv, batch)
+        self.remember_all(batch)
+
+    def change(self, kv: KVStore, batch: list[tuple[bytes, bytes | None]]) -> None:
+        for key, value in batch:
+            if value is None:
+                kv.pop(key, None)
+            else:
+                kv[key] = value
+
+    def remember_all(self, batch: list[tuple[bytes, bytes | None]]) -> None:
+        for key, value in batch:
+            if value is None:
+                self.model.pop(key, None)
+            else:
+                self.remember(key, value)
+
+    @rule(key=keys)
+    def delete(self, key: bytes) -> None:
+        try:
+            del self.kv[key]
+        except KeyError:
+            assert key not in self.model
+        else:
+            del self.model[key]
+
+    @rule(key=keys)
+    def get(self, key: bytes) -> None:
+        assert self.kv.get(key) == self.model.get(key)
+        assert (key in self.kv) == (key in self.model)
+
+    @rule(key=keys, value=values)
+    def setdefault(self, key: bytes, value: bytes) -> None:
+        assert self.kv.setdefault(key, value) == self.model.setdefault(key, value)
+
+    @rule()
+    def popitem(self) -> None:
+        if self.model:
+            key, value = self.kv.popitem()
+            assert self.model.pop(key) == value
+        else:
+            try:
+                self.kv.popitem()
+            except KeyError:
+                return
+            raise AssertionError("an empty store gave a pair")
+
+    @precondition(lambda self: len(self.model) < 5)
+    @rule()
+    def clear(self) -> None:
+        self.kv.clear()
+        self.model.clear()
+
+    @rule(count=st.integers(8, 70), bucket=st.integers(0, 511), top=st.integers(0, 2**24 - 1))
+    def colliding_keys(self, count: int, bucket: int, top: int) -> None:
+        """Chains, splits, and beyond 63 a new seed."""
+        for key in HashInverter(seed_of(self.path)).twins(top, 24, bucket, count):
+            self.kv[key] = b"twin"
+            self.remember(key, b"twin")
+
+    @rule()
+    def flush(self) -> None:
+        self.kv.flush()
+        assert self.kv.stats()["durable"] == self.kv.stats()["committed"]
+
+    @precondition(lambda self: len(self.walks) < 3)
+    @rule()
+    def begin_a_walk(self) -> None:
+        self.walks.append((iter(self.kv.items()), list(self.model.items())))
+
+    @precondition(lambda self: self.walks)
+    @rule(count=st.integers(1, 30))
+    def go_on_with_a_walk(self, count: int) -> None:
+        """It sees the store of its beginning, in order, whatever was done since."""
+        walk, left = self.walks.pop(0)
+        for _ in range(count):
+            found = next(walk, None)  # type: ignore[call-overload]
+            if found is None:
+                assert left == []
+                return
+            assert found == left.pop(0)
+        self.walks.append((walk, left))
+
+    @precondition(lambda self: self.reader is None)
+    @rule(policy=policies, names=lost)
+    def reopen(self, policy: str, names: tuple[str, ...]) -> None:
+        self.close()
+        for name in names:
+            (self.path / name).unlink()
+        self.open(policy)
+
+    @rule(policy=policies)
+    def reopen_below_a_reader(self, policy: str) -> None:
+        self.close()
+        self.open(policy)
+
+    @precondition(lambda self: self.reader is None)
+    @rule(policy=policies, batch=changes, names=lost)
+    def a_killed_writer(
+        self, policy: str, batch: list[tuple[bytes, bytes | None]], names: tuple[str, ...]
+    ) -> None:
+        self.close()
+
+        def write() -> KVStore:
+            self.open(policy)
+            self.change(self.kv, batch)
+            return self.kv
+
+        killed_after(write)
+        self.remember_all(batch)
+        for name in names:
+            (self.path / name).unlink()
+        self.open(policy)
+
+    @precondition(lambda self: self.reader is None)
+    @rule(policy=policies)
+    def copy(self, policy: str) -> None:
+        self.close()
+        shutil.copytree(self.path, self.directory / "copy")
+        shutil.rmtree(self.path)
+        (self.directory / "copy").rename(self.path)
+        self.open(policy)
+
+    @rule()
+    def open_a_reader(self) -> None:
+        if self.reader is not None:
+            self.reader.close()
+        self.reader = KVStore.open(self.path, "r")
+
+    @rule()
+    def close_the_reader(self) -> None:
+        if self.reader is not None:
+            self.reader.close()
+            self.reader = None
+
+    @rule()
+    def look_from_another_process(self) -> None:
+        def look() -> list[tuple[bytes, bytes]]:
+            with KVStore.open(self.path, "r") as kv:
+                return list(kv.items())
+
+        assert in_child(look) == list(self.model.items())
+
+    @invariant()
+    def the_store_is_the_dict(self) -> None:
+        if not hasattr(self, "kv"):
+            return
+        for kv in (self.kv, self.reader):
+            if kv is not None:
+                assert len(kv) == len(self.model)
+                assert list(kv.items()) == list(self.model.items())
+                for key, value in self.model.items():
+                    assert kv[key] == value
+                assert b"never" not in kv
+
+    def teardown(self) -> None:
+        if hasattr(self, "kv"):
+            self.close()
+        if self.reader is not None:
+            self.reader.close()
+        shutil.rmtree(self.directory)
+
+
+TestStoreAgainstDict = StoreAgainstDict.TestCase
+
+
+def test_a_planted_defect_is_caught() -> None:
+    """The control: a machine whose store forgets a key must fail, or the machine above proves nothing."""
+
+    class Forgetful(StoreAgainstDict):
+        @rule(key=keys)
+        def delete(self, key: bytes) -> None:
+            self.model.pop(next(iter(self.model), key), None)
+
+    try:
+        run_state_machine_as_test(Forgetful, settings=settings.get_profile("control"))
+    except AssertionError:
+        return
+    raise AssertionError("a deletion that did nothing was not noticed")

@@ -1,0 +1,233 @@
+"""After close, in a forked child, and while another writes: a handle refuses, and does no harm."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mmapio import Closed
+from mmapkv import KVStore, Locked
+from tests.unit.mmapio.footprint import unchanged
+from tests.unit.mmapio.processes import in_child, killed_after, living_child, outcome
+from tests.unit.mmapkv.colliding_keys import HashInverter, seed_of
+from tests.unit.mmapkv.stores import agreeing, contents, opened
+from tests.unit.mmaplog.damage import overwrite
+
+Use = Callable[[KVStore], object]
+READS: dict[str, Use] = {
+    "[]": lambda kv: kv[b"a"],
+    "[missing]": lambda kv: kv[b"missing"],
+    "[empty]": lambda kv: kv[b""],
+    "get": lambda kv: kv.get(b"a"),
+    "get with a default": lambda kv: kv.get(b"a", 5),
+    "get the empty key": lambda kv: kv.get(b""),
+    "in": lambda kv: b"a" in kv,
+    "the empty key in": lambda kv: b"" in kv,
+    "len": len,
+    "bool": bool,
+    "iter": iter,
+    "list": list,
+    "keys": lambda kv: list(kv.keys()),
+    "values": lambda kv: list(kv.values()),
+    "items": lambda kv: list(kv.items()),
+    "==": lambda kv: kv == {},
+    "stats": lambda kv: kv.stats(),
+    "with": lambda kv: kv.__enter__(),
+}
+CHANGES: dict[str, Use] = {
+    "[]=": lambda kv: kv.__setitem__(b"a", b"1"),
+    "put": lambda kv: kv.put(b"b", b"1"),
+    "put durable": lambda kv: kv.put(b"b", b"1", durable=True),
+    "put a large value": lambda kv: kv.put(b"b", bytes(200_000)),
+    "del": lambda kv: kv.__delitem__(b"a"),
+    "pop": lambda kv: kv.pop(b"a"),
+    "popitem": lambda kv: kv.popitem(),
+    "clear": lambda kv: kv.clear(),
+    "update": lambda kv: kv.update({b"c": b"1"}),
+    "setdefault": lambda kv: kv.setdefault(b"c", b"1"),
+    "flush": lambda kv: kv.flush(),
+    "sync": lambda kv: kv.sync(),
+}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A store with one pair, closed."""
+    with opened(tmp_path / "kv") as kv:
+        kv[b"a"] = b"1"
+    return tmp_path / "kv"
+
+
+@pytest.mark.parametrize("mode", ["r", "w"])
+@pytest.mark.parametrize("use", [*READS.values(), *CHANGES.values()], ids=[*READS, *CHANGES])
+def test_a_closed_store_refuses(path: Path, mode: str, use: Use) -> None:
+    """The memory is gone; the exception is all that stands between a mistake and SIGSEGV."""
+    kv = opened(path, mode)
+    kv.close()
+    kv.close()
+    assert kv.closed
+    with unchanged(path), pytest.raises(Closed, match="open it again") as raised:
+        use(kv)
+    assert isinstance(raised.value, ValueError)
+    assert raised.value.filename == str(path)
+
+
+def test_every_public_method_is_among_those_tested() -> None:
+    """A new method must be added to the tables above, or say here why it needs no open store."""
+    harmless = {"open", "path", "closed", "close"}
+    public = {name for name in dir(KVStore) if not name.startswith("_")}
+    named = {name.split()[0] for name in (*READS, *CHANGES)}
+    assert public - harmless - named == set()
+
+
+def test_what_a_closed_store_gave_out_stays(path: Path) -> None:
+    """Values are copies."""
+    with opened(path) as kv:
+        value = kv[b"a"]
+        items = list(kv.items())
+    for file in path.iterdir():
+        file.unlink()
+    assert value == b"1"
+    assert items == [(b"a", b"1")]
+
+
+def test_leaving_the_block_closes_even_after_an_exception(path: Path) -> None:
+    """And what was written before it stays."""
+    with pytest.raises(ZeroDivisionError), opened(path) as kv:
+        kv[b"b"] = b"2"
+        raise ZeroDivisionError
+    assert kv.closed
+    assert contents(path) == {b"a": b"1", b"b": b"2"}
+
+
+@pytest.mark.parametrize("mode", ["w", "c", "n"])
+def test_a_second_writer_is_refused_and_told_who_is_the_first(path: Path, mode: str) -> None:
+    """In the same process and in another."""
+    with opened(path) as kv:
+        with pytest.raises(Locked, match=f"process {os.getpid()}, which is this one"):
+            opened(path, mode)
+        kind, text = in_child(lambda: outcome(lambda: opened(path, mode)))
+        assert (kind, f"process {os.getpid()};" in text) == ("Locked", True)
+        kv[b"b"] = b"2"
+    with living_child(lambda: opened(path)) as pid, pytest.raises(Locked, match=f"process {pid};"):
+        opened(path, mode)
+    assert contents(path, "w") == {b"a": b"1", b"b": b"2"}
+
+
+def test_n_is_refused_while_others_read(path: Path) -> None:
+    """Their store would vanish below them."""
+    with opened(path, "r") as reader, unchanged(path, ignoring=("LOCK",)):
+        with pytest.raises(Locked, match="reading"):
+            opened(path, "n")
+        assert agreeing(reader) == {b"a": b"1"}
+
+
+def test_a_killed_or_dropped_writer_leaves_no_lock(path: Path) -> None:
+    """And nothing that it committed is lost."""
+    killed_after(lambda: opened(path).update({b"b": b"2"}))
+    assert contents(path, "w") == {b"a": b"1", b"b": b"2"}
+    kv = opened(path)
+    kv[b"c"] = b"3"
+    del kv
+    gc.collect()
+    assert contents(path, "w") == {b"a": b"1", b"b": b"2", b"c": b"3"}
+
+
+def test_a_forked_child_that_lives_on_does_not_keep_the_lock(path: Path) -> None:
+    """It holds a copy of everything that the parent had."""
+    kv = opened(path)
+    with living_child(lambda: kv):
+        kv[b"b"] = b"2"
+        kv.close()
+        assert contents(path, "w") == {b"a": b"1", b"b": b"2"}
+
+
+@pytest.mark.parametrize("use", CHANGES.values(), ids=CHANGES.keys())
+def test_a_forked_child_cannot_change_the_store(path: Path, use: Use) -> None:
+    """Two processes that both think they are the writer overwrite each other."""
+    with opened(path) as kv:
+        with unchanged(path):
+            kind, text = in_child(lambda: outcome(lambda: use(kv)))
+        assert kind == "Closed"
+        assert "child" in text
+        use(kv)
+
+
+@pytest.mark.parametrize("mode", ["r", "w"])
+def test_a_forked_child_may_read(path: Path, mode: str) -> None:
+    """Values and counts as the parent goes on changing them."""
+    with opened(path) as writer:
+        kv = writer if mode == "w" else opened(path, "r")
+        for number in range(3):
+            writer[b"%d" % number] = b"x" * 30_000
+            expected = agreeing(writer)
+            assert in_child(lambda: agreeing(kv)) == expected
+        kv.close()
+
+
+@pytest.mark.parametrize("way", ["close", "collect", "exit"])
+def test_a_childs_end_writes_nothing_and_unlocks_nothing(path: Path, way: str) -> None:
+    """However it lets go of what it inherited."""
+    holder = [opened(path)]
+    holder[0][b"b"] = b"2"
+
+    def child() -> None:
+        if way == "close":
+            holder[0].close()
+            holder[0].close()
+        elif way == "collect":
+            holder.clear()
+            gc.collect()
+
+    with unchanged(path):
+        in_child(child)
+    assert in_child(lambda: outcome(lambda: opened(path)))[0] == "Locked"
+    holder[0][b"c"] = b"3"
+    holder[0].close()
+    assert contents(path) == {b"a": b"1", b"b": b"2", b"c": b"3"}
+
+
+def test_a_child_does_not_mend_the_index(path: Path) -> None:
+    """A look-up that finds it damaged has a writer rebuild it; the parent's child is no writer."""
+    raw = (path / "INDEX").read_bytes()
+    overwrite(path / "INDEX", bytes([raw[143_360 + 64] ^ 1]), 143_360 + 64)
+    with opened(path) as kv:
+        with unchanged(path):
+            kind, _ = in_child(lambda: outcome(lambda: kv[b"a"]))
+        assert kind in ("Closed", "CorruptionError")
+        assert kv[b"a"] == b"1"
+    assert contents(path) == {b"a": b"1"}
+
+
+@pytest.mark.parametrize("mode", ["r", "w"])
+def test_a_child_that_meets_a_new_index(path: Path, mode: str) -> None:
+    """It has nothing to open it with: a typed error, and the advice to open the store again."""
+    with opened(path) as writer, opened(path, "r") as reader:
+        kv = writer if mode == "w" else reader
+        assert kv[b"a"] == b"1"
+        reading, writing = os.pipe()
+
+        def child() -> tuple[str, str]:
+            os.read(reading, 1)
+            return outcome(lambda: kv[b"a"])
+
+        pid = os.fork()
+        if pid == 0:
+            try:
+                kind, text = child()
+                os._exit(0 if kind in ("", "Closed") and "NoneType" not in text else 1)
+            finally:
+                os._exit(2)
+        before = seed_of(path)
+        for key in HashInverter(before).twins(7, 24, 5, 64):
+            writer[key] = b"x"
+        assert seed_of(path) != before
+        os.write(writing, b".")
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        os.close(reading)
+        os.close(writing)
+        assert reader[b"a"] == b"1"
