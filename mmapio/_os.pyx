@@ -164,13 +164,16 @@ def make_directory(path):
 
 def list_directory(Descriptor directory not None):
     """The names in an open directory."""
-    return os.listdir(directory.fd)
+    # Through a description of its own: the place in a listing is shared by all copies of a descriptor, in every
+    # thread and forked child, and two listings at once would each see a part.
+    own = Descriptor(os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory.fd), directory.path)
+    return os.listdir(own.fd)
 
 
 def disk_usage(Descriptor directory not None):
     """Bytes on disk of the files in an open directory."""
     total = 0
-    for name in os.listdir(directory.fd):
+    for name in list_directory(directory):
         try:
             total += os.stat(name, dir_fd=directory.fd, follow_symlinks=False).st_blocks * 512
         except FileNotFoundError:

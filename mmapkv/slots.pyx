@@ -3,6 +3,7 @@
 
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp
 
 from mmapkv.format cimport SLOTS
 from mmaplog.segment cimport Segment
@@ -28,10 +29,14 @@ cdef class SlotMap:
         # Maps the segment of a slot, or learns that its file has grown. Raises when neither helps.
         cdef Segment segment
         cdef Slot *row = &self.slots[slot]
+        cdef Slot before = row[0]
         if segment_id == 0:
             raise CorruptionError(f"the index names slot {slot}, which holds no segment", self.source.path)
         segment = self.source.by_id(segment_id)
         segment.refresh()
+        if memcmp(row, &before, sizeof(before)) != 0:
+            # Another thread was here while this one opened the file; the caller looks again.
+            return 0
         if row.base == segment.base and row.limit == segment.limit:
             raise CorruptionError(
                 f"the index names a record beyond the {row.limit} bytes of its segment", segment.path)

@@ -180,12 +180,14 @@ cdef class Log:
         if self.control.durable >= target.seq:
             self.bytes_pending = self.writes_pending = 0
             return
+        # Found before anything is at stake: a file that is missing is no failed sync.
+        cdef Segment last = self.segments.by_id(target.segment_id)
         before, self.unsynced = self.unsynced, []
         names, self.names_unsynced = self.names_unsynced, False
         try:
             for segment in before:
                 segment.sync()
-            self.segments.by_id(target.segment_id).sync()
+            last.sync()
             if names:
                 system.sync(self.directory)
         except OSError as error:
@@ -251,6 +253,8 @@ cdef class Log:
         self.append_lock.acquire()
         try:
             self.check_writable()
+            if self.growing or self.paused:
+                raise self.reentered("a close or a rebuild")
         except BaseException:
             self.append_lock.release()
             raise
