@@ -342,7 +342,8 @@ def _read_index(log: Log) -> tuple[Index, SlotMap]:
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise
-            # What an index that is a little behind lacks was never acknowledged; and it is live, a private one is not.
+            # What an index that is a little behind lacks was never acknowledged; and it is live, which a
+            # private one is not.
             return found or attach.build_private(log)
         finally:
             log.end_exclusive()

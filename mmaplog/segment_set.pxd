@@ -11,6 +11,7 @@ cdef class SegmentSet:
     cdef readonly object path
     cdef readonly bint writable
     cdef list names
+    cdef uint64_t changes       # how often this handle itself has changed what is there
     cdef dict opened
     cdef Segment last           # of those opened for reading, the one that keeps its descriptor
 

@@ -30,7 +30,14 @@ cdef class SegmentSet:
 
     def relist(self):
         """Read the directory again."""
-        self.names = list_segments(self.directory)
+        cdef uint64_t changes
+        while True:
+            # Another thread may add or discard a segment while this one reads; a listing from before must not undo that.
+            changes = self.changes
+            names = list_segments(self.directory)
+            if self.changes == changes:
+                break
+        self.names = names
         present = {segment_id for _, segment_id, _ in self.names}
         self.opened = {key: value for key, value in self.opened.items() if key in present}
 
@@ -44,6 +51,7 @@ cdef class SegmentSet:
 
     def add(self, Segment segment):
         """Make a segment known that was just created."""
+        self.changes += 1
         bisect.insort(self.names, (segment.base_seq, segment.id, segment.name))
         self.opened[segment.id] = segment
 
@@ -125,7 +133,9 @@ cdef class SegmentSet:
 
     def discard(self, Segment segment):
         """Remove a segment without records, file and all."""
+        self.changes += 1
         system.remove_file(self.directory, segment.name)
+        self.changes += 1
         self.opened.pop(segment.id, None)
         self.names = [entry for entry in self.names if entry[1] != segment.id]
 
