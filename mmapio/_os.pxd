@@ -22,7 +22,6 @@ cdef long long size_of(int fd) noexcept nogil
 
 cdef void *map_reserve(size_t want, size_t least, size_t *got) noexcept nogil
 cdef int map_file(void *address, size_t count, int fd, bint writable) noexcept nogil
-cdef int advise_huge(void *address, size_t count) noexcept nogil
 cdef int unmap(void *address, size_t count) noexcept nogil
 
 cdef uint64_t now_ns() noexcept nogil

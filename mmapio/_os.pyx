@@ -34,12 +34,11 @@ cdef extern from "unistd.h" nogil:
 
 cdef extern from "sys/mman.h" nogil:
     enum: PROT_NONE, PROT_READ, PROT_WRITE, MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS
-    enum: MAP_NORESERVE, MAP_FIXED, MS_SYNC, MADV_HUGEPAGE
+    enum: MAP_NORESERVE, MAP_FIXED, MS_SYNC
     void *MAP_FAILED
     void *mmap(void *address, size_t count, int protection, int flags, int fd, long long offset)
     int munmap(void *address, size_t count)
     int msync(void *address, size_t count, int flags)
-    int madvise(void *address, size_t count, int advice)
 
 cdef extern from "sys/stat.h" nogil:
     ctypedef struct c_stat "struct stat":
@@ -370,12 +369,6 @@ cdef void *map_reserve(size_t want, size_t least, size_t *got) noexcept nogil:
 cdef int map_file(void *address, size_t count, int fd, bint writable) noexcept nogil:
     # Over a reservation. Pages beyond the end of the file become usable when the file grows.
     if mmap(address, count, PROT_READ | (PROT_WRITE if writable else 0), MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED:
-        return -errno
-    return 0
-
-
-cdef int advise_huge(void *address, size_t count) noexcept nogil:
-    if madvise(address, count, MADV_HUGEPAGE) < 0:
         return -errno
     return 0
 

@@ -15,6 +15,7 @@ cdef class NativeStore:
     cdef uint64_t tail_slot
     cdef object __weakref__
 
+    cdef int put_pair(self, key, value, bint durable) except -1
     cdef int look(self, const char *key, uint64_t key_size, Hit *hit) except -1
     cdef int settle(self, Index index, Outcome outcome, Hit *hit) except -1
     cdef int write(self, key, const char *value, uint64_t value_size, int kind, bint durable, list removed) except -1

@@ -105,7 +105,7 @@ cdef class NativeStore:
             self._reload_index(index)
 
     def __setitem__(self, key, value):
-        self.put(key, value)
+        self.put_pair(key, value, False)
 
     def put(self, key, value, /, *, bint durable=False):
         """Set the value of `key`; committed when the call returns, and on the device too with `durable`.
@@ -114,13 +114,16 @@ cdef class NativeStore:
         look-up, one copy and one checksum. Raises InvalidKey, ValueTooLarge, TypeError; OSError(ENOSPC) with nothing
         written when the disk is full; InvalidMode, Closed, Poisoned, FlushFailed.
         """
+        self.put_pair(key, value, durable)
+
+    cdef int put_pair(self, key, value, bint durable) except -1:
         cdef Py_buffer view
         key = as_bytes(key, "key")
         if isinstance(value, str):
             value = value.encode()
         if PyBytes_CheckExact(value):
             self.write(key, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value), KIND_PUT, durable, None)
-            return
+            return 0
         try:
             PyObject_GetBuffer(value, &view, PyBUF_SIMPLE)
         except (TypeError, BufferError):
@@ -130,6 +133,7 @@ cdef class NativeStore:
             self.write(key, <const char *>view.buf, view.len, KIND_PUT, durable, None)
         finally:
             PyBuffer_Release(&view)
+        return 0
 
     def __delitem__(self, key):
         key = as_bytes(key, "key")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,10 +12,11 @@ import pytest
 
 from mmapio import Closed
 from mmapkv import KVStore, Locked
+from mmaplog import Log
 from tests.unit.mmapio.footprint import unchanged
 from tests.unit.mmapio.processes import in_child, killed_after, living_child, outcome
 from tests.unit.mmapkv.colliding_keys import HashInverter, seed_of
-from tests.unit.mmapkv.stores import agreeing, contents, opened
+from tests.unit.mmapkv.stores import MANUAL, agreeing, contents, opened
 from tests.unit.mmaplog.damage import overwrite
 
 Use = Callable[[KVStore], object]
@@ -93,6 +95,35 @@ def test_what_a_closed_store_gave_out_stays(path: Path) -> None:
         file.unlink()
     assert value == b"1"
     assert items == [(b"a", b"1")]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="before 3.12 no Python class can be a buffer")
+def test_a_buffer_that_closes_the_store_while_it_is_put(path: Path) -> None:
+    """Getting hold of a buffer may run Python code; the store must be looked at again after it."""
+
+    open_handles: list[KVStore | Log] = []
+
+    class Closing:
+        def __buffer__(self, flags: int) -> memoryview:
+            open_handles.pop().close()
+            return memoryview(b"bytes")
+
+    uses: list[Use] = [
+        lambda kv: kv.__setitem__(b"k", Closing()),  # type: ignore[arg-type]
+        lambda kv: kv.__setitem__(Closing(), b"v"),  # type: ignore[index]
+        lambda kv: kv.get(Closing()),  # type: ignore[call-overload]
+        lambda kv: kv.__delitem__(Closing()),  # type: ignore[arg-type]
+    ]
+    for use in uses:
+        kv = opened(path)
+        open_handles.append(kv)
+        with pytest.raises(Closed):
+            use(kv)
+    log = Log.open(path.parent / "log", flush_policy=MANUAL)
+    open_handles.append(log)
+    with pytest.raises(Closed):
+        log.append(Closing())
+    assert contents(path) == {b"a": b"1"}
 
 
 def test_leaving_the_block_closes_even_after_an_exception(path: Path) -> None:

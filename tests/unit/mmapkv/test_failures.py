@@ -48,6 +48,41 @@ def test_a_full_disk_is_an_error_and_the_store_goes_on(small_volume: Path, size:
     assert contents(path, "w") == expected
 
 
+def test_every_allocation_may_fail(tmp_path: Path, interposer: Path) -> None:
+    """Step by step of a growing store, log and index: the pair is refused whole, and taken the next time."""
+    code = (
+        PRELUDE
+        + """
+from mmapio import FlushPolicy
+from mmapkv import KVStore
+kv = KVStore.open(arguments[0], flush_policy=FlushPolicy.NEVER, segment_bytes=1 << 20)
+model, refused = {}, 0
+for number in range(20_000):
+    key = b"%d" % number
+    if number % 7 == 0:
+        kv.pop(b"%d" % (number // 2), None), model.pop(b"%d" % (number // 2), None)
+    fail(FALLOCATE, 1, errno.ENOSPC, 100)
+    try:
+        kv[key] = key * 20
+    except OSError as error:
+        assert error.errno == errno.ENOSPC
+        refused += 1
+        assert key not in kv and len(kv) == len(model)
+        fail(FALLOCATE, 0, 0)
+        kv[key] = key * 20
+    fail(FALLOCATE, 0, 0)
+    model[key] = key * 20
+assert dict(kv) == model
+kv.close()
+with KVStore.open(arguments[0], "r") as kv:
+    answer([refused, dict(kv) == model])
+"""
+    )
+    refused, same = run_python(code, tmp_path / "kv", preload=interposer)
+    assert refused >= 8
+    assert same
+
+
 def test_a_store_on_a_full_disk_can_be_read_and_closed(small_volume: Path) -> None:  # noqa: F811
     """Neither needs space; a new one does, and leaves nothing in the way of a second try."""
     path = small_volume / "kv"

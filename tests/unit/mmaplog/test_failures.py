@@ -59,6 +59,37 @@ def test_a_disk_with_room_for_one_more_record_takes_it(small_volume: Path) -> No
         assert [entry.payload[0] for entry in log.replay()] == [ord("x"), ord("y")]
 
 
+def test_every_allocation_may_fail(tmp_path: Path, interposer: Path) -> None:
+    """Step by step of a growing log, rolls included: the record is refused whole, and taken the next time."""
+    code = (
+        PRELUDE
+        + """
+from mmapio import FlushPolicy
+from mmaplog import Log
+log = Log.open(arguments[0], flush_policy=FlushPolicy.NEVER, segment_bytes=1 << 20)
+model, refused = [], 0
+for number in range(400):
+    record = b"%d " % number * 2000
+    fail(FALLOCATE, 1, errno.ENOSPC, 100)
+    try:
+        log.append(record)
+    except OSError as error:
+        assert error.errno == errno.ENOSPC
+        refused += 1
+        assert len(log) == len(model)
+        fail(FALLOCATE, 0, 0)
+        log.append(record)
+    model.append(record)
+assert [bytes(entry.payload) for entry in log.replay()] == model
+log.close()
+answer([refused, len(Log.open(arguments[0], "r"))])
+"""
+    )
+    refused, length = run_python(code, tmp_path / "log", preload=interposer)
+    assert refused >= 6
+    assert length == 400
+
+
 def test_a_log_on_a_full_disk_can_be_read_and_closed(small_volume: Path) -> None:  # noqa: F811
     """Neither needs space. A new log does, and leaves nothing that is in the way of a second try."""
     path = small_volume / "log"
