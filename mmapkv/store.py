@@ -317,6 +317,9 @@ def _write_index(log: Log) -> tuple[Index, SlotMap]:
 
 
 def _read_index(log: Log) -> tuple[Index, SlotMap]:
+    if log.control.private:
+        # The log is seen as it was found; an index that others keep writing would not go with it.
+        return attach.build_private(log)
     deadline = time.monotonic() + WAIT_SECONDS_MAX
     while True:
         found = None
