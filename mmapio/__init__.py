@@ -1,15 +1,18 @@
-"""Memory-mapped files: zero-copy views, growth in place, durable flush.
+"""Memory-mapped files: zero-copy views, growth in place, durable flush, atomics across processes.
 
 The lowest of three layers and useful alone: :class:`MemoryMappedFile` maps a file that several
 processes read and write as memory. Nothing here knows of the log or the store built on it.
 """
 
-from mmapio._os import PAGE_SIZE
+from mmapio._vm import PAGE_SIZE
+from mmapio.atomic import AtomicSliceU32, AtomicSliceU64, AtomicU32, AtomicU64
+from mmapio.builder import Builder
 from mmapio.errors import (
     AdviceFailed,
     Closed,
     FlushFailed,
     InvalidMode,
+    InvalidSize,
     LockFailed,
     MappingFault,
     Misaligned,
@@ -17,28 +20,77 @@ from mmapio.errors import (
     OutOfBounds,
     ResizeFailed,
     UnlockFailed,
+    Unsupported,
     WatchFailed,
 )
-from mmapio.mapping import MemoryMappedFile
-from mmapio.options import FlushPolicy, MmapMode
+from mmapio.features import features
+from mmapio.file import ChunksMut, MemoryMappedFile
+from mmapio.manager import (
+    align_up,
+    copy_mmap,
+    create_mmap,
+    delete_mmap,
+    flush,
+    load_mmap,
+    page_size,
+    update_region,
+    write_mmap,
+)
+from mmapio.memory import HugePages
+from mmapio.mutable import MappedSliceMut
+from mmapio.options import FlushPolicy, MmapAdvice, MmapMode, Ordering, TouchHint
+from mmapio.reader import Reader
+from mmapio.segment import Segment, SegmentMut
+from mmapio.sync import SharedMutex
 from mmapio.view import MappedSlice
+from mmapio.watch import ChangeEvent, ChangeKind, WatchHandle
 
 __all__ = [
     "PAGE_SIZE",
     "AdviceFailed",
+    "AtomicSliceU32",
+    "AtomicSliceU64",
+    "AtomicU32",
+    "AtomicU64",
+    "Builder",
+    "ChangeEvent",
+    "ChangeKind",
+    "ChunksMut",
     "Closed",
     "FlushFailed",
     "FlushPolicy",
+    "HugePages",
     "InvalidMode",
+    "InvalidSize",
     "LockFailed",
     "MappedSlice",
+    "MappedSliceMut",
     "MappingFault",
     "MemoryMappedFile",
     "Misaligned",
+    "MmapAdvice",
     "MmapIoError",
     "MmapMode",
+    "Ordering",
     "OutOfBounds",
+    "Reader",
     "ResizeFailed",
+    "Segment",
+    "SegmentMut",
+    "SharedMutex",
+    "TouchHint",
     "UnlockFailed",
+    "Unsupported",
     "WatchFailed",
+    "WatchHandle",
+    "align_up",
+    "copy_mmap",
+    "create_mmap",
+    "delete_mmap",
+    "features",
+    "flush",
+    "load_mmap",
+    "page_size",
+    "update_region",
+    "write_mmap",
 ]

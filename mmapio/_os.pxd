@@ -1,9 +1,7 @@
-# The operating system as the three packages see it: every system call on a file, a mapping or a
-# lock is made in _os.pyx. Functions marked nogil return 0 or a negative errno and never touch Python.
+# Files, directories and locks as the three packages see them. Functions marked nogil return 0 or a
+# negative errno and never touch Python.
 
 from libc.stdint cimport uint64_t
-
-cdef size_t PAGE
 
 
 cdef class Descriptor:
@@ -16,12 +14,7 @@ cdef class Descriptor:
 
 cdef int allocate(int fd, uint64_t offset, uint64_t count) noexcept nogil
 cdef int truncate(int fd, uint64_t size) noexcept nogil
-cdef int sync_file(int fd) noexcept nogil
-cdef int sync_mapping(void *address, size_t count) noexcept nogil
+cdef int sync_file(int fd, void *base, size_t count) noexcept nogil
 cdef long long size_of(int fd) noexcept nogil
-
-cdef void *map_reserve(size_t want, size_t least, size_t *got) noexcept nogil
-cdef int map_file(void *address, size_t count, int fd, bint writable) noexcept nogil
-cdef int unmap(void *address, size_t count) noexcept nogil
 
 cdef uint64_t now_ns() noexcept nogil

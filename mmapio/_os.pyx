@@ -1,8 +1,9 @@
 # cython: language_level=3, auto_pickle=False, boundscheck=False, wraparound=False
-"""The operating system boundary: the only module of the three packages that makes system calls.
+"""The operating system boundary for files, directories and locks on their bytes.
 
-One module so that a test can fail, tear or count any call by interposing the C library, and so that a
-port to another platform is a twin of this file. Linux and its C library are assumed.
+Four modules make all system calls of the three packages: this one, _vm (address space and pages), _wait (sleeping on a
+word) and _fault (pages that are not there). So a test can fail, tear or count any call by interposing the C library, and a
+port to another platform is twins of these four. What Linux and macOS do differently is in _platform.h.
 """
 
 import errno as _errno
@@ -11,89 +12,40 @@ import stat as _stat
 
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EACCES, EAGAIN, EINTR, ENOMEM, EOPNOTSUPP, errno
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset, strerror
 
-cdef extern from "fcntl.h" nogil:
-    enum: F_OFD_GETLK, F_OFD_SETLK, F_OFD_SETLKW, F_RDLCK, F_WRLCK, F_UNLCK, SEEK_SET
+cdef extern from "_platform.h" nogil:
+    enum: F_OFD_GETLK, F_OFD_SETLK, F_OFD_SETLKW, F_RDLCK, F_WRLCK, F_UNLCK, SEEK_SET, CLOCK_REALTIME
     ctypedef struct c_flock "struct flock":
         short l_type
         short l_whence
         long long l_start
         long long l_len
         int l_pid
-    int fcntl(int fd, int command, c_flock *lock)
-    int fallocate(int fd, int mode, long long offset, long long count)
-
-cdef extern from "unistd.h" nogil:
-    int close_descriptor "close"(int fd)
-    int ftruncate(int fd, long long size)
-    int fdatasync(int fd)
-    long pwrite(int fd, const void *data, size_t count, long long offset)
-
-cdef extern from "sys/mman.h" nogil:
-    enum: PROT_NONE, PROT_READ, PROT_WRITE, MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS
-    enum: MAP_NORESERVE, MAP_FIXED, MS_SYNC
-    void *MAP_FAILED
-    void *mmap(void *address, size_t count, int protection, int flags, int fd, long long offset)
-    int munmap(void *address, size_t count)
-    int msync(void *address, size_t count, int flags)
-
-cdef extern from "sys/stat.h" nogil:
     ctypedef struct c_stat "struct stat":
         long long st_size
-    int fstat(int fd, c_stat *result)
-
-cdef extern from "time.h" nogil:
-    enum: CLOCK_REALTIME
     ctypedef struct c_timespec "struct timespec":
         long long tv_sec
         long tv_nsec
+    int fcntl(int fd, int command, c_flock *lock)
+    int close_descriptor "close"(int fd)
+    int ftruncate(int fd, long long size)
+    long pwrite(int fd, const void *data, size_t count, long long offset)
+    int fstat(int fd, c_stat *result)
     int clock_gettime(int clock, c_timespec *result)
-
-cdef extern from * nogil:
-    """
-    #include <errno.h>
-    #include <sys/syscall.h>
-    #include <unistd.h>
-    /* From Linux 6.8; older headers lack the name, older kernels leave the bit clear in the answer. */
-    #ifndef STATX_MNT_ID_UNIQUE
-    #define STATX_MNT_ID_UNIQUE 0x00004000U
-    #endif
-    #ifndef STATX_MNT_ID
-    #define STATX_MNT_ID 0x00001000U
-    #endif
-    /* struct statx as the kernel's ABI lays it out; only C libraries newer than some we support name stx_mnt_id. */
-    static int mmio_identity(int fd, uint64_t out[6]) {
-        unsigned char raw[256] = {0};
-        long r = syscall(SYS_statx, fd, "", 0x1000 /* AT_EMPTY_PATH */, 0x00000fffU | STATX_MNT_ID | STATX_MNT_ID_UNIQUE, raw);
-        if (r < 0) return -errno;
-        uint32_t mask, nsec, major, minor; uint64_t ino, mnt; int64_t sec;
-        __builtin_memcpy(&mask, raw, 4);
-        __builtin_memcpy(&ino, raw + 32, 8);
-        __builtin_memcpy(&sec, raw + 80, 8);
-        __builtin_memcpy(&nsec, raw + 88, 4);
-        __builtin_memcpy(&major, raw + 136, 4);
-        __builtin_memcpy(&minor, raw + 140, 4);
-        __builtin_memcpy(&mnt, raw + 144, 8);
-        out[0] = ((uint64_t)major << 32) | minor;
-        out[1] = ino;
-        out[2] = (mask & 0x800U) ? (uint64_t)sec : 0;
-        out[3] = (mask & 0x800U) ? nsec : 0;
-        out[4] = (mask & (STATX_MNT_ID | STATX_MNT_ID_UNIQUE)) ? mnt : 0;
-        out[5] = (mask & STATX_MNT_ID_UNIQUE) != 0;
-        return 0;
-    }
-    """
+    int mmio_sync_file(int fd, void *base, size_t count)
+    int mmio_allocate(int fd, uint64_t offset, uint64_t count)
+    int mmio_punch_hole(int fd, uint64_t offset, uint64_t count)
+    int mmio_reflink(int to, int source)
+    int64_t mmio_copy_range(int to, int source, uint64_t offset, size_t count)
+    int mmio_prefetch_file(int fd, uint64_t offset, uint64_t count)
     int mmio_identity(int fd, uint64_t *out)
 
-cdef size_t PAGE = os.sysconf("SC_PAGE_SIZE")
-# A shared file mapping gets huge pages only where address and file offset agree modulo this.
-cdef size_t HUGE = 2 << 20
 cdef size_t ZERO_CHUNK = 1 << 20
-
-PAGE_SIZE = PAGE
+# One call of the kernel's, so that a copy of any size can be interrupted.
+cdef size_t COPY_CHUNK = 64 << 20
 
 
 cdef class Descriptor:
@@ -138,12 +90,16 @@ def open_file(path, bint writable, bint create=False, bint exclusive=False, bint
     except OSError as error:
         error.filename = shown
         raise
+    check_regular(opened)
+    return opened
+
+
+cdef check_regular(Descriptor opened):
     kind = os.fstat(opened.fd).st_mode
     if _stat.S_ISDIR(kind):
-        raise IsADirectoryError(_errno.EISDIR, "is a directory, not a file", shown)
+        raise IsADirectoryError(_errno.EISDIR, "is a directory, not a file", opened.path)
     if not _stat.S_ISREG(kind):
-        raise OSError(_errno.EINVAL, "is not a regular file, so it cannot be mapped", shown)
-    return opened
+        raise OSError(_errno.EINVAL, "is not a regular file, so it cannot be mapped", opened.path)
 
 
 def open_directory(path):
@@ -233,8 +189,90 @@ def sync(Descriptor opened not None):
     """Make a file's or directory's bytes and the metadata needed to find them durable. OSError when it fails."""
     cdef int result
     with nogil:
-        result = sync_file(opened.fd)
+        result = sync_file(opened.fd, NULL, 0)
     raise_errno(result, opened.path)
+
+
+def sync_parent(Descriptor opened not None):
+    """Make the names in the directory that a file was opened in durable. OSError when it fails."""
+    parent = os.path.dirname(opened.path) or (b"." if isinstance(opened.path, bytes) else ".")
+    sync(open_directory(parent))
+
+
+def punch_hole(Descriptor opened not None, uint64_t offset, uint64_t count):
+    """Give the blocks of a range back to the file system; it reads as zeros. OSError(EOPNOTSUPP) where that cannot be done."""
+    cdef int result
+    with nogil:
+        result = mmio_punch_hole(opened.fd, offset, count)
+    raise_errno(result, opened.path)
+
+
+def prefetch(Descriptor opened not None, uint64_t offset, uint64_t count):
+    """Have the kernel read a range into the page cache. A hint: it returns before the bytes are there."""
+    cdef int result
+    with nogil:
+        result = mmio_prefetch_file(opened.fd, offset, count)
+    raise_errno(result, opened.path)
+
+
+def copy_content(Descriptor source not None, Descriptor target not None):
+    """Make the empty file `target` equal to `source`, and return how: "reflink", "copy_file_range" or "read and write".
+
+    Blocks are shared where the file system can; else the kernel copies; else this does, without the GIL in the calls.
+    """
+    cdef uint64_t offset = 0
+    cdef int64_t done = mmio_reflink(target.fd, source.fd)
+    if done == 0:
+        return "reflink"
+    while True:
+        with nogil:
+            done = mmio_copy_range(target.fd, source.fd, offset, COPY_CHUNK)
+        PyErr_CheckSignals()
+        if done == 0:
+            return "copy_file_range"
+        if done == -EINTR:
+            continue
+        if done < 0:
+            break
+        offset += done
+    if offset or done not in (-_errno.EXDEV, -_errno.EOPNOTSUPP, -_errno.ENOTSUP, -_errno.ENOSYS, -_errno.EINVAL):
+        raise_errno(<int>done, target.path)
+    while True:
+        part = read_at(source, 1 << 20, offset)
+        if not part:
+            return "read and write"
+        write_at(target, part, offset)
+        offset += len(part)
+
+
+def status(path):
+    """The system's record of what a path names. FileNotFoundError when that is nothing."""
+    return os.stat(path)
+
+
+def duplicate(file, path):
+    """A descriptor of one's own for what `file`, an open file or a descriptor's number, refers to; it must be a regular file."""
+    number = file if isinstance(file, int) else file.fileno()
+    made = Descriptor(os.dup(number), path)
+    check_regular(made)
+    return made
+
+
+def reopen(Descriptor opened not None):
+    """The same file through an open file description of its own, with locks of its own; also when its name is gone."""
+    # On macOS /dev/fd would be the same description again.
+    place = f"/proc/self/fd/{opened.fd}" if os.path.isdir("/proc/self/fd") else opened.path
+    return Descriptor(os.open(place, os.O_CLOEXEC | (os.O_RDWR if is_writable(opened) else os.O_RDONLY)), opened.path)
+
+
+def is_writable(Descriptor opened not None):
+    """Whether a descriptor allows writing."""
+    return fcntl(opened.fd, 3, NULL) & os.O_ACCMODE != os.O_RDONLY
+
+
+def file_object(Descriptor opened not None):
+    """An open binary file with a descriptor of its own for the same file, positioned where that was."""
+    return os.fdopen(os.dup(opened.fd), "r+b" if is_writable(opened) else "rb")
 
 
 def grow(Descriptor opened not None, uint64_t size):
@@ -280,18 +318,9 @@ cdef long long size_of(int fd) noexcept nogil:
     return found.st_size
 
 
-cdef int sync_file(int fd) noexcept nogil:
+cdef int sync_file(int fd, void *base, size_t count) noexcept nogil:
     # Never retried: after a failed sync the kernel has marked the pages clean, a second one would lie.
-    while fdatasync(fd) < 0:
-        if errno != EINTR:
-            return -errno
-    return 0
-
-
-cdef int sync_mapping(void *address, size_t count) noexcept nogil:
-    if msync(address, count, MS_SYNC) < 0:
-        return -errno
-    return 0
+    return mmio_sync_file(fd, base, count)
 
 
 cdef int truncate(int fd, uint64_t size) noexcept nogil:
@@ -307,17 +336,15 @@ cdef int allocate(int fd, uint64_t offset, uint64_t count) noexcept nogil:
     cdef int failure
     if before < 0:
         return <int>before
-    while fallocate(fd, 0, offset, count) < 0:
-        if errno == EINTR:
+    while True:
+        failure = mmio_allocate(fd, offset, count)
+        if failure == -EINTR:
             continue
-        failure = -errno
         if failure == -EOPNOTSUPP:
             failure = write_zeros(fd, offset, count)
-            if failure == 0:
-                return 0
-        ftruncate(fd, before)
+        if failure < 0:
+            ftruncate(fd, before)
         return failure
-    return 0
 
 
 cdef int write_zeros(int fd, uint64_t offset, uint64_t count) noexcept nogil:
@@ -345,38 +372,6 @@ cdef long write_some(int fd, const void *data, size_t count, uint64_t offset) no
             return wrote
         if errno != EINTR:
             return -errno
-
-
-cdef void *map_reserve(size_t want, size_t least, size_t *got) noexcept nogil:
-    # Address space only, huge-page aligned. Halved until the process' limit admits it; NULL (errno set) below `least`.
-    cdef char *raw
-    cdef size_t lead
-    while True:
-        raw = <char *>mmap(NULL, want + HUGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-        if raw != MAP_FAILED:
-            break
-        if want <= least or errno != ENOMEM:
-            return NULL
-        want = max(least, (want // 2 + PAGE - 1) & ~(PAGE - 1))
-    lead = (HUGE - <size_t>raw % HUGE) % HUGE
-    if lead:
-        munmap(raw, lead)
-    munmap(raw + lead + want, HUGE - lead)
-    got[0] = want
-    return raw + lead
-
-
-cdef int map_file(void *address, size_t count, int fd, bint writable) noexcept nogil:
-    # Over a reservation. Pages beyond the end of the file become usable when the file grows.
-    if mmap(address, count, PROT_READ | (PROT_WRITE if writable else 0), MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED:
-        return -errno
-    return 0
-
-
-cdef int unmap(void *address, size_t count) noexcept nogil:
-    if munmap(address, count) < 0:
-        return -errno
-    return 0
 
 
 def lock_byte(Descriptor opened not None, uint64_t offset, bint exclusive, bint wait=False):

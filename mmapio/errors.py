@@ -5,6 +5,7 @@
       InvalidMode                  the handle's mode does not allow the operation
       Misaligned(ValueError)       an offset that is not a multiple of what the operation needs
       ResizeFailed(BufferError)    the file could not grow or shrink
+        InvalidSize(ValueError)    a size that no file can have
       FlushFailed                  a sync failed; the handle is poisoned from then on
       AdviceFailed                 the kernel refused a piece of advice
       LockFailed                   pages could not be locked into memory
@@ -12,6 +13,7 @@
       WatchFailed                  a file could not be watched
       MappingFault                 a page below a mapping could not be read or written
       Closed(ValueError)           the handle was closed, or belongs to the parent of a fork
+      Unsupported                  this platform or kernel has no such call
 
 What the operating system refuses keeps its ``errno`` and ``filename``. Opening raises the builtin
 subclass that fits (``FileNotFoundError``, ``PermissionError``, ``IsADirectoryError``, ...).
@@ -22,6 +24,7 @@ __all__ = [
     "Closed",
     "FlushFailed",
     "InvalidMode",
+    "InvalidSize",
     "LockFailed",
     "MappingFault",
     "Misaligned",
@@ -29,6 +32,7 @@ __all__ = [
     "OutOfBounds",
     "ResizeFailed",
     "UnlockFailed",
+    "Unsupported",
     "WatchFailed",
 ]
 
@@ -51,6 +55,10 @@ class Misaligned(MmapIoError, ValueError):
 
 class ResizeFailed(MmapIoError, BufferError):
     """The file could not be grown or shrunk; it is as it was."""
+
+
+class InvalidSize(ResizeFailed, ValueError):
+    """The size is zero, negative, or beyond what a file can have."""
 
 
 class FlushFailed(MmapIoError):
@@ -79,3 +87,7 @@ class MappingFault(MmapIoError):
 
 class Closed(MmapIoError, ValueError):
     """The handle is closed, or was inherited by a forked child and belongs to the parent."""
+
+
+class Unsupported(MmapIoError):
+    """This platform or kernel has no call for it; :func:`mmapio.features` tells beforehand."""

@@ -1,128 +1,66 @@
 # cython: language_level=3, auto_pickle=False, boundscheck=False, wraparound=False
-"""A file mapped into memory, growing in place."""
+"""A file mapped into memory, growing in place: the part of it that is called often or touches pointers."""
 
 import errno as _errno
 import operator
-import os
+import time
+import weakref
 
-cimport cython
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.errno cimport errno
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint64_t
-from libc.string cimport memmove, strerror
+from libc.string cimport strerror
 
-from mmapio cimport _os
+from mmapio cimport _fault, _os, _vm
 from mmapio._os cimport Descriptor
+from mmapio._vm cimport COPY_ON_WRITE, READ_ONLY, READ_WRITE
+from mmapio.account cimport ON_EACH, Account, note
+from mmapio.bounds cimport checked_offset, checked_size, clamped
+from mmapio.mutable cimport mutable_of
+from mmapio.region cimport Region, fault_in, map_region
 from mmapio.view cimport slice_of
 
 from mmapio import _fork
 from mmapio import _os as _system
 from mmapio.errors import Closed, FlushFailed, InvalidMode, OutOfBounds, ResizeFailed
-from mmapio.options import MmapMode
+from mmapio.flusher import Flusher
+from mmapio.options import FlushPolicy, MmapMode, Trigger
 
 DEFAULT_RESERVE = 64 << 30
 """Address space, in bytes, that a file may grow into without moving. Costs no memory."""
 
-# File offsets are signed in the system interface.
-cdef uint64_t MAX_SIZE = 0x7FFFFFFFFFFFF000
+# Copies from this many bytes on let other threads run.
+cdef Py_ssize_t WITHOUT_GIL = 256 << 10
+
+cdef dict KINDS = {
+    MmapMode.READ_ONLY: READ_ONLY, MmapMode.READ_WRITE: READ_WRITE, MmapMode.COPY_ON_WRITE: COPY_ON_WRITE}
+cdef dict MODES = {kind: mode for mode, kind in KINDS.items()}
 
 
-@cython.final
-cdef class Region:
-    """Address space with a file mapped over it; everything that points into it holds a reference."""
-
-    def __dealloc__(self):
-        if self.base != NULL:
-            _os.unmap(self.base, self.reserved)
-
-
-cdef Region map_region(int fd, uint64_t want, uint64_t least, bint writable, path):
-    cdef Region region = Region.__new__(Region)
-    cdef size_t got = 0
-    cdef char *base
-    cdef int result
-    want = whole_pages(max(want, least, 1))
-    least = whole_pages(max(least, 1))
-    with nogil:
-        base = <char *>_os.map_reserve(want, least, &got)
-        result = -errno if base == NULL else 0
-    if base != NULL:
-        region.base = base
-        region.reserved = got
-        result = _os.map_file(base, got, fd, writable)
-    if result < 0:
-        raise OSError(
-            -result, f"cannot map {least} bytes ({strerror(-result).decode()}); "
-            "is the process' address space limited (ulimit -v)?", path)
-    return region
-
-
-cdef uint64_t whole_pages(uint64_t count):
-    return (count + _os.PAGE - 1) // _os.PAGE * _os.PAGE
-
-
-cdef class MemoryMappedFile:
-    """A file mapped into memory: read and write it without system calls, grow it without moving.
-
-    Make one with :meth:`create_rw`, :meth:`open_rw` or :meth:`open_ro`. Address space is reserved up front, so
-    :meth:`resize` upward keeps every address and every view valid. All handles of a file, in all
-    processes, see each other's bytes at once; :meth:`flush` makes them durable. mmapio takes no file
-    lock. A handle serves any number of threads. A forked child may read an inherited handle but not write it.
-
-    >>> import tempfile, os
-    >>> path = os.path.join(tempfile.mkdtemp(), "greeting")
-    >>> with MemoryMappedFile.create_rw(path, 4096) as m:
-    ...     m.update_region(0, b"hello")
-    ...     bytes(m.as_slice(0, 5))
-    b'hello'
-    """
+cdef class MappedFile(Account):
+    """The native core of :class:`mmapio.MemoryMappedFile`, which has the constructors and everything that is rare."""
 
     def __init__(self):
         raise TypeError("use MemoryMappedFile.create_rw, open_rw or open_ro")
 
     @classmethod
-    def create_rw(cls, path, size, *, reserve=DEFAULT_RESERVE):
-        """Create a file of `size` zero bytes, every block allocated, replacing the content of an existing one.
-
-        Costs one allocation by the file system, no writing. `reserve` is the address space in bytes to keep
-        for growth. Raises ValueError for a size that is not positive, OSError as the system reports it
-        (ENOSPC leaves no new file behind).
-        """
-        cdef uint64_t count = checked_size(size), room = checked_size(reserve)
-        path = os.fspath(path)
-        existed = os.path.lexists(path)
-        cdef Descriptor opened = _system.open_file(path, True, create=True)
-        cdef int result
-        with nogil:
-            result = _os.truncate(opened.fd, 0)
-            if result == 0:
-                result = _os.allocate(opened.fd, 0, count)
-        if result < 0:
-            if not existed:
-                _system.remove_file(None, path)
-            raise ResizeFailed(-result, f"cannot allocate {count} bytes: {strerror(-result).decode()}", path)
-        return guarded(adopt(cls, opened, True, room))
-
-    @classmethod
-    def open_rw(cls, path, *, reserve=DEFAULT_RESERVE):
-        """Map an existing file for reading and writing. Raises the OSError that fits (FileNotFoundError, ...)."""
-        cdef uint64_t room = checked_size(reserve)
-        return guarded(adopt(cls, _system.open_file(os.fspath(path), True), True, room))
-
-    @classmethod
-    def open_ro(cls, path, *, reserve=DEFAULT_RESERVE):
-        """Map an existing file for reading. Raises the OSError that fits (FileNotFoundError, ...)."""
-        cdef uint64_t room = checked_size(reserve)
-        return adopt(cls, _system.open_file(os.fspath(path), False), False, room)
-
-    @classmethod
     def from_descriptor(cls, Descriptor descriptor not None, *, bint writable, reserve=DEFAULT_RESERVE):
         """Map the file of an open `Descriptor`.
 
-        For a layer that guards its own handles: the mapping is not told of forks, and runs no Python code.
+        For a layer that guards its own handles and syncs by itself: the mapping is not told of forks, and runs no Python code.
         """
-        return adopt(cls, descriptor, writable, checked_size(reserve))
+        return adopt(cls, descriptor, READ_WRITE if writable else READ_ONLY, checked_size(reserve), FlushPolicy.NEVER)
+
+    @classmethod
+    def _adopt(cls, Descriptor descriptor not None, mode, reserve, flush_policy, bint created=False):
+        # What the constructors end in: a handle that is told of forks and flushed as its policy says.
+        cdef MappedFile made = adopt(cls, descriptor, KINDS[mode], checked_size(reserve), flush_policy)
+        made.unnamed = created
+        if made.kind == READ_WRITE:
+            _fork.register(made)
+            if flush_policy.trigger is Trigger.MILLIS:
+                made.flusher = Flusher(made, flush_policy.bound, "mmapio-flusher")
+        return made
 
     @property
     def path(self):
@@ -132,7 +70,7 @@ cdef class MemoryMappedFile:
     @property
     def mode(self):
         """The :class:`MmapMode` of this handle."""
-        return MmapMode.READ_WRITE if self.writable else MmapMode.READ_ONLY
+        return MODES[self.kind]
 
     @property
     def closed(self):
@@ -141,9 +79,19 @@ cdef class MemoryMappedFile:
 
     @property
     def reserved(self):
-        """Bytes of address space that the file can grow into without moving."""
+        """Bytes of address space that the file can grow into without moving. Raises Closed."""
         self.check()
         return self.region.reserved
+
+    @property
+    def address(self):
+        """Where the mapping begins in this process, for C code that takes a pointer. Raises Closed.
+
+        It does not change while the file grows within :attr:`reserved`. Nothing keeps the memory mapped for who uses the
+        bare number, and what is stored through it is not on the books.
+        """
+        self.check()
+        return <size_t>self.base
 
     def fileno(self):
         """The descriptor of the mapped file. Raises Closed."""
@@ -154,88 +102,216 @@ cdef class MemoryMappedFile:
         self.check()
         return self.length
 
+    def is_empty(self):
+        """Whether the file has no bytes. Raises Closed."""
+        return len(self) == 0
+
+    # --- Reading
+
     def as_slice(self, offset=0, length=None):
         """A zero-copy, read-only view of `length` bytes at `offset`; to the end when `length` is None.
 
         Costs the same whatever the length. The view stays valid after growth and close; its bytes are
-        whatever the file holds. Raises OutOfBounds, Closed.
+        whatever the file holds. Raises OutOfBounds, Closed, MappingFault.
         """
-        self.check()
-        cdef uint64_t start = checked_offset(self, offset)
-        cdef uint64_t count = self.length - min(start, self.length) if length is None else checked_offset(self, length)
-        self.check_range(start, count)
-        return slice_of(self.region, self.base + start, count)
+        cdef uint64_t start, count
+        self.span(offset, length, &start, &count)
+        cdef Region region = self.view_region(start + count)
+        return slice_of(region, region.base + start, count)
 
     def read_bytes(self, offset, length):
-        """Copy `length` bytes at `offset`. Raises OutOfBounds, Closed."""
+        """Copy `length` bytes at `offset`. Raises OutOfBounds, Closed, MappingFault."""
+        cdef uint64_t start, count
+        self.span(offset, operator.index(length), &start, &count)
+        return read_copy(self.region, start, count)
+
+    def read_into(self, offset, buffer):
+        """Fill a writable buffer from `offset` on, and return how many bytes that were: all it holds.
+
+        Costs one copy, without the GIL from 256 KiB on. Raises OutOfBounds (the buffer is as it was), TypeError or
+        BufferError for what is no writable, contiguous buffer, Closed, MappingFault.
+        """
+        cdef uint64_t start = checked_offset(offset, self.length, self._path)
+        cdef Region region
+        cdef Py_buffer view
         self.check()
-        cdef uint64_t start = checked_offset(self, offset), count = checked_offset(self, length)
-        self.check_range(start, count)
-        return PyBytes_FromStringAndSize(self.base + start, count)
+        PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE | PyBUF_WRITABLE)
+        try:
+            self.check()  # again: the exporter is free to run code that closes this handle
+            self.check_range(start, view.len)
+            region = self.region
+            copy_guarded(region, <char *>view.buf, region.base + start, view.len)
+            return view.len
+        finally:
+            PyBuffer_Release(&view)
+
+    def __getitem__(self, key):
+        """As of ``bytes``: an index gives an int, a slice a copy. Raises IndexError (OutOfBounds), Closed, MappingFault."""
+        cdef Py_ssize_t start, stop, step
+        self.check()
+        if isinstance(key, slice):
+            start, stop, step = key.indices(self.length)
+            self.check()
+            if step == 1:
+                return read_copy(self.region, start, max(stop - start, 0))
+            return read_copy(self.region, 0, self.length)[key]
+        start = self.index(key)
+        return read_copy(self.region, start, 1)[0]
+
+    # --- Writing
 
     def update_region(self, offset, data):
         """Write a contiguous buffer at `offset`; visible to every process that maps the file when it returns.
 
-        Costs one copy; not durable before :meth:`flush`. Raises OutOfBounds (nothing is written),
-        InvalidMode on a read-only mapping, TypeError for what is no buffer, Closed.
+        Costs one copy, without the GIL from 256 KiB on. Durable after :meth:`flush`, or as the flush policy says. Raises
+        OutOfBounds (nothing is written), InvalidMode on a read-only mapping, TypeError for what is no buffer, Closed,
+        MappingFault (part of it may be written), FlushFailed.
         """
-        self.check_writable()
-        cdef uint64_t start = checked_offset(self, offset)
+        cdef uint64_t start = checked_offset(offset, self.length, self._path)
         cdef Py_buffer view
+        self.check_writable()
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
             self.check_writable()  # again: the exporter is free to run code that closes this handle
             self.check_range(start, view.len)
-            memmove(self.base + start, view.buf, view.len)
+            copy_guarded(self.region, self.base + start, self.origin(<const char *>view.buf), view.len)
+            if view.len:
+                note(self, view.len)
         finally:
             PyBuffer_Release(&view)
 
-    def resize(self, size):
+    def __setitem__(self, key, value):
+        """As of a ``bytearray`` that keeps its length. Raises what :meth:`update_region` does, and ValueError for another length."""
+        cdef Py_ssize_t start, stop, step, size
+        cdef Py_buffer view
+        self.check_writable()
+        if not isinstance(key, slice):
+            start = self.index(key)
+            value = operator.index(value)
+            if not 0 <= value <= 255:
+                raise ValueError(f"a byte must be between 0 and 255, not {value}")
+            self.update_region(start, value.to_bytes(1, "little"))
+            return
+        start, stop, step = key.indices(self.length)
+        if step != 1:
+            raise ValueError(f"a slice that is assigned to must be contiguous: step must be 1, not {step}")
+        size = max(stop - start, 0)
+        self.check()
+        PyObject_GetBuffer(value, &view, PyBUF_SIMPLE)
+        try:
+            if view.len != size:
+                raise ValueError(f"a slice of {size} bytes cannot be assigned {view.len}: a mapped file does not shift")
+            self.update_region(start, value)
+        finally:
+            PyBuffer_Release(&view)
+
+    def __delitem__(self, key):
+        raise TypeError("bytes of a mapped file cannot be deleted; resize the file")
+
+    def as_slice_mut(self, offset=0, length=None):
+        """A writable zero-copy view, a :class:`MappedSliceMut`; to the end when `length` is None. A context manager.
+
+        Costs the same whatever the length. Raises OutOfBounds, InvalidMode on a read-only mapping, Closed, MappingFault.
+        """
+        cdef uint64_t start, count
+        self.span(offset, length, &start, &count)
+        self.check_writable()
+        return mutable_of(self, self.region, self.base + start, count)
+
+    # --- Size
+
+    def resize(self, size, timeout=0):
         """Set the file's length in bytes. Upward, blocks are allocated and no address changes.
 
-        Growth beyond the reservation maps the file anew; views taken before keep the old mapping of the
-        same pages. Downward, views beyond the new end fault when touched. Raises ResizeFailed with errno (ENOSPC: the
-        file is as it was), InvalidMode, Closed, ValueError.
+        Growth beyond the reservation maps the file anew; views taken before keep the old mapping of the same pages.
+        Downward, views and atomics of this handle that reach beyond the new end are waited for, `timeout` seconds at
+        most, and then ResizeFailed is raised. Raises ResizeFailed with errno (ENOSPC: the file is as it was), InvalidSize
+        (a ValueError), InvalidMode unless the mapping is read-write, Closed.
         """
         cdef uint64_t count = checked_size(size)
         cdef int result
         cdef Descriptor descriptor
         self.check_writable()
+        if self.kind == COPY_ON_WRITE:
+            raise InvalidMode(
+                _errno.EACCES, "a private copy cannot change the file's length; open it with open_rw", self._path)
         if count >= self.learn_length():
             self.grow_to(count)
             return
+        wait_for_views(self, count, timeout)
+        self.check_writable()
         descriptor = self.descriptor
         with nogil:
             result = _os.truncate(descriptor.fd, count)
         if result < 0:
             raise ResizeFailed(-result, f"cannot shrink to {count} bytes: {strerror(-result).decode()}", self._path)
         self.length = count
+        self.resized()
 
     def refresh(self):
-        """Learn the file's length again, after another process grew it, and return it. Costs one fstat."""
-        self.check()
+        """Learn the file's length again, after another process changed it, and return it. Costs one fstat.
+
+        After a MappingFault it maps what is there now, and the handle can be used again; views taken before are not mended.
+        """
+        self.check_open()
         cdef uint64_t found = self.learn_length()
-        if found > self.region.reserved:
-            self.region = map_region(self.descriptor.fd, 2 * found, found, self.writable, self._path)
-            self.base = self.region.base
+        if found > self.region.reserved or self.faulted():
+            self.renew(max(2 * found, self.region.reserved), found)
         self.length = found
         return found
 
-    def flush(self):
+    # --- Flushing
+
+    def flush(self, bint wait=True):
         """Make everything written to the file, through whichever handle, durable: on the device when it returns.
 
-        Runs without the GIL. Raises FlushFailed with errno, and from then on always: after a failed sync
-        the kernel has dropped the dirty state, so a later success would be a lie.
+        Runs without the GIL. With ``wait=False`` it only has the kernel begin to write, which promises nothing and leaves the
+        books as they are. On a read-only or private mapping there is nothing to do. Raises FlushFailed with errno, and from
+        then on always: after a failed sync the kernel has dropped the dirty state, so a later success would be a lie.
         """
+        self.check()
+        if self.kind != READ_WRITE:
+            return
         self.check_writable()
-        self.sync_all()
+        if wait:
+            self.sync_all()
+        else:
+            self.begin_writeback(0, self.length)
+
+    def flush_range(self, offset, length, bint wait=True):
+        """As :meth:`flush`, for `length` bytes at `offset` and whatever else lies on their pages.
+
+        Takes `length` off :attr:`pending_bytes`. Raises OutOfBounds, and what :meth:`flush` raises.
+        """
+        cdef uint64_t start, count
+        self.span(offset, operator.index(length), &start, &count)
+        if self.kind != READ_WRITE:
+            return
+        self.check_writable()
+        if count == 0:
+            return
+        if wait:
+            self.sync_range(start, count)
+        else:
+            self.begin_writeback(start, count)
 
     def close(self):
-        """Close the handle; the second time does nothing. Live views stay valid. Does not flush."""
-        self.region = None
-        self.base = NULL
-        self.length = 0
-        self.descriptor = None
+        """Flush what the policy owes, end the background flusher, and close; the second time does nothing.
+
+        ``FlushPolicy.NEVER`` owes nothing. Live views stay valid; what is stored through them later is nobody's business.
+        Raises FlushFailed, MappingFault; the handle is closed all the same.
+        """
+        if self.region is None:
+            return
+        try:
+            self.settle_debts()
+        finally:
+            self.stopped = True
+            self.region = None
+            self.viewed = None
+            self.base = NULL
+            self.length = 0
+            self.descriptor = None
 
     def __enter__(self):
         self.check()
@@ -250,19 +326,66 @@ cdef class MemoryMappedFile:
 
     def __repr__(self):
         state = "closed" if self.region is None else f"{self.mode.value}, {self.length} bytes"
-        return f"<MemoryMappedFile {self._path!r} {state}>"
+        return f"<{type(self).__name__} {self._path!r} {state}>"
+
+    # --- For this layer
 
     def _after_fork_in_child(self):
         self.forked = True
+        self.stopped = True
+
+    def _locate(self, offset, length):
+        # The checked numbers of a range; `length` None means to the end.
+        cdef uint64_t start, count
+        self.span(offset, length, &start, &count)
+        return start, count
+
+    def _regions(self):
+        # Every region that reads or stores of this handle go through.
+        return [self.region] if self.viewed is None or self.viewed is self.region else [self.region, self.viewed]
+
+    def _descriptor(self):
+        self.check()
+        return self.descriptor
+
+    def _check_writable(self):
+        self.check_writable()
+
+    def _note(self, uint64_t count):
+        # A write that was made by a system call.
+        note(self, count)
+
+    cdef Py_ssize_t index(self, key) except -1:
+        cdef Py_ssize_t at = clamped(key)
+        self.check()
+        if at < 0:
+            at += self.length
+        if at < 0 or <uint64_t>at >= self.length:
+            raise OutOfBounds(_errno.EINVAL, f"index {key} is outside the {self.length} bytes mapped", self._path)
+        return at
 
     cdef int check(self) except -1:
+        self.check_open()
+        if self.faulted():
+            fault_in(self._path)
+        return 0
+
+    cdef int check_open(self) except -1:
         if self.region is None:
             raise Closed(_errno.EBADF, "the mapped file is closed; open it again", self._path)
         return 0
 
+    cdef bint faulted(self) noexcept:
+        return self.region.slot.faulted or (self.viewed is not None and self.viewed.slot.faulted)
+
     cdef int check_writable(self) except -1:
         self.check()
-        if not self.writable:
+        return self.refuse_write() if self.stopped else 0
+
+    cdef int refuse_write(self) except -1:
+        # Says why no write may begin; nothing, when one may.
+        self.check_open()
+        if self.kind == READ_ONLY:
             raise InvalidMode(_errno.EACCES, "the file is mapped read-only; open it with open_rw", self._path)
         if self.forked:
             raise Closed(
@@ -272,11 +395,78 @@ cdef class MemoryMappedFile:
             raise FlushFailed(*self.poison)
         return 0
 
+    cdef int span(self, offset, length, uint64_t *start, uint64_t *count) except -1:
+        # The numbers of a range, checked. First of all the conversions: they may run code that closes this handle.
+        start[0] = checked_offset(offset, self.length, self._path)
+        count[0] = 0 if length is None else checked_offset(length, self.length, self._path)
+        self.check()
+        if length is None:
+            count[0] = self.length - min(start[0], self.length)
+        return self.check_range(start[0], count[0])
+
     cdef int check_range(self, uint64_t offset, uint64_t count) except -1:
         if offset > self.length or count > self.length - offset:
             raise OutOfBounds(
                 _errno.EINVAL, f"{count} bytes at offset {offset} reach outside the {self.length} bytes mapped", self._path)
         return 0
+
+    cdef Region view_region(self, uint64_t end):
+        # Views of a writable file point into a mapping of their own, which cannot be stored to: there a fault below somebody
+        # else's code can be answered with zero pages, for no later store can be lost in them.
+        cdef Region fresh, region = self.region
+        if self.viewed is None or self.viewed.reserved < end:
+            if self.viewed is not None:
+                self.retire(self.viewed)
+                self.viewed = None
+            try:
+                fresh = map_region(self.descriptor.fd, region.reserved, max(self.length, end), READ_ONLY, self._path)
+            except OSError:
+                # Address space is short: better a view without that than none.
+                fresh = region
+            if self.viewed is not None and self.viewed.reserved >= end:
+                return self.viewed  # another thread's, who was faster
+            self.viewed = fresh
+            return fresh
+        return self.viewed
+
+    cdef int renew(self, uint64_t want, uint64_t least) except -1:
+        cdef Region fresh = map_region(self.descriptor.fd, want, least, self.kind, self._path)
+        self.retire(self.region)
+        if self.viewed is not None and self.viewed is not self.region:
+            self.retire(self.viewed)
+        self.region = fresh
+        self.base = fresh.base
+        self.viewed = None if self.kind == READ_WRITE else fresh
+        return 0
+
+    cdef int retire(self, Region region) except -1:
+        # Its views go on, and still count when the file is to shrink.
+        self.retired = [each for each in self.retired if each() is not None]
+        self.retired.append(weakref.ref(region))
+        return 0
+
+    cdef const char *origin(self, const char *source) noexcept:
+        # The same bytes in the mapping that stores go through. Whether a copy overlaps itself cannot be seen
+        # from the addresses when the source is a view, which points into another mapping of the same pages.
+        cdef Region region = self.viewed
+        if region is not None and region.base <= source < region.base + region.reserved:
+            return self.base + (source - region.base)
+        for each in self.retired:
+            region = each()
+            if region is not None and region.base <= source < region.base + region.reserved:
+                return self.base + (source - region.base)
+        return source
+
+    cdef uint64_t furthest_view(self) except? 0:
+        cdef uint64_t end = self.region.last_view_end()
+        cdef Region old
+        if self.viewed is not None:
+            end = max(end, self.viewed.last_view_end())
+        for each in self.retired:
+            old = each()
+            if old is not None:
+                end = max(end, old.last_view_end())
+        return end
 
     cdef uint64_t learn_length(self) except? 0:
         cdef long long found = _os.size_of(self.descriptor.fd)
@@ -294,49 +484,135 @@ cdef class MemoryMappedFile:
             if result < 0:
                 raise ResizeFailed(
                     -result, f"cannot grow from {now} to {size} bytes: {strerror(-result).decode()}", self._path)
+            self.resized()
         if self.region is not None:
             self.refresh()
         return 0
 
+    cdef int resized(self) except -1:
+        # No bytes and no write, but something that the next flush makes durable.
+        self.generation += 1
+        if self.when == ON_EACH:
+            self.sync_all()
+        return 0
+
     cdef int sync_all(self) except -1:
+        cdef uint64_t count = self.bytes_pending, writes = self.writes_pending, generation = self.generation
+        self.sync_now()
+        return self.settle(count, writes, generation)
+
+    cdef int sync_now(self) except -1:
         cdef Descriptor descriptor = self.descriptor
+        cdef Region region = self.region
+        cdef uint64_t length = self.length
+        cdef int result
+        if self.poison is not None:
+            raise FlushFailed(*self.poison)
+        with nogil:
+            result = _os.sync_file(descriptor.fd, region.base, length)
+        if result < 0:
+            self.fail(result)
+        if self.unnamed:
+            # Bytes that no name leads to are not durable.
+            try:
+                _system.sync_parent(descriptor)
+            except OSError as error:
+                self.fail(-error.errno)
+            self.unnamed = False
+        return 0
+
+    cdef int sync_range(self, uint64_t offset, uint64_t count) except -1:
+        cdef Descriptor descriptor = self.descriptor
+        cdef Region region = self.region
+        cdef uint64_t first = offset // _vm.PAGE * _vm.PAGE
         cdef int result
         with nogil:
-            result = _os.sync_file(descriptor.fd)
+            result = _vm.sync_range(descriptor.fd, region.base + first, offset + count - first)
         if result < 0:
-            self.poison = (-result, f"sync failed: {strerror(-result).decode()}; "
-                           "bytes written since the last flush may be lost, close the file and check it", self._path)
-            raise FlushFailed(*self.poison)
+            self.fail(result)
+        self.bytes_pending -= min(count, self.bytes_pending)
+        return 0
+
+    cdef int begin_writeback(self, uint64_t offset, uint64_t count) except -1:
+        cdef Descriptor descriptor = self.descriptor
+        cdef Region region = self.region
+        cdef uint64_t first = offset // _vm.PAGE * _vm.PAGE
+        cdef int result
+        with nogil:
+            result = _vm.start_writeback(descriptor.fd, region.base + first, first, offset + count - first)
+        return self.fail(result) if result < 0 else 0
+
+    cdef int fail(self, int result) except -1:
+        self.stopped = True
+        self.poison = (-result, f"sync failed: {strerror(-result).decode()}; "
+                       "bytes written since the last flush may be lost, close the file and check it", self._path)
+        raise FlushFailed(*self.poison)
+
+    cdef int settle_debts(self) except -1:
+        flusher, self.flusher = self.flusher, None
+        if flusher is not None:
+            flusher.stop()
+        if self.region is None or self.forked or self.kind != READ_WRITE or self.policy.trigger is Trigger.NEVER:
+            return 0
+        if self.dirty():
+            self.check()
+            if self.poison is None:
+                self.sync_all()
         return 0
 
 
-cdef adopt(cls, Descriptor opened, bint writable, uint64_t reserve):
-    cdef MemoryMappedFile made = cls.__new__(cls)
+cdef adopt(cls, Descriptor opened, Kind kind, uint64_t reserve, policy):
+    cdef MappedFile made = cls.__new__(cls)
     made.descriptor = opened
-    made.writable = writable
+    made.kind = kind
     made._path = opened.path
+    made.retired = []
+    made.set_policy(policy)
+    made.private = kind == COPY_ON_WRITE
+    made.stopped = kind == READ_ONLY
     made.length = made.learn_length()
-    made.region = map_region(opened.fd, reserve, made.length, writable, opened.path)
+    # A private mapping has nothing to grow into.
+    made.region = map_region(opened.fd, 0 if kind == COPY_ON_WRITE else reserve, made.length, kind, opened.path)
     made.base = made.region.base
+    if kind != READ_WRITE:
+        made.viewed = made.region
     return made
 
 
-cdef guarded(MemoryMappedFile made):
-    if made.writable:
-        _fork.register(made)
+cdef int copy_guarded(Region region, char *to, const char *source, Py_ssize_t count) except -1:
+    # `region` keeps mapped what is read or written, whatever other threads do meanwhile.
+    cdef Region held = region
+    cdef int result
+    if count < WITHOUT_GIL:
+        result = _fault.copy(to, source, count)
+    else:
+        with nogil:
+            result = _fault.copy(to, source, count)
+    if result < 0:
+        fault_in(held.path)
+    return held.check()
+
+
+cdef object read_copy(Region region, uint64_t start, Py_ssize_t count):
+    cdef object made = PyBytes_FromStringAndSize(NULL, count)
+    copy_guarded(region, PyBytes_AS_STRING(made), region.base + start, count)
     return made
 
 
-cdef uint64_t checked_size(size) except? 0:
-    size = operator.index(size)
-    if not 0 < size <= MAX_SIZE:
-        raise ValueError(f"a size must be between 1 and {MAX_SIZE} bytes, not {size}")
-    return size
-
-
-cdef uint64_t checked_offset(MemoryMappedFile mapped, offset) except? 0:
-    offset = operator.index(offset)
-    if not 0 <= offset <= MAX_SIZE:
-        raise OutOfBounds(
-            _errno.EINVAL, f"offset or length {offset} is outside the {mapped.length} bytes mapped", mapped._path)
-    return offset
+cdef int wait_for_views(MappedFile mapped, uint64_t size, timeout) except -1:
+    # Views end in other threads, in no order and without a word: look again, at intervals that grow to 5 ms.
+    cdef uint64_t end = mapped.furthest_view()
+    if end <= size:
+        return 0
+    deadline = time.monotonic() + timeout
+    pause = 0.0002
+    while time.monotonic() < deadline:
+        time.sleep(min(pause, max(deadline - time.monotonic(), 0)))
+        pause = min(2 * pause, 0.005)
+        mapped.check_writable()
+        end = mapped.furthest_view()
+        if end <= size:
+            return 0
+    raise ResizeFailed(
+        _errno.EBUSY, f"cannot shrink to {size} bytes: a live view reaches to byte {end}; "
+        "let go of it (and of arrays and memoryviews made from it) first, or give a timeout", mapped._path)

@@ -7,7 +7,7 @@ import operator
 from dataclasses import dataclass
 from typing import ClassVar, SupportsIndex
 
-__all__ = ["FlushPolicy", "MmapMode", "Trigger"]
+__all__ = ["FlushPolicy", "MmapAdvice", "MmapMode", "Ordering", "TouchHint", "Trigger"]
 
 
 BOUND_MAX = (1 << 31) - 1
@@ -19,6 +19,53 @@ class MmapMode(enum.Enum):
 
     READ_ONLY = "read-only"
     READ_WRITE = "read-write"
+    COPY_ON_WRITE = "copy-on-write"
+    """Writable, but what is written stays in this process and never reaches the file."""
+
+
+class TouchHint(enum.Enum):
+    """When the pages of a file are brought in."""
+
+    NEVER = "never"
+    """Each at its first use."""
+    EAGER = "eager"
+    """All of them before the file is handed out."""
+    LAZY = "lazy"
+    """Each at its first use, after the kernel was told that all will be needed."""
+
+
+class MmapAdvice(enum.IntEnum):
+    """What the kernel can be told about a range of a mapping. The numbers are ours, not the system's.
+
+    All are safe on a mapping of a file: none changes what the file holds. Those after ``DONT_NEED`` are Linux's alone.
+    """
+
+    NORMAL = 0
+    RANDOM = 1
+    SEQUENTIAL = 2
+    WILL_NEED = 3
+    DONT_NEED = 4
+    """Take the pages out of this mapping. What was written to a file stays in the file's cache."""
+    COLD = 5
+    """Let the pages be the first to go when memory is short. Linux 5.4."""
+    PAGE_OUT = 6
+    """Write the pages back and free them now. Linux 5.4."""
+    POPULATE_READ = 7
+    """Bring every page in, readable, before returning. Linux 5.14."""
+    POPULATE_WRITE = 8
+    """Bring every page in, writable, before returning; a page that cannot be had is an error. Linux 5.14."""
+    HUGE_PAGE = 9
+    NO_HUGE_PAGE = 10
+
+
+class Ordering(enum.IntEnum):
+    """Memory orders of atomic operations, as in C11 and C++11."""
+
+    RELAXED = 0
+    ACQUIRE = 1
+    RELEASE = 2
+    ACQ_REL = 3
+    SEQ_CST = 4
 
 
 class Trigger(enum.Enum):

@@ -1,6 +1,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
-from mmapio.mapping cimport MemoryMappedFile, Region
+from mmapio.mapping cimport MappedFile
+from mmapio.region cimport Region
 from mmapkv.format cimport State
 from mmapkv.slots cimport SlotMap
 
@@ -34,7 +35,7 @@ cdef struct Hit:
 
 
 cdef class Index:
-    cdef MemoryMappedFile file
+    cdef MappedFile file
     cdef Region region
     cdef char *base
     cdef uint64_t limit         # bytes of the file that may be touched

@@ -9,7 +9,7 @@ from libc.string cimport memcmp, memcpy, memset
 
 from mmapio cimport _memory as memory
 from mmapio._os cimport Descriptor
-from mmapio.mapping cimport MemoryMappedFile
+from mmapio.mapping cimport MappedFile
 from mmapkv.format cimport (
     CLEAN_OFFSET,
     DATA_OFFSET,
@@ -44,11 +44,11 @@ cdef uint64_t RESERVE = <uint64_t>4 << 30
 def create(Descriptor opened, log_uuid, SlotMap slots):
     """Lay out an empty index in an empty file."""
     cdef IndexHeader header
-    cdef MemoryMappedFile file
+    cdef MappedFile file
     cdef Index made
     cdef bytes uuid_bytes = log_uuid.bytes
     system.grow(opened, FIRST_SIZE)
-    file = MemoryMappedFile.from_descriptor(opened, writable=True, reserve=RESERVE)
+    file = MappedFile.from_descriptor(opened, writable=True, reserve=RESERVE)
     memset(&header, 0, sizeof(header))
     header.magic = INDEX_MAGIC
     header.version = INDEX_VERSION
@@ -67,7 +67,7 @@ def create(Descriptor opened, log_uuid, SlotMap slots):
 def load(Descriptor opened, log_uuid, SlotMap slots, bint writable):
     """Map an existing index. FormatError for one of a newer version, CorruptionError for what is none or damaged."""
     cdef IndexHeader header
-    cdef MemoryMappedFile file
+    cdef MappedFile file
     cdef Index made
     cdef bytes uuid_bytes = log_uuid.bytes
     size = system.file_size(opened)
@@ -90,7 +90,7 @@ def load(Descriptor opened, log_uuid, SlotMap slots, bint writable):
                           opened.path)
     if memcmp(header.log_uuid, <const char *>uuid_bytes, 16) != 0:
         raise CorruptionError("the index belongs to another log", opened.path)
-    file = MemoryMappedFile.from_descriptor(opened, writable=writable, reserve=RESERVE)
+    file = MappedFile.from_descriptor(opened, writable=writable, reserve=RESERVE)
     made = wrap(file, slots)
     if made.state.clean:
         made.checked_pages = made.limit // PAGE
@@ -101,7 +101,7 @@ def load(Descriptor opened, log_uuid, SlotMap slots, bint writable):
     return made
 
 
-cdef Index wrap(MemoryMappedFile file, SlotMap slots):
+cdef Index wrap(MappedFile file, SlotMap slots):
     cdef Index made = Index.__new__(Index)
     made.file = file
     made.follow()

@@ -1,12 +1,12 @@
 from libc.stdint cimport uint64_t
 
-from mmapio.mapping cimport MemoryMappedFile
+from mmapio.mapping cimport MappedFile
 from mmaplog.format cimport CommitSlot, ControlHot
 
 
 cdef class Control:
     # The hot words of a log, in memory shared by every process that has it open.
-    cdef MemoryMappedFile file
+    cdef MappedFile file
     cdef ControlHot *hot
     cdef readonly uint64_t incarnation
     cdef readonly bint private

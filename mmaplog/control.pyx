@@ -12,7 +12,7 @@ from libc.string cimport memcmp, memcpy, memset
 
 from mmapio cimport _memory as memory
 from mmapio._os cimport Descriptor
-from mmapio.mapping cimport MemoryMappedFile
+from mmapio.mapping cimport MappedFile
 from mmaplog.checksum cimport xxh3
 from mmaplog.format cimport (
     CONTROL_HOT_OFFSET,
@@ -91,7 +91,7 @@ cdef uint64_t hot_sum(ControlHot *hot, uint64_t incarnation) noexcept nogil:
     return xxh3(hot, 128, incarnation) or 1
 
 
-cdef Control wrap(MemoryMappedFile file, bint private):
+cdef Control wrap(MappedFile file, bint private):
     cdef Control made = Control.__new__(Control)
     cdef ControlIdentity identity
     memcpy(&identity, file.base, sizeof(identity))
@@ -127,7 +127,7 @@ def load(Descriptor directory, log_uuid, bint writable, bint live):
     or boot it names, as long as it is one of this log.
     """
     cdef Descriptor opened
-    cdef MemoryMappedFile file
+    cdef MappedFile file
     cdef ControlIdentity found, expected
     cdef Control made
     try:
@@ -136,7 +136,7 @@ def load(Descriptor directory, log_uuid, bint writable, bint live):
         return None
     if system.file_size(opened) != CONTROL_SIZE:
         return None
-    file = MemoryMappedFile.from_descriptor(opened, writable=writable, reserve=CONTROL_SIZE)
+    file = MappedFile.from_descriptor(opened, writable=writable, reserve=CONTROL_SIZE)
     memcpy(&found, file.base, sizeof(found))
     describe(&expected, opened, log_uuid.bytes)
     if found.checksum != xxh3(&found, sizeof(found) - sizeof(found.checksum), 0):
@@ -158,7 +158,7 @@ def load(Descriptor directory, log_uuid, bint writable, bint live):
 def create(directory, log_uuid, seq, segment_id, end, last, durable):
     """Make CONTROL anew, saying that the log ends where the arguments say. With directory None, in private memory."""
     cdef Descriptor opened
-    cdef MemoryMappedFile file
+    cdef MappedFile file
     cdef ControlIdentity identity
     cdef CommitSlot slot
     cdef Control made
@@ -172,7 +172,7 @@ def create(directory, log_uuid, seq, segment_id, end, last, durable):
             pass
         opened = system.open_file(TEMPORARY, True, create=True, exclusive=True, follow=False, directory=directory)
     system.grow(opened, CONTROL_SIZE)
-    file = MemoryMappedFile.from_descriptor(opened, writable=True, reserve=CONTROL_SIZE)
+    file = MappedFile.from_descriptor(opened, writable=True, reserve=CONTROL_SIZE)
     describe(&identity, opened, log_uuid.bytes)
     identity.incarnation = random_word()
     identity.checksum = xxh3(&identity, sizeof(identity) - sizeof(identity.checksum), 0)

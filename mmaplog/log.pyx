@@ -38,10 +38,10 @@ from mmaplog.segment_set cimport SegmentSet
 from mmapio import _fork
 from mmapio import _os as system
 from mmapio.errors import Closed, FlushFailed, InvalidMode
+from mmapio.flusher import Flusher
 from mmapio.options import FlushPolicy, Trigger
 from mmaplog import attach
 from mmaplog.errors import CorruptionError, Locked, LogError, Poisoned, RecordTooLarge
-from mmaplog.flusher import Flusher
 from mmaplog.replay import Replay
 from mmaplog.segment import create_segment
 
@@ -574,5 +574,5 @@ def open_log(cls, path, mode, flush_policy, timestamps, segment_bytes, derived):
     log.adopt_unsynced()
     _fork.register(log)
     if flush_policy.trigger is Trigger.MILLIS:
-        log.flusher = Flusher(log, flush_policy.bound)
+        log.flusher = Flusher(log, flush_policy.bound, "mmaplog-flusher")
     return log

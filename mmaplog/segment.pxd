@@ -1,12 +1,13 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from mmapio._os cimport Descriptor
-from mmapio.mapping cimport MemoryMappedFile, Region
+from mmapio.mapping cimport MappedFile
+from mmapio.region cimport Region
 from mmaplog.format cimport DurableMark, Footer
 
 
 cdef class Segment:
-    cdef MemoryMappedFile file  # None while the descriptor is not needed
+    cdef MappedFile file  # None while the descriptor is not needed
     cdef Descriptor directory
     cdef object log_uuid
     cdef bint writable
@@ -21,7 +22,7 @@ cdef class Segment:
     cdef readonly object name
     cdef readonly object path
 
-    cdef MemoryMappedFile handle(self)
+    cdef MappedFile handle(self)
     cdef release(self)
     cdef int refresh(self) except -1
     cdef int sync(self) except -1

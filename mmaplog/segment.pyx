@@ -9,7 +9,7 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
 from mmapio._os cimport Descriptor
-from mmapio.mapping cimport MemoryMappedFile
+from mmapio.mapping cimport MappedFile
 from mmaplog.checksum cimport xxh3
 from mmaplog.format cimport (
     COPIES,
@@ -39,7 +39,7 @@ cdef class Segment:
     def __repr__(self):
         return f"<Segment {self.name} of {self.limit} bytes>"
 
-    cdef MemoryMappedFile handle(self):
+    cdef MappedFile handle(self):
         if self.file is None:
             self.file = (<Segment>open_segment(self.directory, self.name, self.log_uuid, self.writable)).file
         return self.file
@@ -190,7 +190,7 @@ def open_segment(Descriptor directory, name, log_uuid, bint writable):
         raise FormatError("the segment has the last epoch there is; copy its records to a new log", opened.path)
     if header.capacity < SEGMENT_HEADER_SIZE or header.capacity > <uint64_t>8 << 30:
         raise FormatError(f"the segment claims a capacity of {header.capacity} bytes, outside what the format allows", opened.path)
-    made.file = MemoryMappedFile.from_descriptor(opened, writable=writable, reserve=header.capacity)
+    made.file = MappedFile.from_descriptor(opened, writable=writable, reserve=header.capacity)
     made.directory = directory
     made.log_uuid = log_uuid
     made.writable = writable

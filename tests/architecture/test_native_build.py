@@ -18,6 +18,8 @@ from tests.support.tree import PACKAGES, PROJECT, Tree
 
 _INCLUDE = re.compile(r'^\s*include\s+["\']([^"\']+)["\']', re.MULTILINE)
 
+_C_INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
+
 
 def build_table(tree: Tree) -> dict[str, Any]:
     """The [tool.setuptools] table of pyproject.toml."""
@@ -33,18 +35,19 @@ def headers_of(tree: Tree, source: Path) -> set[Path]:
         path = waiting.pop()
         direct = {
             tree.headers[target]
-            for each in imports_of(tree, path)
+            for each in ([] if path.suffix == ".h" else imports_of(tree, path))
             if each.native
             for target in each.targets(tree.headers)
         }
         # Cython reads the .pxd of the same name without being asked.
         direct |= {path.with_suffix(".pxd")}
         code = path.read_text(encoding="utf-8")
-        for name in [header for _, header, _ in extern_blocks(code)] + _INCLUDE.findall(code):
+        named = [header for _, header, _ in extern_blocks(code)] + _INCLUDE.findall(code) + _C_INCLUDE.findall(code)
+        for name in named:
             direct |= {path.parent / name, tree.root / name}
         new = {each for each in direct if each.is_file()} - found - {source}
         found |= new
-        waiting += [each for each in new if each.suffix != ".h"]
+        waiting += new
     return found
 
 

@@ -68,10 +68,17 @@ def test_a_read_only_handle_refuses_every_change(tmp_path: Path) -> None:
             lambda: mapped.update_region(0, b"x"),
             lambda: mapped.resize(4096),
             lambda: mapped.resize(1),
-            mapped.flush,
+            lambda: mapped.as_slice_mut(0, 1),
+            lambda: mapped.as_slice_mut(0, 0),
+            lambda: mapped.chunks_mut(1),
+            lambda: mapped.__setitem__(0, 1),
+            lambda: mapped.__setitem__(slice(0, 0), b""),
+            lambda: mapped.punch_hole(0, 1),
+            lambda: mapped.touch_pages(write=True),
         ):
             with pytest.raises(InvalidMode, match="open_rw"):
                 change()
+        mapped.flush()  # there is nothing to flush, and no reason to refuse
 
 
 def test_an_empty_file_can_be_opened_and_grown(tmp_path: Path) -> None:

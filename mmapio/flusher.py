@@ -8,11 +8,11 @@ import threading
 import weakref
 from typing import Protocol
 
-logger = logging.getLogger("mmaplog")
+logger = logging.getLogger("mmapio")
 
 
 class Flushable(Protocol):
-    """What the flusher needs of a log."""
+    """What the flusher needs of a handle."""
 
     def needs_flush(self) -> bool: ...
     def flush(self) -> None: ...
@@ -24,21 +24,21 @@ _flushed: weakref.WeakSet[Flushable] = weakref.WeakSet()
 
 @atexit.register
 def _flush_at_exit() -> None:
-    for log in list(_flushed):
-        _flush(log)
+    for handle in list(_flushed):
+        _flush(handle)
 
 
 class Flusher:
-    """Flushes a log in the background until stopped, or until nobody else holds the log."""
+    """Flushes a handle in the background until stopped, or until nobody else holds the handle."""
 
-    def __init__(self, log: Flushable, milliseconds: int) -> None:
+    def __init__(self, handle: Flushable, milliseconds: int, name: str) -> None:
         self._stop = threading.Event()
-        _flushed.add(log)
-        # Weak, so that a log that was dropped without close() can go.
+        _flushed.add(handle)
+        # Weak, so that a handle that was dropped without close() can go.
         self._thread = threading.Thread(
             target=_run,
-            args=(weakref.ref(log), milliseconds / 1000, self._stop),
-            name="mmaplog-flusher",
+            args=(weakref.ref(handle), milliseconds / 1000, self._stop),
+            name=name,
             daemon=True,
         )
         self._thread.start()
@@ -52,20 +52,20 @@ class Flusher:
 
 def _run(reference: weakref.ref[Flushable], seconds: float, stop: threading.Event) -> None:
     while not stop.wait(seconds):
-        log = reference()
-        if log is None:
+        handle = reference()
+        if handle is None:
             return
-        if not _flush(log):
+        if not _flush(handle):
             return
-        del log
+        del handle
 
 
-def _flush(log: Flushable) -> bool:
+def _flush(handle: Flushable) -> bool:
     try:
-        if log.needs_flush():
-            log.flush()
+        if handle.needs_flush():
+            handle.flush()
     except OSError as error:
-        # The log is poisoned now: the next call of its user raises, with the traceback that matters.
+        # The handle is poisoned now: the next call of its user raises, with the traceback that matters.
         logger.error("background flush failed: %s", error)  # noqa: TRY400
         return False
     return True

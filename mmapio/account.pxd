@@ -1,0 +1,37 @@
+# What was written to a file and is not known to be durable yet, and the policy that says when it must be.
+
+from libc.stdint cimport uint64_t
+
+cdef enum When:
+    ON_DEMAND, ON_EACH, ON_BYTES, ON_WRITES, ON_TIMER
+
+
+cdef class Account:
+    cdef uint64_t bytes_pending
+    cdef uint64_t writes_pending
+    cdef uint64_t bytes_exported    # of the writable views that are out: any of their bytes may be changing
+    cdef uint64_t generation        # counts writes, never set back
+    cdef uint64_t durable_generation
+    cdef uint64_t bound
+    cdef When when
+    cdef bint stopped               # closed, poisoned, read-only or another process' after a fork: no write may begin
+    cdef bint private               # what is written stays in this process: nothing is ever owed to the file
+    cdef object policy
+
+    cdef int set_policy(self, policy) except -1
+    cdef int after_write(self) except -1
+    cdef bint dirty(self) noexcept
+    cdef int settle(self, uint64_t count, uint64_t writes, uint64_t generation) except -1
+    cdef int sync_all(self) except -1
+    cdef int refuse_write(self) except -1
+    cdef const char *origin(self, const char *source) noexcept
+
+
+# Every write path calls this once its bytes are in place, with their number. May flush, as the policy says.
+cdef inline int note(Account account, uint64_t count) except -1:
+    account.bytes_pending += count
+    account.writes_pending += 1
+    account.generation += 1
+    if account.when != ON_DEMAND:
+        account.after_write()
+    return 0

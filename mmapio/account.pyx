@@ -1,0 +1,75 @@
+# cython: language_level=3, auto_pickle=False
+"""What was written and is not known to be durable: bytes and writes, each counted once, on every path."""
+
+from libc.stdint cimport uint64_t
+
+from mmapio.options import FlushPolicy, Trigger
+
+cdef dict WHEN = {
+    Trigger.NEVER: ON_DEMAND,
+    Trigger.MANUAL: ON_DEMAND,
+    Trigger.ALWAYS: ON_EACH,
+    Trigger.BYTES: ON_BYTES,
+    Trigger.WRITES: ON_WRITES,
+    Trigger.MILLIS: ON_TIMER,
+}
+
+
+cdef class Account:
+    """The books of one handle. The counters decide when a policy flushes, never whether a flush does anything."""
+
+    def __init__(self):
+        raise TypeError("an account is part of a mapped file; use MemoryMappedFile.create_rw, open_rw or open_ro")
+
+    @property
+    def flush_policy(self):
+        """The :class:`FlushPolicy` that the file was opened with."""
+        return self.policy
+
+    @property
+    def pending_bytes(self):
+        """Bytes written since they were last flushed; a writable view counts whole while it is out.
+
+        A byte written twice counts twice. Only a guide to when the next flush is due: :meth:`flush` never relies on it.
+        """
+        return 0 if self.private else self.bytes_pending + self.bytes_exported
+
+    def needs_flush(self):
+        """Whether anything may have been written since the last full flush."""
+        return self.dirty()
+
+    cdef int set_policy(self, policy) except -1:
+        if not isinstance(policy, FlushPolicy):
+            raise TypeError(f"a flush policy must be a FlushPolicy, not {type(policy).__name__}")
+        self.policy = policy
+        self.when = WHEN[policy.trigger]
+        self.bound = policy.bound
+        return 0
+
+    cdef int after_write(self) except -1:
+        if not self.private and (
+            self.when == ON_EACH
+            or (self.when == ON_BYTES and self.bytes_pending >= self.bound)
+            or (self.when == ON_WRITES and self.writes_pending >= self.bound)
+        ):
+            self.sync_all()
+        return 0
+
+    cdef bint dirty(self) noexcept:
+        return not self.private and (self.generation != self.durable_generation or self.bytes_exported != 0)
+
+    cdef int settle(self, uint64_t count, uint64_t writes, uint64_t generation) except -1:
+        # After a full flush that began when the books stood as given; what was written meanwhile stays in them.
+        self.bytes_pending -= min(count, self.bytes_pending)
+        self.writes_pending -= min(writes, self.writes_pending)
+        self.durable_generation = max(generation, self.durable_generation)
+        return 0
+
+    cdef int sync_all(self) except -1:
+        raise TypeError("this account has no file")
+
+    cdef int refuse_write(self) except -1:
+        raise TypeError("this account has no file")
+
+    cdef const char *origin(self, const char *source) noexcept:
+        return source

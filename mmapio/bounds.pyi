@@ -1,0 +1,3 @@
+from typing import SupportsIndex
+
+def checked(size: SupportsIndex) -> int: ...

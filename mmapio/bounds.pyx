@@ -1,0 +1,45 @@
+# cython: language_level=3, auto_pickle=False
+"""Numbers that callers give, checked: sizes of files, offsets and lengths."""
+
+import errno as _errno
+import operator
+
+from libc.stdint cimport uint64_t
+
+from mmapio.errors import InvalidSize, OutOfBounds
+
+cdef extern from "Python.h":
+    # With NULL for the exception it clamps instead of raising.
+    Py_ssize_t as_ssize_t "PyNumber_AsSsize_t"(object number, void *exception) except? -1
+
+# File offsets are signed in the system interface.
+cdef uint64_t MAX_SIZE = 0x7FFFFFFFFFFFF000
+
+
+def checked(size):
+    """A size as the number it is. InvalidSize for one that no file can have."""
+    return checked_size(size)
+
+
+cdef uint64_t checked_size(size) except? 0:
+    size = operator.index(size)
+    if not 0 < size <= MAX_SIZE:
+        raise InvalidSize(_errno.EINVAL, f"a size must be between 1 and {MAX_SIZE} bytes, not {size}")
+    return size
+
+
+cdef uint64_t checked_offset(offset, uint64_t length, path) except? 0:
+    cdef Py_ssize_t small
+    if type(offset) is int:
+        # The common case without a comparison of Python objects.
+        small = as_ssize_t(offset, NULL)
+        if 0 <= small < <Py_ssize_t>MAX_SIZE:
+            return small
+    offset = operator.index(offset)
+    if not 0 <= offset <= MAX_SIZE:
+        raise OutOfBounds(_errno.EINVAL, f"offset or length {offset} is outside the {length} bytes mapped", path)
+    return offset
+
+
+cdef Py_ssize_t clamped(key) except? -1:
+    return as_ssize_t(key, NULL)

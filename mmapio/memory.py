@@ -1,0 +1,142 @@
+"""The pages below a mapped file: advice, locking, prefaulting, residency, holes, huge pages."""
+
+from __future__ import annotations
+
+import enum
+import errno
+from typing import SupportsIndex
+
+from mmapio import _os, _vm
+from mmapio.errors import AdviceFailed, InvalidMode, MappingFault, Unsupported
+from mmapio.mapping import MappedFile
+from mmapio.options import MmapAdvice, MmapMode
+
+__all__ = ["HugePages"]
+
+
+class HugePages(enum.Enum):
+    """How far a mapping got with huge pages, which save the processor look-ups of addresses."""
+
+    HUGETLB = "hugetlb"
+    """The file lies on hugetlbfs: every page is huge."""
+    MAPPED = "mapped"
+    """The kernel has mapped at least one huge page."""
+    ADVISED = "advised"
+    """The kernel was asked, agreed, and has not mapped one yet: none was touched, or the file system has none to give."""
+    NONE = "none"
+    """Ordinary pages, and no promise of others."""
+
+
+def advise(
+    file: MappedFile, offset: SupportsIndex, length: SupportsIndex | None, advice: MmapAdvice
+) -> None:
+    """See `MemoryMappedFile.advise`."""
+    advice = MmapAdvice(advice)
+    start, count = file._locate(offset, length)
+    if not _vm.ADVICE_SUPPORTED[advice]:
+        raise Unsupported(errno.ENOTSUP, f"this platform has no advice {advice.name}", file.path)
+    writing = advice is MmapAdvice.POPULATE_WRITE
+    if writing and file.mode is MmapMode.READ_ONLY:
+        raise InvalidMode(errno.EACCES, "pages of a read-only mapping cannot be made writable", file.path)
+    if count == 0:
+        return
+    for region in file._regions()[: 1 if writing else None]:
+        region.advise(start, count, advice, advice.name)
+
+
+def prefetch(file: MappedFile, offset: SupportsIndex, length: SupportsIndex) -> None:
+    """See `MemoryMappedFile.prefetch_range`."""
+    start, count = file._locate(offset, length)
+    if count == 0:
+        return
+    try:
+        _os.prefetch(file._descriptor(), start, count)
+    except OSError as error:
+        text = f"cannot prefetch {count} bytes at offset {start}: {error.strerror}"
+        raise AdviceFailed(error.errno, text, file.path) from None
+
+
+def lock(file: MappedFile, offset: SupportsIndex, length: SupportsIndex) -> None:
+    """See `MemoryMappedFile.lock`."""
+    start, count = file._locate(offset, length)
+    if count:
+        # One mapping is enough: locked pages stay in memory for all of them.
+        file.region.lock(start, count)
+
+
+def unlock(file: MappedFile, offset: SupportsIndex, length: SupportsIndex) -> None:
+    """See `MemoryMappedFile.unlock`."""
+    start, count = file._locate(offset, length)
+    if count:
+        file.region.unlock(start, count)
+
+
+def touch(file: MappedFile, offset: SupportsIndex, length: SupportsIndex, *, write: bool) -> None:
+    """See `MemoryMappedFile.touch_pages_range`."""
+    start, count = file._locate(offset, length)
+    if write:
+        file._check_writable()
+    if count == 0:
+        return
+    advice = MmapAdvice.POPULATE_WRITE if write else MmapAdvice.POPULATE_READ
+    for region in file._regions()[: 1 if write else None]:
+        try:
+            region.advise(start, count, advice, advice.name)
+        except AdviceFailed as error:
+            if error.errno == errno.EFAULT:
+                text = f"a page within {count} bytes at offset {start} cannot be had: the file was cut, or the disk is full"
+                raise MappingFault(error.errno, text, file.path) from None
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+                raise
+            # A kernel before 5.14.
+            if write:
+                region.touch_for_writing(start, count)
+            else:
+                region.touch(start, count)
+    if write:
+        file._note(0)
+
+
+def resident(file: MappedFile, offset: SupportsIndex, length: SupportsIndex | None) -> int:
+    """See `MemoryMappedFile.resident`."""
+    start, count = file._locate(offset, length)
+    return int(file.region.resident(start, count).count(1)) * _vm.PAGE_SIZE
+
+
+def punch_hole(file: MappedFile, offset: SupportsIndex, length: SupportsIndex) -> None:
+    """See `MemoryMappedFile.punch_hole`."""
+    start, count = file._locate(offset, length)
+    file._check_writable()
+    if file.mode is not MmapMode.READ_WRITE:
+        raise InvalidMode(errno.EACCES, "a private copy has no blocks of its own to give back", file.path)
+    if count == 0:
+        return
+    try:
+        _os.punch_hole(file._descriptor(), start, count)
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.ENOTSUP):
+            raise Unsupported(error.errno, "the file system cannot punch holes", file.path) from None
+        raise
+    file._note(count)
+
+
+def ask_for_huge_pages(file: MappedFile) -> bool:
+    """Ask the kernel for huge pages below a mapping; False when it refuses, and ordinary ones serve."""
+    if not _vm.ADVICE_SUPPORTED[MmapAdvice.HUGE_PAGE]:
+        return False
+    try:
+        # The whole reservation, so that what the file grows into is asked for already.
+        file.region.advise(0, file.region.size, MmapAdvice.HUGE_PAGE, "HUGE_PAGE")
+    except AdviceFailed:
+        return False
+    return True
+
+
+def huge_page_tier(file: MappedFile) -> HugePages:
+    """See `MemoryMappedFile.huge_pages`."""
+    if _vm.hugetlb_block(file.fileno()):
+        return HugePages.HUGETLB
+    details = file.region.details()
+    if any(details.get(name) for name in ("FilePmdMapped", "ShmemPmdMapped", "AnonHugePages")):
+        return HugePages.MAPPED
+    return HugePages.ADVISED if details.get("advised") else HugePages.NONE

@@ -1,0 +1,38 @@
+# Reserved address space with a file mapped over all of it, and what points into it.
+
+from libc.stdint cimport uint64_t
+
+from mmapio._fault cimport Slot
+from mmapio._vm cimport Kind
+
+
+# A view of a region: a link of the region's list of living views. Embedded in the view's object, which
+# holds a reference to the region and takes the link out before it goes. Changed below the GIL only.
+cdef struct Link:
+    Link *previous
+    Link *next
+    const char *start
+    const char *end
+
+
+cdef class Region:
+    # Unmapped when the last reference goes.
+    cdef char *base
+    cdef size_t reserved
+    cdef Kind kind
+    cdef Slot *slot
+    cdef Link views             # the list's head; its own start and end mean nothing
+    cdef object path
+    cdef object __weakref__
+
+    cdef bint faulted(self) noexcept
+    cdef int check(self) except -1
+    cdef uint64_t last_view_end(self) noexcept
+
+
+cdef void attach(Region region, Link *link, const char *start, uint64_t count) noexcept
+cdef void detach(Link *link) noexcept
+
+cdef Region map_region(int fd, uint64_t want, uint64_t least, Kind kind, path)
+cdef uint64_t whole_pages(uint64_t count) noexcept nogil
+cdef fault_in(path)

@@ -1,0 +1,198 @@
+# cython: language_level=3, auto_pickle=False, boundscheck=False, wraparound=False
+"""Address space with a file mapped over it, and the list of the views that point into it."""
+
+import errno as _errno
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.errno cimport errno
+from libc.stdint cimport uint64_t
+from libc.string cimport strerror
+
+from mmapio cimport _fault, _vm
+from mmapio._vm cimport Kind
+
+from mmapio import _vm as _system
+from mmapio.errors import AdviceFailed, LockFailed, MappingFault, UnlockFailed
+
+
+@cython.final
+@cython.no_gc
+cdef class Region:
+    """Address space with a file mapped over it; everything that points into it holds a reference."""
+
+    def __cinit__(self):
+        self.views.previous = self.views.next = &self.views
+
+    def __dealloc__(self):
+        # The slot first: a fault in what is mapped here next is not ours.
+        if self.slot != NULL:
+            _fault.give_slot(self.slot)
+        if self.base != NULL:
+            _vm.unmap(self.base, self.reserved)
+
+    @property
+    def address(self):
+        """Where the region begins."""
+        return <size_t>self.base
+
+    @property
+    def size(self):
+        """Bytes of address space."""
+        return self.reserved
+
+    cdef bint faulted(self) noexcept:
+        return self.slot.faulted != 0
+
+    cdef int check(self) except -1:
+        if self.slot.faulted:
+            fault_in(self.path)
+        return 0
+
+    cdef uint64_t last_view_end(self) noexcept:
+        # Where in the file the living view ends that reaches furthest; 0 without views.
+        cdef Link *link = self.views.next
+        cdef const char *end = self.base
+        while link != &self.views:
+            # An empty view keeps nothing.
+            if link.end > end and link.end > link.start:
+                end = link.end
+            link = link.next
+        return end - self.base
+
+    def advise(self, size_t offset, size_t count, int advice, name):
+        """Give the kernel a piece of advice on the pages of a range. AdviceFailed with errno."""
+        cdef char *start = self.base + offset // _vm.PAGE * _vm.PAGE
+        cdef size_t span = self.base + offset + count - start
+        cdef int result
+        with nogil:
+            result = _vm.advise(start, span, advice)
+        if result < 0:
+            raise AdviceFailed(
+                -result, f"the kernel refused {name} for {count} bytes at offset {offset}: {strerror(-result).decode()}",
+                self.path)
+
+    def lock(self, size_t offset, size_t count):
+        """Keep the pages of a range in memory. LockFailed with errno."""
+        cdef char *start = self.base + offset // _vm.PAGE * _vm.PAGE
+        cdef size_t span = self.base + offset + count - start
+        cdef int result
+        with nogil:
+            result = _vm.lock(start, span)
+        if result < 0:
+            # An attempt that fails half way has locked a part.
+            _vm.unlock(start, span)
+            raise LockFailed(
+                -result, f"cannot lock {count} bytes at offset {offset} into memory: {strerror(-result).decode()}; "
+                "the limit is `ulimit -l`", self.path)
+
+    def unlock(self, size_t offset, size_t count):
+        """Let the pages of a range go. UnlockFailed with errno."""
+        cdef char *start = self.base + offset // _vm.PAGE * _vm.PAGE
+        cdef size_t span = self.base + offset + count - start
+        cdef int result
+        with nogil:
+            result = _vm.unlock(start, span)
+        if result < 0:
+            raise UnlockFailed(
+                -result, f"cannot unlock {count} bytes at offset {offset}: {strerror(-result).decode()}", self.path)
+
+    def touch(self, size_t offset, size_t count):
+        """Read a byte of every page of a range. MappingFault where one is not there."""
+        cdef char *start = self.base + offset // _vm.PAGE * _vm.PAGE
+        cdef size_t span = self.base + offset + count - start
+        cdef int result
+        with nogil:
+            result = _fault.touch(start, span, _vm.PAGE)
+        if result < 0:
+            fault_in(self.path)
+
+    def touch_for_writing(self, size_t offset, size_t count):
+        """Make every page of a range writable, changing nothing. MappingFault where one is not there."""
+        cdef char *at = self.base + offset // _vm.PAGE * _vm.PAGE
+        cdef char *end = self.base + offset + count
+        cdef uint64_t seen = 0
+        cdef int result = 0
+        with nogil:
+            while at < end and result == 0:
+                # A store of what is there, atomically: another process may be storing to the word.
+                result = _fault.word32(_fault.OR, at, 0, &seen, 4)
+                at += _vm.PAGE
+        if result < 0:
+            fault_in(self.path)
+
+    def resident(self, size_t offset, size_t count):
+        """One byte for each page of a range: 1 when the page is in memory, else 0. OSError when the kernel does not tell."""
+        cdef size_t first = offset // _vm.PAGE * _vm.PAGE
+        cdef size_t pages = whole_pages(offset + count - first) // _vm.PAGE
+        cdef object found = PyBytes_FromStringAndSize(NULL, pages)
+        cdef unsigned char *flags = <unsigned char *>PyBytes_AS_STRING(found)
+        cdef int result = 0
+        cdef size_t i
+        if pages:
+            with nogil:
+                result = _vm.resident(self.base + first, pages * _vm.PAGE, flags)
+        if result < 0:
+            raise OSError(-result, f"cannot tell which pages are in memory: {strerror(-result).decode()}", self.path)
+        for i in range(pages):
+            # The other bits are reserved.
+            flags[i] &= 1
+        return found
+
+    def details(self):
+        """The kernel's figures of this region, in bytes by name. See `_vm.mapping_details`."""
+        return _system.mapping_details(<size_t>self.base, self.reserved)
+
+
+cdef void attach(Region region, Link *link, const char *start, uint64_t count) noexcept:
+    link.start = start
+    link.end = start + count
+    link.previous = &region.views
+    link.next = region.views.next
+    link.next.previous = link
+    region.views.next = link
+
+
+cdef void detach(Link *link) noexcept:
+    # Of a link that was never attached, or is no longer, nothing.
+    if link.next != NULL:
+        link.previous.next = link.next
+        link.next.previous = link.previous
+        link.next = NULL
+
+
+cdef Region map_region(int fd, uint64_t want, uint64_t least, Kind kind, path):
+    cdef Region region = Region.__new__(Region)
+    cdef size_t got = 0
+    cdef char *base
+    cdef int result
+    want = whole_pages(max(want, least, <uint64_t>1))
+    least = whole_pages(max(least, <uint64_t>1))
+    region.path = path
+    region.kind = kind
+    with nogil:
+        base = <char *>_vm.map_reserve(want, least, &got)
+        result = -errno if base == NULL else _fault.install()
+    if base != NULL:
+        region.base = base
+        region.reserved = got
+        if result == 0:
+            result = _vm.map_file(base, got, fd, kind)
+    if result < 0:
+        raise OSError(
+            -result, f"cannot map {least} bytes ({strerror(-result).decode()}); "
+            "is the process' address space limited (ulimit -v)?", path)
+    region.slot = _fault.take_slot(base, got, kind)
+    if region.slot == NULL:
+        raise MemoryError
+    return region
+
+
+cdef uint64_t whole_pages(uint64_t count) noexcept nogil:
+    return (count + _vm.PAGE - 1) // _vm.PAGE * _vm.PAGE
+
+
+cdef fault_in(path):
+    raise MappingFault(
+        _errno.EFAULT, "a page below the mapping could not be read or written: the file was truncated by others or its "
+        "device failed; refresh() maps what is there now", path)
