@@ -32,6 +32,7 @@ static mmio_block mmio_first;
 static mmio_slot *mmio_free;
 static size_t mmio_page_bytes;
 static struct sigaction mmio_previous;
+static uint64_t mmio_faults;
 
 /* Static TLS: the handler must not be the first to touch a variable that the C library allocates at the first touch. */
 #if defined(__linux__)
@@ -99,6 +100,7 @@ static void mmio_on_sigbus(int number, siginfo_t *info, void *context) {
     /* Not a signal that somebody sent, nor news of a broken page that nobody touched (BUS_MCEERR_AO). */
     int fault = info->si_code > 0 && info->si_code != 5;
     if (fault) {
+        __atomic_fetch_add(&mmio_faults, 1, __ATOMIC_SEQ_CST);
         mmio_slot *slot = mmio_find((uintptr_t)info->si_addr);
         sigjmp_buf *guard = mmio_guard;
         if (guard != NULL) {

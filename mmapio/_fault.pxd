@@ -15,6 +15,10 @@ cdef int install() noexcept nogil
 cdef Slot *take_slot(void *base, size_t count, int kind) noexcept
 cdef void give_slot(Slot *slot) noexcept
 
+# How many faults this process has met. Who reads mapped memory by itself compares it before and after: only when it
+# moved is it worth asking each region.
+cdef uint64_t faults() noexcept nogil
+
 cdef int copy(void *to, const void *source, size_t count) noexcept nogil
 cdef int compare(const void *a, const void *b, size_t count, int *order) noexcept nogil
 cdef int touch(const void *start, size_t count, size_t step) noexcept nogil

@@ -5,6 +5,7 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memcmp
 
 cdef extern from "_fault.h" nogil:
+    uint64_t mmio_faults
     int mmio_install()
     Slot *mmio_take_slot(void *base, size_t count, int kind)
     void mmio_give_slot(Slot *slot)
@@ -25,6 +26,10 @@ cdef Slot *take_slot(void *base, size_t count, int kind) noexcept:
 
 cdef void give_slot(Slot *slot) noexcept:
     mmio_give_slot(slot)
+
+
+cdef uint64_t faults() noexcept nogil:
+    return mmio_faults
 
 
 cdef int copy(void *to, const void *source, size_t count) noexcept nogil:

@@ -2,6 +2,10 @@
 
 from libc.stdint cimport uint64_t
 
+from mmapio._os cimport Descriptor
+from mmapio.region cimport Region
+
+
 cdef enum When:
     ON_DEMAND, ON_EACH, ON_BYTES, ON_WRITES, ON_TIMER
 
@@ -16,12 +20,19 @@ cdef class Account:
     cdef When when
     cdef bint stopped               # closed, poisoned, read-only or another process' after a fork: no write may begin
     cdef bint private               # what is written stays in this process: nothing is ever owed to the file
+    cdef bint unnamed               # created by this handle, and its name in the directory not synced yet
     cdef object policy
+    cdef object poison              # the arguments of the FlushFailed that every later write and flush raises
+    cdef object _path
+    cdef Descriptor descriptor      # None once closed
 
     cdef int set_policy(self, policy) except -1
     cdef int after_write(self) except -1
     cdef bint dirty(self) noexcept
-    cdef int settle(self, uint64_t count, uint64_t writes, uint64_t generation) except -1
+    cdef int sync_file(self, Region region, uint64_t length) except -1
+    cdef int sync_pages(self, Region region, uint64_t offset, uint64_t count) except -1
+    cdef int begin_writeback(self, Region region, uint64_t offset, uint64_t count) except -1
+    cdef int fail(self, int result) except -1
     cdef int sync_all(self) except -1
     cdef int refuse_write(self) except -1
     cdef const char *origin(self, const char *source) noexcept

@@ -2,7 +2,14 @@
 """What was written and is not known to be durable: bytes and writes, each counted once, on every path."""
 
 from libc.stdint cimport uint64_t
+from libc.string cimport strerror
 
+from mmapio cimport _os, _vm
+from mmapio._os cimport Descriptor
+from mmapio.region cimport Region
+
+from mmapio import _os as system
+from mmapio.errors import FlushFailed
 from mmapio.options import FlushPolicy, Trigger
 
 cdef dict WHEN = {
@@ -58,12 +65,56 @@ cdef class Account:
     cdef bint dirty(self) noexcept:
         return not self.private and (self.generation != self.durable_generation or self.bytes_exported != 0)
 
-    cdef int settle(self, uint64_t count, uint64_t writes, uint64_t generation) except -1:
-        # After a full flush that began when the books stood as given; what was written meanwhile stays in them.
+    cdef int sync_file(self, Region region, uint64_t length) except -1:
+        # Everything. What is written meanwhile stays on the books.
+        cdef uint64_t count = self.bytes_pending, writes = self.writes_pending, generation = self.generation
+        cdef Descriptor descriptor = self.descriptor
+        cdef Region held = region
+        cdef int result
+        if self.poison is not None:
+            raise FlushFailed(*self.poison)
+        with nogil:
+            result = _os.sync_file(descriptor.fd, held.base, length)
+        if result < 0:
+            self.fail(result)
+        if self.unnamed:
+            # Bytes that no name leads to are not durable.
+            try:
+                system.sync_parent(descriptor)
+            except OSError as error:
+                self.fail(-error.errno)
+            self.unnamed = False
         self.bytes_pending -= min(count, self.bytes_pending)
         self.writes_pending -= min(writes, self.writes_pending)
         self.durable_generation = max(generation, self.durable_generation)
         return 0
+
+    cdef int sync_pages(self, Region region, uint64_t offset, uint64_t count) except -1:
+        cdef Descriptor descriptor = self.descriptor
+        cdef Region held = region
+        cdef uint64_t first = offset // _vm.PAGE * _vm.PAGE
+        cdef int result
+        with nogil:
+            result = _vm.sync_range(descriptor.fd, held.base + first, offset + count - first)
+        if result < 0:
+            self.fail(result)
+        self.bytes_pending -= min(count, self.bytes_pending)
+        return 0
+
+    cdef int begin_writeback(self, Region region, uint64_t offset, uint64_t count) except -1:
+        cdef Descriptor descriptor = self.descriptor
+        cdef Region held = region
+        cdef uint64_t first = offset // _vm.PAGE * _vm.PAGE
+        cdef int result
+        with nogil:
+            result = _vm.start_writeback(descriptor.fd, held.base + first, first, offset + count - first)
+        return self.fail(result) if result < 0 else 0
+
+    cdef int fail(self, int result) except -1:
+        self.stopped = True
+        self.poison = (-result, f"sync failed: {strerror(-result).decode()}; "
+                       "bytes written since the last flush may be lost, close the file and check it", self._path)
+        raise FlushFailed(*self.poison)
 
     cdef int sync_all(self) except -1:
         raise TypeError("this account has no file")

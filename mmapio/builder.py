@@ -22,7 +22,8 @@ class Builder(Generic[_File]):
 
     >>> import tempfile, os
     >>> path = os.path.join(tempfile.mkdtemp(), "built")
-    >>> with MemoryMappedFile.builder(path).size(4096).flush_policy(FlushPolicy.every_writes(100)).create() as m:
+    >>> wanted = MemoryMappedFile.builder(path).size(4096).flush_policy(FlushPolicy.every_writes(100))
+    >>> with wanted.create() as m:
     ...     len(m), m.flush_policy
     (4096, FlushPolicy.every_writes(100))
     """
@@ -68,7 +69,10 @@ class Builder(Generic[_File]):
         return self
 
     def create(self) -> _File:
-        """Make the file, as :meth:`MemoryMappedFile.create_rw`. Raises InvalidSize without a size, InvalidMode unless read-write."""
+        """Make the file, as :meth:`MemoryMappedFile.create_rw`.
+
+        Raises InvalidSize without a size, InvalidMode unless read-write.
+        """
         self._must_be_writable("create")
         return self._kind.create_rw(
             self._path,
@@ -96,7 +100,10 @@ class Builder(Generic[_File]):
         return self._kind.open_cow(self._path, touch_hint=self._touch, huge_pages=self._huge)
 
     def open_or_create(self) -> _File:
-        """As :meth:`MemoryMappedFile.open_or_create`, with the size that was set. Raises what :meth:`create` does."""
+        """As :meth:`MemoryMappedFile.open_or_create`, with the size that was set.
+
+        Raises what :meth:`create` does.
+        """
         self._must_be_writable("open_or_create")
         return self._kind.open_or_create(
             self._path,
@@ -109,11 +116,15 @@ class Builder(Generic[_File]):
 
     def _needed_size(self) -> SupportsIndex:
         if self._size is None:
-            raise InvalidSize(errno.EINVAL, "a file that is created needs a size: call size() first", self._path)
+            raise InvalidSize(
+                errno.EINVAL, "a file that is created needs a size: call size() first", self._path
+            )
         return self._size
 
     def _must_be_writable(self, what: str) -> None:
         if self._mode is not MmapMode.READ_WRITE:
             raise InvalidMode(
-                errno.EINVAL, f"{what}() makes a read-write mapping, not one that is {self._mode.value}", self._path
+                errno.EINVAL,
+                f"{what}() makes a read-write mapping, not one that is {self._mode.value}",
+                self._path,
             )

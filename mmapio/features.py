@@ -11,11 +11,13 @@ __all__ = ["features"]
 
 
 def features() -> dict[str, object]:
-    """What there is, by name; whatever is not there raises Unsupported when asked for. Costs a few reads of small files.
+    """What there is, by name; whatever is not there raises Unsupported when asked for. Costs a few reads of
+    small files.
 
-    ``advice``: the names of :class:`MmapAdvice` that the platform knows; ``fault_guard``: a cut file raises instead of ending
-    the process; ``futex``: waiters sleep until woken, else they look again; ``robust_mutex``: :class:`SharedMutex`;
-    ``punch_hole``, ``reflink``, ``copy_file_range``: as far as the file system plays along; ``huge_pages``: the kernel's switches.
+    ``advice``: the names of :class:`MmapAdvice` that the platform knows; ``fault_guard``: a cut file raises
+    instead of ending the process; ``futex``: waiters sleep until woken, else they look again;
+    ``robust_mutex``: :class:`SharedMutex`; ``punch_hole``, ``reflink``, ``copy_file_range``: as far as the
+    file system plays along; ``huge_pages``: the kernel's switches.
     """
     linux = sys.platform == "linux"
     return {

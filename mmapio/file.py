@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, BinaryIO, Self, SupportsIndex, TypeAlias, 
 
 from mmapio import _os, atomic, iterate, memory
 from mmapio._vm import PAGE_SIZE
+from mmapio.aio import AsyncTwins
 from mmapio.bounds import checked
 from mmapio.errors import InvalidMode, ResizeFailed
 from mmapio.mapping import DEFAULT_RESERVE, MappedFile
@@ -29,14 +30,14 @@ logger = logging.getLogger("mmapio")
 _Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 
-class MemoryMappedFile(MappedFile):
+class MemoryMappedFile(MappedFile, AsyncTwins):
     """A file mapped into memory: read and write it without system calls, grow it without moving.
 
-    Make one with :meth:`create_rw`, :meth:`open_rw`, :meth:`open_ro`, :meth:`open_cow`, :meth:`open_or_create`,
-    :meth:`from_file` or a :meth:`builder`. Address space is reserved up front, so :meth:`resize` upward keeps every address
-    and every view valid. All handles of a file, in all processes, see each other's bytes at once; :meth:`flush` makes them
-    durable. mmapio takes no file lock. A handle serves any number of threads. A forked child may read an inherited handle
-    but not write it.
+    Make one with :meth:`create_rw`, :meth:`open_rw`, :meth:`open_ro`, :meth:`open_cow`,
+    :meth:`open_or_create`, :meth:`from_file` or a :meth:`builder`. Address space is reserved up front, so
+    :meth:`resize` upward keeps every address and every view valid. All handles of a file, in all processes,
+    see each other's bytes at once; :meth:`flush` makes them durable. mmapio takes no file lock. A handle
+    serves any number of threads. A forked child may read an inherited handle but not write it.
 
     Where the file is cut by others, or its device fails, calls raise MappingFault, until :meth:`refresh`.
 
@@ -50,8 +51,6 @@ class MemoryMappedFile(MappedFile):
 
     __slots__ = ()
 
-    # --- Making one
-
     @classmethod
     def create_rw(
         cls,
@@ -64,12 +63,13 @@ class MemoryMappedFile(MappedFile):
         touch_hint: TouchHint = TouchHint.NEVER,
         huge_pages: bool = False,
     ) -> Self:
-        """Create a file of `size` zero bytes, every block allocated, replacing the content of an existing one.
+        """Create a file of `size` zero bytes, every block allocated, replacing the content of an existing
+        one.
 
-        Costs one allocation by the file system, no writing. With `sparse` no block is allocated: a store may then meet a
-        full disk, which is a MappingFault at best. `reserve` is the address space in bytes to keep for growth.
-        Raises InvalidSize (a ValueError) for a size that is not positive, ResizeFailed with errno (ENOSPC leaves
-        no new file behind), OSError as the system reports it.
+        Costs one allocation by the file system, no writing. With `sparse` no block is allocated: a store may
+        then meet a full disk, which is a MappingFault at best. `reserve` is the address space in bytes to
+        keep for growth. Raises InvalidSize (a ValueError) for a size that is not positive, ResizeFailed with
+        errno (ENOSPC leaves no new file behind), OSError as the system reports it.
         """
         path = os.fspath(path)
         count, room = checked(size), checked(reserve)
@@ -99,7 +99,10 @@ class MemoryMappedFile(MappedFile):
         touch_hint: TouchHint = TouchHint.NEVER,
         huge_pages: bool = False,
     ) -> Self:
-        """Map an existing file for reading and writing. Raises the OSError that fits (FileNotFoundError, ...)."""
+        """Map an existing file for reading and writing.
+
+        Raises the OSError that fits (FileNotFoundError, ...).
+        """
         room = checked(reserve)
         made = cls._adopt(_os.open_file(os.fspath(path), True), MmapMode.READ_WRITE, room, flush_policy)
         return made._prepared(touch_hint, huge_pages)
@@ -125,9 +128,9 @@ class MemoryMappedFile(MappedFile):
     ) -> Self:
         """Map an existing file as a private copy: writable, but no write reaches the file or another mapping.
 
-        Costs memory for the pages that are written, nothing for the others, which go on showing the file. It needs no
-        permission to write the file, keeps the length it was opened with, and has nothing to flush. Raises the
-        OSError that fits.
+        Costs memory for the pages that are written, nothing for the others, which go on showing the file. It
+        needs no permission to write the file, keeps the length it was opened with, and has nothing to flush.
+        Raises the OSError that fits.
         """
         opened = _os.open_file(os.fspath(path), False)
         made = cls._adopt(opened, MmapMode.COPY_ON_WRITE, DEFAULT_RESERVE, FlushPolicy.NEVER)
@@ -144,9 +147,11 @@ class MemoryMappedFile(MappedFile):
         touch_hint: TouchHint = TouchHint.NEVER,
         huge_pages: bool = False,
     ) -> Self:
-        """Map a file for reading and writing; where there is none, or an empty one, give it `default_size` zero bytes.
+        """Map a file for reading and writing; where there is none, or an empty one, give it `default_size`
+        zero bytes.
 
-        Several processes may do so at once: none cuts what another has made. Raises what :meth:`create_rw` does.
+        Several processes may do so at once: none cuts what another has made. Raises what :meth:`create_rw`
+        does.
         """
         path = os.fspath(path)
         count, room = checked(default_size), checked(reserve)
@@ -179,12 +184,16 @@ class MemoryMappedFile(MappedFile):
     ) -> Self:
         """Map a file that is open already: a file object or a descriptor, which stays open and the caller's.
 
-        `path` is what messages and :attr:`path` say; by default the file's own name. Raises InvalidMode when the file was not
-        opened as `mode` needs, the OSError that fits for what is no regular file.
+        `path` is what messages and :attr:`path` say; by default the file's own name. Raises InvalidMode when
+        the file was not opened as `mode` needs, the OSError that fits for what is no regular file.
         """
         if path is None:
             name = getattr(file, "name", None)
-            path = name if isinstance(name, str | bytes) else f"<descriptor {file if isinstance(file, int) else file.fileno()}>"
+            path = (
+                name
+                if isinstance(name, str | bytes)
+                else f"<descriptor {file if isinstance(file, int) else file.fileno()}>"
+            )
         room = checked(reserve)
         opened = _os.duplicate(file, os.fspath(path))
         if mode is MmapMode.READ_WRITE and not _os.is_writable(opened):
@@ -232,12 +241,11 @@ class MemoryMappedFile(MappedFile):
         except OSError as error:
             logger.error("closing a dropped handle failed: %s", error)  # noqa: TRY400
 
-    # --- Reading in pieces
-
     def chunks(self, size: SupportsIndex) -> Iterator[MappedSlice]:
         """Zero-copy views of `size` bytes each, the last one shorter, over the file as it is long now.
 
-        The iterator is a live view of what is still to come: the file cannot be cut meanwhile. Raises InvalidSize, Closed.
+        The iterator is a live view of what is still to come: the file cannot be cut meanwhile. Raises
+        InvalidSize, Closed.
         """
         return cast("Iterator[MappedSlice]", iterate.Chunks(self, size, False))
 
@@ -254,24 +262,34 @@ class MemoryMappedFile(MappedFile):
         return self.chunks_owned(PAGE_SIZE)
 
     def chunks_mut(self, size: SupportsIndex) -> ChunksMut:
-        """The file in writable pieces of `size` bytes each, to be handed to a function. Raises InvalidSize, InvalidMode, Closed."""
+        """The file in writable pieces of `size` bytes each, to be handed to a function.
+
+        Raises InvalidSize, InvalidMode, Closed.
+        """
         self._check_writable()
         return ChunksMut(self, iterate.checked_chunk(size))
 
     def reader(self) -> Reader:
-        """A cursor over the file: an ``io.RawIOBase`` with a position of its own, for code that reads files. Raises Closed."""
+        """A cursor over the file:
+
+        an ``io.RawIOBase`` with a position of its own, for code that reads files. Raises Closed.
+        """
         from mmapio.reader import Reader
 
         return Reader(self)
 
-    # --- Words
-
     def atomic_u32(self, offset: SupportsIndex) -> atomic.AtomicU32:
-        """The 32-bit word at `offset`, for atomic operations. Raises Misaligned, OutOfBounds, Closed, MappingFault."""
+        """The 32-bit word at `offset`, for atomic operations.
+
+        Raises Misaligned, OutOfBounds, Closed, MappingFault.
+        """
         return cast(atomic.AtomicU32, atomic.atomic(self, offset, False))
 
     def atomic_u64(self, offset: SupportsIndex) -> atomic.AtomicU64:
-        """The 64-bit word at `offset`, for atomic operations. Raises Misaligned, OutOfBounds, Closed, MappingFault."""
+        """The 64-bit word at `offset`, for atomic operations.
+
+        Raises Misaligned, OutOfBounds, Closed, MappingFault.
+        """
         return cast(atomic.AtomicU64, atomic.atomic(self, offset, True))
 
     def atomic_u32_slice(self, offset: SupportsIndex, count: SupportsIndex) -> atomic.AtomicSliceU32:
@@ -282,22 +300,20 @@ class MemoryMappedFile(MappedFile):
         """`count` 64-bit words from `offset` on. Raises Misaligned, OutOfBounds, Closed, MappingFault."""
         return cast(atomic.AtomicSliceU64, atomic.atomic(self, offset, True, count))
 
-    # --- Pages
-
-    def advise(
-        self, offset: SupportsIndex, length: SupportsIndex | None, advice: MmapAdvice
-    ) -> None:
+    def advise(self, offset: SupportsIndex, length: SupportsIndex | None, advice: MmapAdvice) -> None:
         """Tell the kernel how a range will be used; to the end when `length` is None. It goes by whole pages.
 
-        Nothing that the file holds is changed by any advice. Raises OutOfBounds, AdviceFailed with errno, Unsupported where the
-        platform has no such advice, InvalidMode for POPULATE_WRITE on a read-only mapping, Closed.
+        Nothing that the file holds is changed by any advice. Raises OutOfBounds, AdviceFailed with errno,
+        Unsupported where the platform has no such advice, InvalidMode for POPULATE_WRITE on a read-only
+        mapping, Closed.
         """
         memory.advise(self, offset, length, advice)
 
     def prefetch_range(self, offset: SupportsIndex, length: SupportsIndex) -> None:
         """Have the kernel read a range of the file into the page cache, and do not wait for it.
 
-        Works on the file; :meth:`advise` with WILL_NEED works on the mapping. Raises OutOfBounds, AdviceFailed, Closed.
+        Works on the file; :meth:`advise` with WILL_NEED works on the mapping. Raises OutOfBounds,
+        AdviceFailed, Closed.
         """
         memory.prefetch(self, offset, length)
 
@@ -321,14 +337,18 @@ class MemoryMappedFile(MappedFile):
         self.unlock(0, len(self))
 
     def touch_pages(self, *, write: bool = False) -> None:
-        """Bring every page of the file in, so that no later access waits for one. See :meth:`touch_pages_range`."""
+        """Bring every page of the file in, so that no later access waits for one.
+
+        See :meth:`touch_pages_range`.
+        """
         self.touch_pages_range(0, len(self), write=write)
 
     def touch_pages_range(self, offset: SupportsIndex, length: SupportsIndex, *, write: bool = False) -> None:
-        """Bring the pages of a range in. Reads and dirties nothing; with `write`, they can be stored to without a fault.
+        """Bring the pages of a range in. Reads and dirties nothing; with `write`, they can be stored to
+        without a fault.
 
-        With `write` the kernel takes the pages for written: the next flush writes them. Raises OutOfBounds, MappingFault for a
-        page that cannot be had, InvalidMode for `write` on a read-only mapping, Closed.
+        With `write` the kernel takes the pages for written: the next flush writes them. Raises OutOfBounds,
+        MappingFault for a page that cannot be had, InvalidMode for `write` on a read-only mapping, Closed.
         """
         memory.touch(self, offset, length, write=write)
 
@@ -342,41 +362,45 @@ class MemoryMappedFile(MappedFile):
     def punch_hole(self, offset: SupportsIndex, length: SupportsIndex) -> None:
         """Give the blocks of a range back to the file system; the range reads as zeros, the length stays.
 
-        Whole blocks are freed, the rest of the range is overwritten with zeros. A later store to the hole allocates
-        again, and may meet a full disk. It counts as a write. Raises OutOfBounds, InvalidMode, Unsupported where the file system
-        cannot do it, Closed.
+        Whole blocks are freed, the rest of the range is overwritten with zeros. A later store to the hole
+        allocates again, and may meet a full disk. It counts as a write. Raises OutOfBounds, InvalidMode,
+        Unsupported where the file system cannot do it, Closed.
         """
         memory.punch_hole(self, offset, length)
 
     @property
     def huge_pages(self) -> memory.HugePages:
-        """Which tier of huge pages the mapping has reached by now, a :class:`HugePages`. Costs a look into /proc."""
-        return memory.huge_page_tier(self)
+        """Which tier of huge pages the mapping has reached by now, a :class:`HugePages`.
 
-    # --- Changes by others
+        Costs a look into /proc.
+        """
+        return memory.huge_page_tier(self)
 
     def watch(
         self, callback: Callable[[ChangeEvent], object], *, interval_seconds: float = 0.1
     ) -> WatchHandle:
-        """Call `callback` with a :class:`ChangeEvent` whenever the file changes, by whatever means, until the handle is stopped.
+        """Call `callback` with a :class:`ChangeEvent` whenever the file changes, by whatever means, until the
+        handle is stopped.
 
-        The callback runs in a thread of the watch. Stores through a mapping raise no event of the system; they are seen by
-        the file's time stamp, `interval_seconds` later at most. Needs the extra ``watch``. Raises WatchFailed, Closed.
+        The callback runs in a thread of the watch. Stores through a mapping raise no event of the system;
+        they are seen by the file's time stamp, `interval_seconds` later at most. Needs the extra ``watch``.
+        Raises WatchFailed, Closed.
         """
         from mmapio.watch import watch
 
         self._descriptor()
         return watch(self.path, callback, interval_seconds=interval_seconds)
 
-    # --- For those who come from the crate
-
     def as_slice_bytes(self, offset: SupportsIndex, length: SupportsIndex) -> memoryview:
-        """A ``memoryview`` of a range; InvalidMode on a read-write mapping, as in mmap-io before 0.9.7. Use :meth:`as_slice`."""
+        """A ``memoryview`` of a range;
+
+        InvalidMode on a read-write mapping, as in mmap-io before 0.9.7. Use :meth:`as_slice`.
+        """
         if self.mode is MmapMode.READ_WRITE:
             raise InvalidMode(
                 errno.EACCES, "as_slice_bytes does not serve read-write mappings; use as_slice", self.path
             )
-        return memoryview(self.as_slice(offset, length))  # type: ignore[arg-type]
+        return memoryview(self.as_slice(offset, length))
 
 
 class ChunksMut:
@@ -389,10 +413,11 @@ class ChunksMut:
         self._size = size
 
     def for_each_mut(self, function: Callable[[int, MappedSliceMut], object]) -> None:
-        """Call ``function(offset, view)`` with a :class:`MappedSliceMut` of each piece, the last one shorter, in order.
+        """Call ``function(offset, view)`` with a :class:`MappedSliceMut` of each piece, the last one shorter,
+        in order.
 
-        Each view is released, and its write on the books, before the next is made. What `function` raises ends the
-        iteration and is raised; the pieces before stay written.
+        Each view is released, and its write on the books, before the next is made. What `function` raises
+        ends the iteration and is raised; the pieces before stay written.
         """
         length = len(self._file)
         for offset in range(0, length, self._size):

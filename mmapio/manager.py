@@ -39,7 +39,10 @@ def load_mmap(path: _Path, mode: MmapMode = MmapMode.READ_ONLY) -> MemoryMappedF
 
 
 def write_mmap(path: _Path, offset: SupportsIndex, data: Buffer) -> None:
-    """Write into an existing file, and make it durable. Raises OutOfBounds (nothing is written), the OSError that fits."""
+    """Write into an existing file, and make it durable.
+
+    Raises OutOfBounds (nothing is written), the OSError that fits.
+    """
     with MemoryMappedFile.open_rw(path, flush_policy=FlushPolicy.NEVER) as mapped:
         mapped.update_region(offset, data)
         mapped.flush()
@@ -58,9 +61,10 @@ def flush(mapped: MemoryMappedFile) -> None:
 def copy_mmap(source: _Path, destination: _Path) -> str:
     """Copy a file, durably, and return how: ``"reflink"``, ``"copy_file_range"`` or ``"read and write"``.
 
-    Where the file system can share blocks (XFS, btrfs) no byte is copied; else the kernel copies, if it can. The copy is made
-    beside the destination and renamed over it when it is whole and on the device, so that whoever opens the name finds the old
-    file or the new one, and whoever has the old one mapped keeps it. Raises the OSError that fits; the destination is then as it was.
+    Where the file system can share blocks (XFS, btrfs) no byte is copied; else the kernel copies, if it can.
+    The copy is made beside the destination and renamed over it when it is whole and on the device, so that
+    whoever opens the name finds the old file or the new one, and whoever has the old one mapped keeps it.
+    Raises the OSError that fits; the destination is then as it was.
     """
     source, destination = os.fspath(source), os.fspath(destination)
     opened = _os.open_file(source, False)

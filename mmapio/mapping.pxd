@@ -2,7 +2,6 @@
 
 from libc.stdint cimport uint64_t
 
-from mmapio._os cimport Descriptor
 from mmapio._vm cimport Kind
 from mmapio.account cimport Account
 from mmapio.region cimport Region
@@ -14,13 +13,9 @@ cdef class MappedFile(Account):
     cdef list retired           # weak references to regions that growth has replaced
     cdef char *base             # of the region; constant while the file grows within it
     cdef uint64_t length        # of the file, as this handle last learnt it
-    cdef Descriptor descriptor
     cdef Kind kind
     cdef bint forked
-    cdef bint unnamed           # created by this handle, and its name in the directory not synced yet
-    cdef object poison
     cdef object flusher
-    cdef object _path
     cdef object __weakref__
 
     cdef int check(self) except -1
@@ -37,8 +32,4 @@ cdef class MappedFile(Account):
     cdef int resized(self) except -1
     cdef uint64_t learn_length(self) except? 0
     cdef uint64_t furthest_view(self) except? 0
-    cdef int sync_now(self) except -1
-    cdef int sync_range(self, uint64_t offset, uint64_t count) except -1
-    cdef int begin_writeback(self, uint64_t offset, uint64_t count) except -1
-    cdef int fail(self, int result) except -1
     cdef int settle_debts(self) except -1

@@ -106,8 +106,6 @@ cdef class MappedFile(Account):
         """Whether the file has no bytes. Raises Closed."""
         return len(self) == 0
 
-    # --- Reading
-
     def as_slice(self, offset=0, length=None):
         """A zero-copy, read-only view of `length` bytes at `offset`; to the end when `length` is None.
 
@@ -157,8 +155,6 @@ cdef class MappedFile(Account):
             return read_copy(self.region, 0, self.length)[key]
         start = self.index(key)
         return read_copy(self.region, start, 1)[0]
-
-    # --- Writing
 
     def update_region(self, offset, data):
         """Write a contiguous buffer at `offset`; visible to every process that maps the file when it returns.
@@ -218,8 +214,6 @@ cdef class MappedFile(Account):
         self.check_writable()
         return mutable_of(self, self.region, self.base + start, count)
 
-    # --- Size
-
     def resize(self, size, timeout=0):
         """Set the file's length in bytes. Upward, blocks are allocated and no address changes.
 
@@ -260,8 +254,6 @@ cdef class MappedFile(Account):
         self.length = found
         return found
 
-    # --- Flushing
-
     def flush(self, bint wait=True):
         """Make everything written to the file, through whichever handle, durable: on the device when it returns.
 
@@ -276,7 +268,7 @@ cdef class MappedFile(Account):
         if wait:
             self.sync_all()
         else:
-            self.begin_writeback(0, self.length)
+            self.begin_writeback(self.region, 0, self.length)
 
     def flush_range(self, offset, length, bint wait=True):
         """As :meth:`flush`, for `length` bytes at `offset` and whatever else lies on their pages.
@@ -291,9 +283,9 @@ cdef class MappedFile(Account):
         if count == 0:
             return
         if wait:
-            self.sync_range(start, count)
+            self.sync_pages(self.region, start, count)
         else:
-            self.begin_writeback(start, count)
+            self.begin_writeback(self.region, start, count)
 
     def close(self):
         """Flush what the policy owes, end the background flusher, and close; the second time does nothing.
@@ -327,8 +319,6 @@ cdef class MappedFile(Account):
     def __repr__(self):
         state = "closed" if self.region is None else f"{self.mode.value}, {self.length} bytes"
         return f"<{type(self).__name__} {self._path!r} {state}>"
-
-    # --- For this layer
 
     def _after_fork_in_child(self):
         self.forked = True
@@ -497,56 +487,7 @@ cdef class MappedFile(Account):
         return 0
 
     cdef int sync_all(self) except -1:
-        cdef uint64_t count = self.bytes_pending, writes = self.writes_pending, generation = self.generation
-        self.sync_now()
-        return self.settle(count, writes, generation)
-
-    cdef int sync_now(self) except -1:
-        cdef Descriptor descriptor = self.descriptor
-        cdef Region region = self.region
-        cdef uint64_t length = self.length
-        cdef int result
-        if self.poison is not None:
-            raise FlushFailed(*self.poison)
-        with nogil:
-            result = _os.sync_file(descriptor.fd, region.base, length)
-        if result < 0:
-            self.fail(result)
-        if self.unnamed:
-            # Bytes that no name leads to are not durable.
-            try:
-                _system.sync_parent(descriptor)
-            except OSError as error:
-                self.fail(-error.errno)
-            self.unnamed = False
-        return 0
-
-    cdef int sync_range(self, uint64_t offset, uint64_t count) except -1:
-        cdef Descriptor descriptor = self.descriptor
-        cdef Region region = self.region
-        cdef uint64_t first = offset // _vm.PAGE * _vm.PAGE
-        cdef int result
-        with nogil:
-            result = _vm.sync_range(descriptor.fd, region.base + first, offset + count - first)
-        if result < 0:
-            self.fail(result)
-        self.bytes_pending -= min(count, self.bytes_pending)
-        return 0
-
-    cdef int begin_writeback(self, uint64_t offset, uint64_t count) except -1:
-        cdef Descriptor descriptor = self.descriptor
-        cdef Region region = self.region
-        cdef uint64_t first = offset // _vm.PAGE * _vm.PAGE
-        cdef int result
-        with nogil:
-            result = _vm.start_writeback(descriptor.fd, region.base + first, first, offset + count - first)
-        return self.fail(result) if result < 0 else 0
-
-    cdef int fail(self, int result) except -1:
-        self.stopped = True
-        self.poison = (-result, f"sync failed: {strerror(-result).decode()}; "
-                       "bytes written since the last flush may be lost, close the file and check it", self._path)
-        raise FlushFailed(*self.poison)
+        return self.sync_file(self.region, self.length)
 
     cdef int settle_debts(self) except -1:
         flusher, self.flusher = self.flusher, None

@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import enum
 import errno
-from typing import SupportsIndex
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, SupportsIndex
 
 from mmapio import _os, _vm
 from mmapio.errors import AdviceFailed, InvalidMode, MappingFault, Unsupported
 from mmapio.mapping import MappedFile
 from mmapio.options import MmapAdvice, MmapMode
 
+if TYPE_CHECKING:
+    from mmapio.region import Region
+
 __all__ = ["HugePages"]
+
+THREADS_MAX = 4
+"""Threads that bring pages in; memory has no bandwidth for more."""
+
+PART_MIN = 64 << 20
+"""The fewest bytes that are worth a thread of their own."""
+
+HUGE = 2 << 20
+"""Parts begin at multiples of this from where the range begins."""
 
 
 class HugePages(enum.Enum):
@@ -22,14 +36,15 @@ class HugePages(enum.Enum):
     MAPPED = "mapped"
     """The kernel has mapped at least one huge page."""
     ADVISED = "advised"
-    """The kernel was asked, agreed, and has not mapped one yet: none was touched, or the file system has none to give."""
+    """The kernel was asked, agreed, and has not mapped one yet:
+
+    none was touched, or the file system has none to give.
+    """
     NONE = "none"
     """Ordinary pages, and no promise of others."""
 
 
-def advise(
-    file: MappedFile, offset: SupportsIndex, length: SupportsIndex | None, advice: MmapAdvice
-) -> None:
+def advise(file: MappedFile, offset: SupportsIndex, length: SupportsIndex | None, advice: MmapAdvice) -> None:
     """See `MemoryMappedFile.advise`."""
     advice = MmapAdvice(advice)
     start, count = file._locate(offset, length)
@@ -78,23 +93,44 @@ def touch(file: MappedFile, offset: SupportsIndex, length: SupportsIndex, *, wri
         file._check_writable()
     if count == 0:
         return
-    advice = MmapAdvice.POPULATE_WRITE if write else MmapAdvice.POPULATE_READ
     for region in file._regions()[: 1 if write else None]:
-        try:
-            region.advise(start, count, advice, advice.name)
-        except AdviceFailed as error:
-            if error.errno == errno.EFAULT:
-                text = f"a page within {count} bytes at offset {start} cannot be had: the file was cut, or the disk is full"
-                raise MappingFault(error.errno, text, file.path) from None
-            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-                raise
-            # A kernel before 5.14.
-            if write:
-                region.touch_for_writing(start, count)
-            else:
-                region.touch(start, count)
+        parts = _parts(start, count)
+        if len(parts) == 1:
+            _populate(region, start, count, write)
+            continue
+        with ThreadPoolExecutor(len(parts), thread_name_prefix="mmapio-touch") as pool:
+            jobs = [pool.submit(_populate, region, *part, write) for part in parts]
+            for job in jobs:
+                job.result()
     if write:
         file._note(0)
+
+
+def _parts(start: int, count: int) -> list[tuple[int, int]]:
+    """A range in as many parts as are worth a thread each: most of the time goes into zeroing memory."""
+    threads = max(min(os.cpu_count() or 1, THREADS_MAX, count // PART_MIN), 1)
+    step = -(-count // (threads * HUGE)) * HUGE
+    return [(at, min(step, start + count - at)) for at in range(start, start + count, step)]
+
+
+def _populate(region: Region, start: int, count: int, write: bool) -> None:
+    advice = MmapAdvice.POPULATE_WRITE if write else MmapAdvice.POPULATE_READ
+    try:
+        region.advise(start, count, advice, advice.name)
+    except AdviceFailed as error:
+        if error.errno == errno.EFAULT:
+            text = (
+                f"a page within {count} bytes at offset {start} cannot be had: "
+                "the file was cut, or the disk is full"
+            )
+            raise MappingFault(error.errno, text, error.filename) from None
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+        # A kernel before 5.14, or none of Linux.
+        if write:
+            region.touch_for_writing(start, count)
+        else:
+            region.touch(start, count)
 
 
 def resident(file: MappedFile, offset: SupportsIndex, length: SupportsIndex | None) -> int:

@@ -37,7 +37,8 @@ class TouchHint(enum.Enum):
 class MmapAdvice(enum.IntEnum):
     """What the kernel can be told about a range of a mapping. The numbers are ours, not the system's.
 
-    All are safe on a mapping of a file: none changes what the file holds. Those after ``DONT_NEED`` are Linux's alone.
+    All are safe on a mapping of a file: none changes what the file holds. Those after ``DONT_NEED`` are
+    Linux's alone.
     """
 
     NORMAL = 0

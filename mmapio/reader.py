@@ -17,8 +17,9 @@ __all__ = ["Reader"]
 class Reader(io.RawIOBase):
     """A cursor over a mapped file. Made by :meth:`MemoryMappedFile.reader`.
 
-    Any number may be open, each with its own position; ``io.BufferedReader(m.reader())`` adds ``peek``. Reading
-    costs one copy and no system call. It sees the length that the handle knows, and closing it leaves the file mapped.
+    Any number may be open, each with its own position; ``io.BufferedReader(m.reader())`` adds ``peek``.
+    Reading costs one copy and no system call. It sees the length that the handle knows, and closing it leaves
+    the file mapped.
     """
 
     def __init__(self, file: MemoryMappedFile) -> None:
@@ -36,7 +37,10 @@ class Reader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any, /) -> int:
-        """Fill a writable buffer as far as there are bytes; how many that were. Raises Closed, MappingFault, ValueError once closed."""
+        """Fill a writable buffer as far as there are bytes;
+
+        how many that were. Raises Closed, MappingFault, ValueError once closed.
+        """
         self._check()
         with memoryview(buffer) as view, view.cast("B") as target:
             count = min(len(target), max(len(self._file) - self._at, 0))
@@ -59,7 +63,10 @@ class Reader(io.RawIOBase):
         return self.read()
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        """Set the position, from the start, the position or the end; beyond the end there is nothing to read. OutOfBounds below 0."""
+        """Set the position, from the start, the position or the end;
+
+        beyond the end there is nothing to read. OutOfBounds below 0.
+        """
         self._check()
         bases = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: len(self._file)}
         if whence not in bases:

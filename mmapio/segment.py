@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, SupportsIndex
 
-
-
 from mmapio.errors import Closed, OutOfBounds
 from mmapio.options import MmapMode
 
 if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
     from mmapio.file import MemoryMappedFile
     from mmapio.mutable import MappedSliceMut
     from mmapio.view import MappedSlice
@@ -19,9 +19,11 @@ __all__ = ["Segment", "SegmentMut"]
 
 
 class Segment:
-    """A range of a mapped file, by offset and length. It holds the file, no address, and nothing that a resize waits for.
+    """A range of a mapped file, by offset and length. It holds the file, no address, and nothing that a
+    resize waits for.
 
-    Raises OutOfBounds when the range does not lie inside the file: here, or later, at a use, when the file was cut.
+    Raises OutOfBounds when the range does not lie inside the file: here, or later, at a use, when the file
+    was cut.
     """
 
     __slots__ = ("_length", "_offset", "_parent")
@@ -78,7 +80,10 @@ class SegmentMut(Segment):
         return self._parent.as_slice_mut(self._offset, self._length)
 
     def write(self, data: Buffer) -> None:
-        """Write `data` at the beginning of the range. Raises OutOfBounds when it is longer than the range, Closed, MappingFault."""
+        """Write `data` at the beginning of the range.
+
+        Raises OutOfBounds when it is longer than the range, Closed, MappingFault.
+        """
         size = memoryview(data).nbytes
         if size > self._length:
             raise OutOfBounds(

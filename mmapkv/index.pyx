@@ -98,12 +98,15 @@ cdef class Index:
         """(number after the last record in the index, keys present), as one consistent pair."""
         cdef uint64_t seq, count
         self.applied(&seq, &count)
+        self.region.check()
         return seq, count
 
     @property
     def retired(self):
         """Whether a successor was made; it may be a moment away from taking this file's name."""
-        return bool(self.state.root & ROOT_MOVED)
+        cdef bint moved = self.state.root & ROOT_MOVED != 0
+        self.region.check()
+        return moved
 
     def retire(self):
         """Tell every process that has this file mapped to open its successor."""

@@ -8,6 +8,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromSt
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 
+from mmapio cimport _fault
 from mmapio cimport _memory as memory
 from mmapkv.format cimport (
     ADDRESS_BITS,
@@ -27,6 +28,7 @@ from mmapkv.index cimport ABSENT, PRESENT, REPLACED, UNSOUND, Hit, Index, Outcom
 from mmapkv.slots cimport SlotMap
 from mmaplog.checksum cimport xxh3
 from mmaplog.log cimport RECORD_START_END, Log, record_size
+from mmaplog.segment cimport Segment
 
 from mmapio.errors import Closed
 from mmapkv.errors import InvalidKey, ValueTooLarge
@@ -71,7 +73,7 @@ cdef class NativeStore:
         key = as_bytes(key, "key")
         if not self.look(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), &hit):
             raise KeyError(key)
-        return PyBytes_FromStringAndSize(hit.value, hit.value_size)
+        return self.value_of(&hit)
 
     def get(self, key, default=None, /):
         """The value of `key`, or `default`. Costs a cache miss for the index, one for the record and a copy.
@@ -82,7 +84,7 @@ cdef class NativeStore:
         key = as_bytes(key, "key")
         if not self.look(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), &hit):
             return default
-        return PyBytes_FromStringAndSize(hit.value, hit.value_size)
+        return self.value_of(&hit)
 
     def __contains__(self, key):
         cdef Hit hit
@@ -101,6 +103,7 @@ cdef class NativeStore:
                 self.raise_closed()
             if not index.retired:
                 index.applied(&seq, &count)
+                index.region.check()
                 return count
             self._reload_index(index)
 
@@ -162,11 +165,34 @@ cdef class NativeStore:
             if key_size == 0 or key_size > KEY_SIZE_MAX:
                 return 0
             outcome = index.find(xxh3(key, key_size, index.seed), key, key_size, self.verify, hit)
+            if _fault.faults() != self.faults:
+                self.check_faults()
             if outcome == PRESENT:
                 return not hit.deleted
             if outcome == ABSENT:
                 return 0
             self.settle(index, outcome, hit)
+
+    cdef object value_of(self, Hit *hit):
+        cdef object value = PyBytes_FromStringAndSize(hit.value, hit.value_size)
+        if _fault.faults() != self.faults:
+            self.check_faults()
+        return value
+
+    cdef int check_faults(self) except -1:
+        # Something in this process read a page that was not there. If it was a page of this store, what was just
+        # found, or not found, may be made of zeros.
+        cdef uint64_t faults = _fault.faults()
+        cdef Segment segment
+        if self.index is None:
+            self.raise_closed()
+        self.index.region.check()
+        for each in self.slots.segments:
+            if each is not None:
+                segment = each
+                segment.region.check()
+        self.faults = faults
+        return 0
 
     cdef int settle(self, Index index, Outcome outcome, Hit *hit) except -1:
         # What stands in the way of a look-up is removed, or raised.

@@ -4,6 +4,7 @@
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint64_t
 
+from mmapio cimport _fault
 from mmapkv.catch_up cimport parse
 from mmapkv.format cimport KIND_PUT, PayloadHeader
 from mmapkv.index cimport ABSENT, PRESENT, STRAY, UNMAPPED, Hit, Index, Outcome
@@ -69,6 +70,8 @@ cdef class Walk:
             if index is None:
                 self.store.raise_closed()
             outcome = index.find(xxh3(key, key_size, index.seed), key, key_size, False, &hit)
+            if _fault.faults() != self.store.faults:
+                self.store.check_faults()
             while outcome == PRESENT:
                 outcome = index.version_before(self.stop, &hit)
                 if outcome == PRESENT:

@@ -11,5 +11,6 @@ cdef class Control:
     cdef readonly uint64_t incarnation
     cdef readonly bint private
 
+    cdef int check(self) except -1
     cdef CommitSlot committed(self) noexcept nogil
     cdef void publish(self, CommitSlot *slot) noexcept nogil

@@ -68,6 +68,10 @@ cdef class Control:
         self.file = None
         self.hot = NULL
 
+    cdef int check(self) except -1:
+        # After a read: words may have come from pages that the fault handler put in place of missing ones.
+        return self.file.region.check()
+
     cdef CommitSlot committed(self) noexcept nogil:
         cdef uint64_t turn
         cdef CommitSlot slot

@@ -104,17 +104,20 @@ cdef class Log:
     def committed(self):
         """The next sequence number: every record below it is visible to all. Raises Closed."""
         self.check()
-        return self.control.committed().seq
+        cdef uint64_t seq = self.control.committed().seq
+        self.control.check()
+        return seq
 
     @property
     def durable(self):
         """Every record below this number is on the device. Raises Closed."""
         self.check()
-        return self.control.durable
+        durable = self.control.durable
+        self.control.check()
+        return durable
 
     def __len__(self):
-        self.check()
-        return self.control.committed().seq - self.manifest.first_seq
+        return self.committed - self.manifest.first_seq
 
     def append(self, data, *, bint durable=False):
         """Append one record and return its sequence number; it is visible to every process at once.
@@ -143,8 +146,7 @@ cdef class Log:
         Each has `seq`, `timestamp` and a zero-copy `payload`. Reaching `start` costs a walk through its segment.
         Raises IndexError for a range that is not in the log, CorruptionError when a record does not verify, Closed.
         """
-        self.check()
-        committed = self.control.committed().seq
+        committed = self.committed
         first = self.manifest.first_seq
         start = operator.index(start)
         stop = committed if stop is None else operator.index(stop)

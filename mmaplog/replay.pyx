@@ -76,6 +76,7 @@ cdef class Replay:
             self.enter(self.following)
         found = read_record(
             self.segment.base, self.offset, self.segment.limit, self.segment.id, self.segment.base_seq, verify, record)
+        self.segment.region.check()
         if found == Found.RECORD and record.seq == self.seq:
             self.offset += record.size
             self.seq += 1

@@ -18,8 +18,8 @@ TOP_LEVEL = _words(
     ".ci .gitignore LICENSE README.md benchmarks docs examples mmapio mmapkv mmaplog pyproject.toml tests"
 )
 
-#: The modules that may make system calls on file data, mappings and locks.
-BOUNDARY = frozenset({"mmapio._os"})
+#: The modules and headers that may make system calls on file data, mappings and locks.
+BOUNDARY = frozenset(f"mmapio.{name}" for name in _words("_os _vm _wait _fault _platform _mutex"))
 
 #: Names of `os` that touch neither file data nor a lock: names, numbers, permissions and the process.
 OS_ALLOWED = _words(

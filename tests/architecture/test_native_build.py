@@ -42,7 +42,11 @@ def headers_of(tree: Tree, source: Path) -> set[Path]:
         # Cython reads the .pxd of the same name without being asked.
         direct |= {path.with_suffix(".pxd")}
         code = path.read_text(encoding="utf-8")
-        named = [header for _, header, _ in extern_blocks(code)] + _INCLUDE.findall(code) + _C_INCLUDE.findall(code)
+        named = (
+            [header for _, header, _ in extern_blocks(code)]
+            + _INCLUDE.findall(code)
+            + _C_INCLUDE.findall(code)
+        )
         for name in named:
             direct |= {path.parent / name, tree.root / name}
         new = {each for each in direct if each.is_file()} - found - {source}

@@ -50,7 +50,7 @@ def test_the_examples_of_native_modules_are_found() -> None:
     """The control: the finder passes over what it does not recognise, and then nothing is tested above."""
     found = {test.name for module in modules() for test in examples(module)}
     for name in (
-        "mmapio.mapping.MemoryMappedFile",
+        "mmapio.file.MemoryMappedFile",
         "mmapio.options.FlushPolicy",
         "mmaplog.checksum.xxh3_64",
         "mmaplog.log.Log",
