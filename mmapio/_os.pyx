@@ -41,6 +41,7 @@ cdef extern from "_platform.h" nogil:
     int mmio_reflink(int to, int source)
     int64_t mmio_copy_range(int to, int source, uint64_t offset, size_t count)
     int mmio_prefetch_file(int fd, uint64_t offset, uint64_t count)
+    int mmio_boot_uuid(char *text, size_t count)
     int mmio_identity(int fd, uint64_t *out)
 
 cdef size_t ZERO_CHUNK = 1 << 20
@@ -108,8 +109,13 @@ def open_directory(path):
 
 
 def anonymous_file(name):
-    """A file in memory that no other process can open and that goes with its last descriptor."""
-    return Descriptor(os.memfd_create(name, os.MFD_CLOEXEC), name)
+    """A file, in memory where there is such a thing, that no other process can open and that goes with its last descriptor."""
+    if hasattr(os, "memfd_create"):
+        return Descriptor(os.memfd_create(name, os.MFD_CLOEXEC), name)
+    place = os.path.join(os.environ.get("TMPDIR", "/tmp"), f"{name}.{os.urandom(8).hex()}")
+    made = Descriptor(os.open(place, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), name)
+    os.unlink(place)
+    return made
 
 
 def make_directory(path):
@@ -295,6 +301,9 @@ def identity(Descriptor opened not None):
 
 def boot_id():
     """The 16 bytes that name this boot of the kernel."""
+    cdef char text[40]
+    if mmio_boot_uuid(text, sizeof(text)) == 0:
+        return bytes.fromhex(text[:36].decode().replace("-", ""))
     with open("/proc/sys/kernel/random/boot_id") as source:
         return bytes.fromhex(source.read().strip().replace("-", ""))
 

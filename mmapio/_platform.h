@@ -22,7 +22,9 @@
 #if defined(__linux__)
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
-#elif !defined(__APPLE__)
+#elif defined(__APPLE__)
+#include <sys/sysctl.h>
+#else
 #error "mmapio runs on Linux and macOS; another platform needs its own boundary modules"
 #endif
 
@@ -234,6 +236,17 @@ static inline int mmio_wake(uint32_t *word, int count) {
 #define STATX_MNT_ID 0x00001000U
 #endif
 #endif
+
+/* The name of this boot as text, 36 characters of a UUID; -ENOTSUP where it is a file to be read. */
+static inline int mmio_boot_uuid(char *text, size_t count) {
+#if defined(__APPLE__)
+    return mmio_outcome(sysctlbyname("kern.bootsessionuuid", text, &count, NULL, 0));
+#else
+    (void)text;
+    (void)count;
+    return -ENOTSUP;
+#endif
+}
 
 /* Device, inode, birth in seconds and nanoseconds, mount, whether the mount's number is never used again. */
 static inline int mmio_identity(int fd, uint64_t out[6]) {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from os import PathLike
+from os import PathLike, fspath
 from typing import Generic, Self, SupportsIndex, TypeAlias, TypeVar
 
 from mmapio.errors import InvalidMode, InvalidSize
@@ -30,7 +30,7 @@ class Builder(Generic[_File]):
 
     def __init__(self, kind: type[_File], path: _Path) -> None:
         self._kind = kind
-        self._path = path
+        self._path = fspath(path)
         self._mode: MmapMode = MmapMode.READ_WRITE
         self._size: SupportsIndex | None = None
         self._policy = FlushPolicy.MANUAL

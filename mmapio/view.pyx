@@ -14,7 +14,7 @@ from cpython.buffer cimport (
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.number cimport PyNumber_AsSsize_t
 from cpython.object cimport Py_EQ, Py_NE
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcpy
 
 from mmapio cimport _fault
 from mmapio._vm cimport READ_WRITE
@@ -150,12 +150,9 @@ cdef object same_bytes(Region region, const char *start, Py_ssize_t count, other
         PyObject_GetBuffer(other, &view, PyBUF_CONTIG_RO)
     except (TypeError, BufferError):
         return NotImplemented
+    # Below a guard whatever the region: the other buffer may be of a file that was cut, too.
     same = view.len == count
-    result = 0
-    if same and region.kind == READ_WRITE:
-        result = _fault.compare(view.buf, start, count, &order)
-    elif same:
-        order = memcmp(view.buf, start, count)
+    result = _fault.compare(view.buf, start, count, &order) if same else 0
     PyBuffer_Release(&view)
     if result < 0:
         fault_in(region.path)

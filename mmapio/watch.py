@@ -98,10 +98,6 @@ class _Signature(NamedTuple):
     modified_ns: int
     changed_ns: int
 
-    @classmethod
-    def of(cls, status: os.stat_result) -> Self:
-        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-
 
 class _Notifier(Protocol):
     """What is used of ``watchfiles._rust_notify.RustNotify``."""
@@ -200,12 +196,11 @@ def watch(
             f"not {interval_seconds}"
         )
     shown = os.fspath(path)
-    status = _os.status(shown)
-    if stat.S_ISDIR(status.st_mode):
+    mode, known = _examine(shown)
+    if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, "is a directory, not a file", shown)
-    if not stat.S_ISREG(status.st_mode):
+    if not stat.S_ISREG(mode):
         raise WatchFailed(errno.EINVAL, "is not a regular file, so it cannot be watched", shown)
-    known = _Signature.of(status)
     time.sleep(_unsettled_seconds(known))
     # The current directory may be another one by the time of the next look.
     place = Path(os.fsdecode(shown)).absolute()
@@ -342,10 +337,18 @@ def _unsettled_seconds(seen: _Signature) -> float:
 def _signature(path: Path) -> _Signature | None:
     """The status of the file at `path`, None when there is none. OSError when that cannot be told."""
     try:
-        status = _os.status(path)
+        mode, found = _examine(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return _Signature.of(status) if stat.S_ISREG(status.st_mode) else None
+    return found if stat.S_ISREG(mode) else None
+
+
+def _examine(path: _Path) -> tuple[int, _Signature]:
+    """The mode of what is at `path`, links followed, and what is compared of it."""
+    found = _os.status(path)
+    return found.st_mode, _Signature(
+        found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    )
 
 
 def _subscribe(path: Path, shown: str | bytes) -> _Notifier | None:

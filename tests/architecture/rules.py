@@ -72,6 +72,8 @@ PUBLIC_MODULES: frozenset[str] = frozenset()
 
 #: What single modules may use beyond the above.
 EXCEPTIONS: dict[str, frozenset[str]] = {
+    # The base class of a cursor over memory, which opens nothing.
+    "mmapio.reader": _words("io"),
     # The address of XXH3 in the wheel of xxhash.
     "mmaplog.checksum": _words("ctypes"),
     # The demo opens the files that it is to load, and makes its store in a temporary directory.

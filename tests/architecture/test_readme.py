@@ -76,7 +76,7 @@ def tour_violations(tree: Tree, text: str) -> list[str]:
         section = re.search(rf"^\[{package}\].*?(?=^\S[^|]*:$|\Z)", tour, re.MULTILINE | re.DOTALL)
         cells = re.findall(r"^\| (`.*?) \|", section[0] if section else "", re.MULTILINE)
         named = {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
-        modules = {path.stem for path in tree.sources(".py", ".pyx", ".pxd", within=(package,))} - {
+        modules = {path.stem for path in tree.sources(".py", ".pyx", ".pxd", ".h", within=(package,))} - {
             "__init__"
         }
         found += [f"the tour leaves out {package}/{name}" for name in sorted(modules - named)]

@@ -148,7 +148,8 @@ def run_python(
     )
     environment = dict(os.environ)
     if preload is not None:
-        environment["LD_PRELOAD"] = str(preload)
+        # Behind what is preloaded already: a sanitizer's library has to come first.
+        environment["LD_PRELOAD"] = ":".join(filter(None, [os.environ.get("LD_PRELOAD"), str(preload)]))
     command = [*prefix, sys.executable, "-c", prologue + code, json.dumps(arguments, default=str)]
     done = subprocess.run(
         command, capture_output=True, text=True, env=environment, timeout=TIMEOUT_SECONDS, check=False

@@ -1,0 +1,7 @@
+/* As much of the header of macOS as mmapio names; for a check of the syntax, not for use. */
+#pragma once
+#include <sys/types.h>
+enum { _SC_PAGESIZE = 29 };
+long sysconf(int);
+int ftruncate(int, off_t);
+int fsync(int);
