@@ -331,8 +331,10 @@ cdef class MappedFile(Account):
         return start, count
 
     def _regions(self):
-        # Every region that reads or stores of this handle go through.
-        return [self.region] if self.viewed is None or self.viewed is self.region else [self.region, self.viewed]
+        # The region of stores, and that of views where it is another.
+        self.check()
+        cdef Region viewed = self.view_region(self.length)
+        return [self.region] if viewed is self.region else [self.region, viewed]
 
     def _descriptor(self):
         self.check()

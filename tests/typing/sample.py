@@ -7,11 +7,27 @@ from collections.abc import ItemsView, Iterator, KeysView, Mapping, MutableMappi
 from pathlib import Path
 from typing import assert_type
 
-from mmapio import FlushPolicy, MappedSlice, MemoryMappedFile, MmapMode
+import mmapio
+from mmapio import (
+    AtomicU64,
+    Builder,
+    ChangeEvent,
+    FlushPolicy,
+    MappedSlice,
+    MappedSliceMut,
+    MemoryMappedFile,
+    MmapAdvice,
+    MmapMode,
+    Ordering,
+    Segment,
+    SegmentMut,
+    SharedMutex,
+    TouchHint,
+)
 from mmapkv import KVStore
 from mmaplog import Entry, Log
 
-__all__ = ["use_file", "use_log", "use_store"]
+__all__ = ["use_file", "use_log", "use_mapping", "use_store"]
 
 
 def use_store(directory: Path) -> None:
@@ -108,3 +124,67 @@ def use_file(path: Path) -> None:
         mapped.resize(2 * len(mapped))
         mapped.flush()
     MemoryMappedFile.open_ro(str(path), reserve=1 << 20).close()
+
+
+def use_mapping(path: Path) -> None:
+    """The rest of what a mapped file can do."""
+    builder = MemoryMappedFile.builder(path).mode(MmapMode.READ_WRITE).size(1 << 16).huge_pages()
+    assert_type(builder, Builder[MemoryMappedFile])
+    with builder.touch_hint(TouchHint.EAGER).flush_policy(FlushPolicy.every_writes(3)).create() as mapped:
+        _in_pieces(mapped)
+        _words(mapped)
+        _pages(mapped)
+    with mmapio.load_mmap(path) as mapped, mapped.reader() as reader:
+        assert assert_type(reader.read(1), bytes) == b"\x07"
+    with MemoryMappedFile.open_cow(path) as mapped:
+        mapped[0:2] = b"ab"
+        assert assert_type(mapped[0], int) == ord("a")
+    mmapio.write_mmap(path, 0, b"x")
+    assert_type(mmapio.copy_mmap(path, path.with_suffix(".copy")), str)
+    with MemoryMappedFile.open_or_create(path, 1).unmap() as file:
+        assert file.read(1) == b"x"
+        with MemoryMappedFile.from_file(file, MmapMode.READ_ONLY) as mapped:
+            assert assert_type(mapped[:1], bytes) == b"x"
+    mmapio.delete_mmap(path)
+    assert_type(mmapio.features(), dict[str, object])
+    assert mmapio.align_up(1, mmapio.page_size()) == mmapio.PAGE_SIZE
+
+
+def _in_pieces(mapped: MemoryMappedFile) -> None:
+    with mapped.as_slice_mut(0, 2) as view:
+        assert_type(view, MappedSliceMut)
+        view[0] = 7
+        view[1:2] = bytearray(b"\x08")
+    for chunk in mapped.chunks(4096):
+        assert_type(chunk, MappedSlice)
+    for copy in mapped.pages_owned():
+        assert_type(copy, bytes)
+    mapped.chunks_mut(4096).for_each_mut(lambda offset, view: assert_type(view, MappedSliceMut).tobytes())
+    segment = Segment(mapped, 0, 16)
+    assert assert_type(segment.as_slice(), MappedSlice)[0] == 7
+    SegmentMut(mapped, 16, 16).write(memoryview(b"written"))
+    assert assert_type(mapped.read_into(0, bytearray(4)), int) == 4
+
+
+def _words(mapped: MemoryMappedFile) -> None:
+    word = mapped.atomic_u64(64)
+    assert_type(word, AtomicU64)
+    assert assert_type(word.fetch_add(1, Ordering.RELAXED), int) == 0
+    assert assert_type(word.compare_exchange(1, 2), tuple[bool, int]) == (True, 1)
+    assert assert_type(word.wait(1, timeout=0.1), bool)
+    assert_type(word.notify(), int)
+    assert [each.load() for each in mapped.atomic_u32_slice(64, 2)] == [2, 0]
+    with SharedMutex(mapped, 128) as mutex:
+        assert assert_type(mutex.owner_died, bool) is False
+
+
+def _pages(mapped: MemoryMappedFile) -> None:
+    mapped.advise(0, None, MmapAdvice.RANDOM)
+    mapped.prefetch_range(0, 4096)
+    assert assert_type(mapped.resident(), int) >= 0
+    mapped.punch_hole(4096, 4096)
+    assert_type(mapped.huge_pages, mmapio.HugePages)
+    assert assert_type(mapped.pending_bytes, int) >= 0
+    seen: list[ChangeEvent] = []
+    with mapped.watch(seen.append) as handle:
+        assert_type(handle.is_active, bool)

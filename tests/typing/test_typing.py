@@ -111,7 +111,7 @@ def test_a_wrong_use_is_caught(errors: Errors, statement: str) -> None:
     assert [code for _, code in errors.get(("misuse.py", line), [])] == WRONG[statement].split()
 
 
-@pytest.mark.parametrize("use", [sample.use_store, sample.use_log, sample.use_file])
+@pytest.mark.parametrize("use", [sample.use_store, sample.use_log, sample.use_file, sample.use_mapping])
 def test_what_passes_also_works(tmp_path: Path, use: Callable[[Path], None]) -> None:
     # Types that promise what the code does not do are worse than none.
     use(tmp_path / "it")
