@@ -1,6 +1,7 @@
 # cython: language_level=3, auto_pickle=False
 """What was written and is not known to be durable: bytes and writes, each counted once, on every path."""
 
+cimport cython
 from libc.stdint cimport uint64_t
 from libc.string cimport strerror
 
@@ -22,6 +23,8 @@ cdef dict WHEN = {
 }
 
 
+# Writable views that go later than their file, collected in one cycle with it, still end on its books.
+@cython.no_gc_clear
 cdef class Account:
     """The books of one handle. The counters decide when a policy flushes, never whether a flush does anything."""
 

@@ -108,9 +108,6 @@ class _CreateOptions(_WritableOptions, total=False):
     sparse: bool
 
 
-# --- Threads
-
-
 async def in_thread(call: Callable[[], T], *, limiter: CapacityLimiter | None = None) -> T:
     """Run `call` in a worker thread, and return or raise what it does.
 
@@ -190,9 +187,6 @@ def _waiting() -> CapacityLimiter:
     return limiter
 
 
-# --- A mapped file
-
-
 def _file(twins: AsyncTwins) -> MemoryMappedFile:
     return cast("MemoryMappedFile", twins)
 
@@ -212,8 +206,6 @@ class AsyncTwins:
     """The part of :class:`mmapio.MemoryMappedFile` that is for ``async`` code; no use without the rest."""
 
     __slots__ = ()
-
-    # --- Making one
 
     @classmethod
     async def create_rw_async(
@@ -259,8 +251,6 @@ class AsyncTwins:
     async def __aexit__(self, *exc: object) -> None:
         await self.close_async()
 
-    # --- Reading
-
     async def read_bytes_async(self, offset: SupportsIndex, length: SupportsIndex) -> bytes:
         """:meth:`MemoryMappedFile.read_bytes` in a thread, for pages that may have to come from the disk."""
         file = _file(self)
@@ -276,13 +266,14 @@ class AsyncTwins:
 
         What the buffer holds is undefined until the call is over; a bytearray cannot be resized meanwhile.
         """
-        file, view = _file(self), memoryview(buffer)
+        file = _file(self)
 
         def read() -> int:
             _bring_in(file, offset, view.nbytes, MmapAdvice.POPULATE_READ)
             return file.read_into(offset, view)
 
-        return await in_thread(read)
+        with memoryview(buffer) as view:
+            return await in_thread(read)
 
     def chunks_owned_async(self, size: SupportsIndex) -> AsyncIterator[bytes]:
         """:meth:`MemoryMappedFile.chunks_owned`, each chunk in a thread: ask for large ones.
@@ -295,8 +286,6 @@ class AsyncTwins:
         """:meth:`chunks_owned_async` of a page each, which costs far more than reading the page does."""
         return self.chunks_owned_async(PAGE_SIZE)
 
-    # --- Writing
-
     async def update_region_async(self, offset: SupportsIndex, data: Buffer) -> None:
         """:meth:`MemoryMappedFile.update_region` and :meth:`~MemoryMappedFile.flush` in a thread.
 
@@ -304,7 +293,7 @@ class AsyncTwins:
         The data must not change until the call is over; a bytearray cannot be resized meanwhile. Raises what
         the two calls do: after FlushFailed the bytes are written, and maybe lost.
         """
-        file, view = _file(self), memoryview(data)
+        file = _file(self)
 
         def write() -> None:
             _bring_in(file, offset, view.nbytes, MmapAdvice.POPULATE_WRITE)
@@ -312,7 +301,8 @@ class AsyncTwins:
             if file.flush_policy != FlushPolicy.ALWAYS:
                 file.flush()
 
-        await in_thread(write)
+        with memoryview(data) as view:
+            await in_thread(write)
 
     async def flush_async(self, wait: bool = True) -> None:
         """:meth:`MemoryMappedFile.flush` in a thread."""
@@ -348,8 +338,6 @@ class AsyncTwins:
             await sleep(min(pause, max(end - current_time(), 0)))
             pause = min(2 * pause, 0.02)
 
-    # --- Pages
-
     async def advise_async(
         self, offset: SupportsIndex, length: SupportsIndex | None, advice: MmapAdvice
     ) -> None:
@@ -373,8 +361,6 @@ class AsyncTwins:
     ) -> None:
         """:meth:`MemoryMappedFile.touch_pages_range` in a thread."""
         await in_thread(lambda: _file(self).touch_pages_range(offset, length, write=write))
-
-    # --- Changes by others
 
     def watch_async(self, *, interval_seconds: float = INTERVAL_SECONDS) -> AsyncWatch:
         """The changes of the file, as :meth:`MemoryMappedFile.watch` reports them, to be iterated.
@@ -415,9 +401,6 @@ class _Chunks:
         return chunk
 
 
-# --- Whole files
-
-
 async def create_mmap_async(path: _Path, size: SupportsIndex) -> MemoryMappedFile:
     """:func:`mmapio.create_mmap` in a thread."""
     from mmapio import manager
@@ -436,8 +419,8 @@ async def write_mmap_async(path: _Path, offset: SupportsIndex, data: Buffer) -> 
     """:func:`mmapio.write_mmap` in a thread. The data must not change until the call is over."""
     from mmapio import manager
 
-    view = memoryview(data)
-    await in_thread(lambda: manager.write_mmap(path, offset, view))
+    with memoryview(data) as view:
+        await in_thread(lambda: manager.write_mmap(path, offset, view))
 
 
 async def copy_mmap_async(source: _Path, destination: _Path) -> str:
@@ -452,9 +435,6 @@ async def delete_mmap_async(path: _Path) -> None:
     from mmapio import manager
 
     await in_thread(lambda: manager.delete_mmap(path))
-
-
-# --- Waiting for others
 
 
 async def wait_async(word: Atomic, expected: SupportsIndex, timeout: float | None = None) -> bool:

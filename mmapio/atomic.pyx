@@ -35,6 +35,8 @@ cdef object SEQ_CST = Ordering.SEQ_CST
 cdef int64_t SLICE_NS = 500_000_000
 
 
+# The links lie in the region's list until the end, so the region must not be taken away by the collector before.
+@cython.no_gc_clear
 cdef class Atomic:
     """An unsigned word in a mapped file. Made by `atomic_u32` and `atomic_u64`.
 
@@ -159,16 +161,19 @@ cdef class Atomic:
         return f"<{type(self).__name__} at offset {self.offset}>"
 
 
+@cython.no_gc_clear
 @cython.final
 cdef class AtomicU32(Atomic):
     """A 32-bit unsigned word in a mapped file, 4-byte aligned."""
 
 
+@cython.no_gc_clear
 @cython.final
 cdef class AtomicU64(Atomic):
     """A 64-bit unsigned word in a mapped file, 8-byte aligned."""
 
 
+@cython.no_gc_clear
 cdef class AtomicSlice:
     """Consecutive words of a mapped file; indexing gives an atomic. ``offset`` is where the first lies in the file."""
 
@@ -201,11 +206,13 @@ cdef class AtomicSlice:
         return f"<{type(self).__name__} of {self.count} at offset {self.offset}>"
 
 
+@cython.no_gc_clear
 @cython.final
 cdef class AtomicSliceU32(AtomicSlice):
     """Consecutive 32-bit words of a mapped file; indexing gives an :class:`AtomicU32`."""
 
 
+@cython.no_gc_clear
 @cython.final
 cdef class AtomicSliceU64(AtomicSlice):
     """Consecutive 64-bit words of a mapped file; indexing gives an :class:`AtomicU64`."""

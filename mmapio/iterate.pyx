@@ -15,6 +15,7 @@ from mmapio.view cimport read_out, slice_of
 from mmapio.errors import InvalidSize
 
 
+@cython.no_gc
 @cython.final
 cdef class Chunks:
     """An iterator over the file as it was long when this was made: views, or copies. About 40 ns a view.

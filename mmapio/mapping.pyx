@@ -6,6 +6,7 @@ import operator
 import time
 import weakref
 
+cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint64_t
@@ -37,6 +38,7 @@ cdef dict KINDS = {
 cdef dict MODES = {kind: mode for mode, kind in KINDS.items()}
 
 
+@cython.no_gc_clear
 cdef class MappedFile(Account):
     """The native core of :class:`mmapio.MemoryMappedFile`, which has the constructors and everything that is rare."""
 

@@ -16,6 +16,8 @@ from mmapio.view cimport fill_buffer, index_of, read_out, same_bytes, span_of
 from mmapio.errors import Closed
 
 
+# The link lies in the region's list until the end, so the region must not be taken away by the collector before.
+@cython.no_gc_clear
 @cython.final
 cdef class MappedSliceMut:
     """A writable, zero-copy view of part of a mapped file: whatever is stored in it is in the file at once.

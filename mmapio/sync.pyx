@@ -54,6 +54,8 @@ cdef struct Request:
     int64_t wait_ns
 
 
+# The link lies in the region's list until the end, so the region must not be taken away by the collector before.
+@cython.no_gc_clear
 @cython.final
 cdef class SharedMutex:
     """A mutex in a mapped file: one thread of all threads of all processes holds it. It takes SIZE bytes at `offset`.
