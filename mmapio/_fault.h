@@ -19,6 +19,9 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <stdlib.h>
+#if defined(__linux__)
+#include <ucontext.h>
+#endif
 
 /* Numbers of _vm.Kind. */
 enum { MMIO_KIND_READ_ONLY, MMIO_KIND_READ_WRITE, MMIO_KIND_COPY_ON_WRITE };
@@ -41,7 +44,20 @@ static uint64_t mmio_faults;
 #define MMIO_TLS static __thread
 #endif
 MMIO_TLS sigjmp_buf *volatile mmio_guard;
-MMIO_TLS volatile int mmio_depth;
+MMIO_TLS char *mmio_chained; /* the frame that called the previous handler, while it runs */
+MMIO_TLS void *mmio_last_address;
+MMIO_TLS unsigned mmio_repeats;
+
+/* How often in a row the previous handler may leave the same address faulting. */
+#define MMIO_REPEATS_MAX 100
+
+/* si_code of a page that broke before anybody touched it (BUS_MCEERR_AO), and of raise(). */
+#define MMIO_NOT_TOUCHED 5
+#if defined(SI_TKILL)
+#define MMIO_RAISED SI_TKILL
+#else
+#define MMIO_RAISED SI_USER
+#endif
 
 #define MMIO_BARRIER() __asm__ volatile("" ::: "memory")
 
@@ -59,11 +75,17 @@ static mmio_slot *mmio_find(uintptr_t address) {
 
 static int mmio_cover(mmio_slot *slot, uintptr_t address) {
     uintptr_t page = address & ~(uintptr_t)(mmio_page_bytes - 1);
+    uintptr_t end = slot->covered;
     int protection = slot->kind == MMIO_KIND_COPY_ON_WRITE ? PROT_READ | PROT_WRITE : PROT_READ;
     /* Marked first: whoever sees the zeros can see the mark. */
     __atomic_store_n(&slot->faulted, 1, __ATOMIC_SEQ_CST);
-    return mmap((void *)page, slot->base + slot->count - page, protection,
-                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) != MAP_FAILED;
+    /* Another thread may have been here first. What a private mapping has stored to earlier zero pages stays. */
+    if (page >= end) return 1;
+    if (mmap((void *)page, end - page, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) ==
+        MAP_FAILED)
+        return 0;
+    slot->covered = page;
+    return 1;
 }
 
 static void mmio_die(int number) {
@@ -73,47 +95,76 @@ static void mmio_die(int number) {
     sigaction(number, &standard, NULL);
 }
 
-static void mmio_chain(int number, siginfo_t *info, void *context) {
-    /* A handler that was installed over ours may pass a fault on by raise(), and ours back to it: once is enough. */
-    if (mmio_depth > 0 && info->si_code <= 0) {
+/* Back to the access that was guarded. */
+__attribute__((noreturn)) static void mmio_leave(sigjmp_buf *guard, void *context) {
+    sigset_t ours;
+    /* A handler that was put over this one, and called it, may have had the signal blocked. */
+    sigemptyset(&ours);
+    sigaddset(&ours, SIGBUS);
+    pthread_sigmask(SIG_UNBLOCK, &ours, NULL);
+#if defined(__linux__) && defined(__x86_64__)
+    /* The kernel starts a handler with default rounding and masks; a jump would leave the thread with them. */
+    if (context != NULL && ((ucontext_t *)context)->uc_mcontext.fpregs != NULL) {
+        unsigned int mxcsr = ((ucontext_t *)context)->uc_mcontext.fpregs->mxcsr;
+        unsigned short control = ((ucontext_t *)context)->uc_mcontext.fpregs->cwd;
+        __asm__ volatile("ldmxcsr %0\n\tfldcw %1" : : "m"(mxcsr), "m"(control));
+    }
+#else
+    (void)context;
+#endif
+    siglongjmp(*guard, 1);
+}
+
+/* To whoever was there before. `synchronous`: an instruction runs again when the handler returns. */
+static void mmio_chain(int number, siginfo_t *info, void *context, int synchronous) {
+    char *frame = (char *)__builtin_frame_address(0);
+    char *outer = mmio_chained;
+    /* A handler that finds ours installed before it passes a signal on by raise(), and ours would go back to it: once is
+     * enough. The frame tells whether that call is still going on; it may have been left by a jump. */
+    if (!synchronous && outer != NULL && frame < outer) {
         mmio_die(number);
         raise(number);
         return;
     }
-    if (mmio_depth < 8 && (mmio_previous.sa_flags & SA_SIGINFO)) {
-        mmio_depth++;
+    if (synchronous) {
+        /* One that returns and has mended nothing, as faulthandler's does once it is switched off, would run for ever. */
+        if (info->si_addr != mmio_last_address) mmio_repeats = 0;
+        mmio_last_address = info->si_addr;
+        if (++mmio_repeats > MMIO_REPEATS_MAX) {
+            mmio_die(number);
+            return;
+        }
+    }
+    if (mmio_previous.sa_flags & SA_SIGINFO) {
+        mmio_chained = frame;
         mmio_previous.sa_sigaction(number, info, context);
-        mmio_depth--;
-    } else if (mmio_depth < 8 && mmio_previous.sa_handler != SIG_DFL && mmio_previous.sa_handler != SIG_IGN) {
-        mmio_depth++;
+        mmio_chained = outer;
+    } else if (mmio_previous.sa_handler != SIG_DFL && mmio_previous.sa_handler != SIG_IGN) {
+        mmio_chained = frame;
         mmio_previous.sa_handler(number);
-        mmio_depth--;
-    } else if (info->si_code > 0 || mmio_previous.sa_handler != SIG_IGN) {
+        mmio_chained = outer;
+    } else if (synchronous || mmio_previous.sa_handler != SIG_IGN) {
         /* The instruction runs again and ends the process as if nobody had listened. A signal that was sent is sent again. */
         mmio_die(number);
-        if (info->si_code <= 0) raise(number);
+        if (!synchronous) raise(number);
     }
 }
 
 static void mmio_on_sigbus(int number, siginfo_t *info, void *context) {
     int saved = errno;
-    /* Not a signal that somebody sent, nor news of a broken page that nobody touched (BUS_MCEERR_AO). */
-    int fault = info->si_code > 0 && info->si_code != 5;
-    if (fault) {
-        __atomic_fetch_add(&mmio_faults, 1, __ATOMIC_SEQ_CST);
-        mmio_slot *slot = mmio_find((uintptr_t)info->si_addr);
-        sigjmp_buf *guard = mmio_guard;
-        if (guard != NULL) {
-            if (slot != NULL) __atomic_store_n(&slot->faulted, 1, __ATOMIC_SEQ_CST);
-            errno = saved;
-            siglongjmp(*guard, 1);
-        }
-        if (slot != NULL && slot->kind != MMIO_KIND_READ_WRITE && mmio_cover(slot, (uintptr_t)info->si_addr)) {
-            errno = saved;
-            return;
-        }
+    /* Not a signal that somebody sent, nor news of a broken page that nobody touched. */
+    int synchronous = info->si_code > 0 && info->si_code != MMIO_NOT_TOUCHED;
+    sigjmp_buf *guard = mmio_guard;
+    mmio_slot *slot = synchronous ? mmio_find((uintptr_t)info->si_addr) : NULL;
+    if (synchronous) __atomic_fetch_add(&mmio_faults, 1, __ATOMIC_SEQ_CST);
+    /* A handler that was put over this one passes the fault on by raise(): without its address, but on our thread. */
+    if (guard != NULL && (synchronous || (info->si_code == MMIO_RAISED && info->si_pid == getpid()))) {
+        if (slot != NULL) __atomic_store_n(&slot->faulted, 1, __ATOMIC_SEQ_CST);
+        errno = saved;
+        mmio_leave(guard, context);
     }
-    mmio_chain(number, info, context);
+    if (slot == NULL || slot->kind == MMIO_KIND_READ_WRITE || !mmio_cover(slot, (uintptr_t)info->si_addr))
+        mmio_chain(number, info, context, synchronous);
     errno = saved;
 }
 
@@ -135,7 +186,7 @@ static int mmio_install(void) {
 /* --- The table ------------------------------------------------------------------------------------------ */
 
 /* NULL when there is no memory. Below the GIL. */
-static mmio_slot *mmio_take_slot(void *base, size_t count, int kind) {
+static mmio_slot *mmio_take_slot(void *base, size_t count, int kind, uint64_t device, uint64_t inode) {
     static int begun;
     mmio_slot *slot;
     if (mmio_free == NULL) {
@@ -156,6 +207,9 @@ static mmio_slot *mmio_take_slot(void *base, size_t count, int kind) {
     mmio_free = slot->next_free;
     slot->base = (uintptr_t)base;
     slot->kind = kind;
+    slot->device = device;
+    slot->inode = inode;
+    slot->covered = (uintptr_t)base + count;
     slot->faulted = 0;
     __atomic_store_n(&slot->count, count, __ATOMIC_RELEASE);
     return slot;
@@ -165,6 +219,28 @@ static void mmio_give_slot(mmio_slot *slot) {
     __atomic_store_n(&slot->count, 0, __ATOMIC_RELEASE);
     slot->next_free = mmio_free;
     mmio_free = slot;
+}
+
+/* Private memory in place of the pages that hold `count` bytes at `at`. The one exception to what is said above of writable mappings:
+ * for a mutex that a thread holds and whose bytes are gone, so that the C library does not follow its links into nothing. */
+static int mmio_replace(mmio_slot *slot, void *at, const void *content, size_t count) {
+    uintptr_t first = (uintptr_t)at & ~(uintptr_t)(mmio_page_bytes - 1);
+    uintptr_t end = ((uintptr_t)at + count + mmio_page_bytes - 1) & ~(uintptr_t)(mmio_page_bytes - 1);
+    __atomic_store_n(&slot->faulted, 1, __ATOMIC_SEQ_CST);
+    if (mmap((void *)first, end - first, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
+        return -errno;
+    memcpy(at, content, count);
+    return 0;
+}
+
+/* Where the bytes at `source` lie in the mapping of `target`; `source` itself when that is another file, or none of ours.
+ * NULL: the two may be the same memory, and nobody can say where. */
+static const void *mmio_alias(const void *source, const void *target) {
+    mmio_slot *from = mmio_find((uintptr_t)source), *to = mmio_find((uintptr_t)target);
+    if (from == NULL || to == NULL || from == to || from->faulted || from->inode != to->inode || from->device != to->device) return source;
+    size_t offset = (uintptr_t)source - from->base;
+    if (from->kind == MMIO_KIND_COPY_ON_WRITE || to->kind == MMIO_KIND_COPY_ON_WRITE || offset >= to->count) return NULL;
+    return (const void *)(to->base + offset);
 }
 
 /* --- Accesses that answer -EFAULT instead of dying ------------------------------------------------------ */

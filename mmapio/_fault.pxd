@@ -12,12 +12,18 @@ cdef enum Operation:
     LOAD, STORE, SWAP, COMPARE, ADD, SUB, AND, OR, XOR, MIN, MAX
 
 cdef int install() noexcept nogil
-cdef Slot *take_slot(void *base, size_t count, int kind) noexcept
+cdef Slot *take_slot(void *base, size_t count, int kind, uint64_t device, uint64_t inode) noexcept
 cdef void give_slot(Slot *slot) noexcept
 
 # How many faults this process has met. Who reads mapped memory by itself compares it before and after: only when it
 # moved is it worth asking each region.
 cdef uint64_t faults() noexcept nogil
+
+# Copies between buffers of which one is not ours, so that they may be two mappings of one file. -ENOMEM, -EFAULT.
+cdef int copy_aliased(void *to, const void *source, size_t count) noexcept nogil
+
+# Put private memory, with `count` bytes of `content` at `at`, in place of the pages of a mapping that have them. Marks the mapping.
+cdef int replace(Slot *slot, void *at, const void *content, size_t count) noexcept nogil
 
 cdef int copy(void *to, const void *source, size_t count) noexcept nogil
 cdef int compare(const void *a, const void *b, size_t count, int *order) noexcept nogil

@@ -1,13 +1,17 @@
 # cython: language_level=3, auto_pickle=False, boundscheck=False, wraparound=False
 """The operating system boundary for pages that are not there: SIGBUS becomes an error. How: see _fault.h."""
 
+from libc.errno cimport ENOMEM
 from libc.stdint cimport uint64_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp
 
 cdef extern from "_fault.h" nogil:
     uint64_t mmio_faults
     int mmio_install()
-    Slot *mmio_take_slot(void *base, size_t count, int kind)
+    Slot *mmio_take_slot(void *base, size_t count, int kind, uint64_t device, uint64_t inode)
+    int mmio_replace(Slot *slot, void *at, const void *content, size_t count)
+    const void *mmio_alias(const void *source, const void *target)
     void mmio_give_slot(Slot *slot)
     int mmio_copy(void *to, const void *source, size_t count)
     int mmio_call(int (*function)(void *) noexcept nogil, void *argument)
@@ -20,8 +24,8 @@ cdef int install() noexcept nogil:
     return mmio_install()
 
 
-cdef Slot *take_slot(void *base, size_t count, int kind) noexcept:
-    return mmio_take_slot(base, count, kind)
+cdef Slot *take_slot(void *base, size_t count, int kind, uint64_t device, uint64_t inode) noexcept:
+    return mmio_take_slot(base, count, kind, device, inode)
 
 
 cdef void give_slot(Slot *slot) noexcept:
@@ -30,6 +34,27 @@ cdef void give_slot(Slot *slot) noexcept:
 
 cdef uint64_t faults() noexcept nogil:
     return mmio_faults
+
+
+cdef int copy_aliased(void *to, const void *source, size_t count) noexcept nogil:
+    # Whether a copy overlaps itself cannot be seen from addresses in two mappings of the same pages.
+    cdef const void *seen = mmio_alias(source, to)
+    cdef void *between
+    cdef int result
+    if seen != NULL:
+        return mmio_copy(to, seen, count)
+    between = malloc(count)
+    if between == NULL:
+        return -ENOMEM
+    result = mmio_copy(between, source, count)
+    if result == 0:
+        result = mmio_copy(to, between, count)
+    free(between)
+    return result
+
+
+cdef int replace(Slot *slot, void *at, const void *content, size_t count) noexcept nogil:
+    return mmio_replace(slot, at, content, count)
 
 
 cdef int copy(void *to, const void *source, size_t count) noexcept nogil:

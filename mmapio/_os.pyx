@@ -17,7 +17,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset, strerror
 
 cdef extern from "_platform.h" nogil:
-    enum: F_OFD_GETLK, F_OFD_SETLK, F_OFD_SETLKW, F_RDLCK, F_WRLCK, F_UNLCK, SEEK_SET, CLOCK_REALTIME
+    enum: F_GETFL, F_OFD_GETLK, F_OFD_SETLK, F_OFD_SETLKW, F_RDLCK, F_WRLCK, F_UNLCK, SEEK_SET, CLOCK_REALTIME
     ctypedef struct c_flock "struct flock":
         short l_type
         short l_whence
@@ -36,6 +36,7 @@ cdef extern from "_platform.h" nogil:
     int fstat(int fd, c_stat *result)
     int clock_gettime(int clock, c_timespec *result)
     int mmio_sync_file(int fd, void *base, size_t count)
+    int mmio_sync_all(int fd)
     int mmio_allocate(int fd, uint64_t offset, uint64_t count)
     int mmio_punch_hole(int fd, uint64_t offset, uint64_t count)
     int mmio_reflink(int to, int source)
@@ -47,6 +48,8 @@ cdef extern from "_platform.h" nogil:
 cdef size_t ZERO_CHUNK = 1 << 20
 # One call of the kernel's, so that a copy of any size can be interrupted.
 cdef size_t COPY_CHUNK = 64 << 20
+# What the kernel says when it cannot copy between two files by itself.
+CANNOT_COPY = tuple([-getattr(_errno, name) for name in ("EXDEV", "EOPNOTSUPP", "ENOTSUP", "ENOSYS", "EINVAL")])
 
 
 cdef class Descriptor:
@@ -143,6 +146,18 @@ def disk_usage(Descriptor directory not None):
     return total
 
 
+def check_replaceable(path):
+    """Raise unless `path` names a regular file or nothing: nothing else may be renamed over."""
+    try:
+        kind = os.stat(path).st_mode
+    except FileNotFoundError:
+        return
+    if _stat.S_ISDIR(kind):
+        raise IsADirectoryError(_errno.EISDIR, "is a directory, not a file", path)
+    if not _stat.S_ISREG(kind):
+        raise OSError(_errno.EINVAL, "is not a regular file, so it cannot be replaced by one", path)
+
+
 def replace_file(Descriptor directory not None, temporary, name):
     """Rename within one directory, replacing what has the name. Durable after `sync(directory)`."""
     os.rename(temporary, name, src_dir_fd=directory.fd, dst_dir_fd=directory.fd)
@@ -191,18 +206,24 @@ def file_size(Descriptor opened not None):
     return size
 
 
-def sync(Descriptor opened not None):
-    """Make a file's or directory's bytes and the metadata needed to find them durable. OSError when it fails."""
+def sync(Descriptor opened not None, bint metadata=False):
+    """Make a file's or directory's bytes and the metadata needed to find them durable; with `metadata`, all of it.
+
+    OSError when it fails.
+    """
     cdef int result
     with nogil:
-        result = sync_file(opened.fd, NULL, 0)
+        result = mmio_sync_all(opened.fd) if metadata else sync_file(opened.fd, NULL, 0)
     raise_errno(result, opened.path)
 
 
-def sync_parent(Descriptor opened not None):
-    """Make the names in the directory that a file was opened in durable. OSError when it fails."""
+def open_parent(Descriptor opened not None):
+    """The directory that a file was opened in; None where it may not be opened."""
     parent = os.path.dirname(opened.path) or (b"." if isinstance(opened.path, bytes) else ".")
-    sync(open_directory(parent))
+    try:
+        return open_directory(parent)
+    except OSError:
+        return None
 
 
 def punch_hole(Descriptor opened not None, uint64_t offset, uint64_t count):
@@ -224,31 +245,55 @@ def prefetch(Descriptor opened not None, uint64_t offset, uint64_t count):
 def copy_content(Descriptor source not None, Descriptor target not None):
     """Make the empty file `target` equal to `source`, and return how: "reflink", "copy_file_range" or "read and write".
 
-    Blocks are shared where the file system can; else the kernel copies; else this does, without the GIL in the calls.
+    Blocks are shared where the file system can; else the kernel copies; else this does. Holes stay holes. The
+    permissions are copied too.
     """
-    cdef uint64_t offset = 0
-    cdef int64_t done = mmio_reflink(target.fd, source.fd)
-    if done == 0:
+    cdef uint64_t offset = 0, end = 0
+    cdef uint64_t size = file_size(source)
+    os.fchmod(target.fd, _stat.S_IMODE(os.fstat(source.fd).st_mode))
+    if mmio_reflink(target.fd, source.fd) == 0:
         return "reflink"
-    while True:
+    how = "copy_file_range"
+    while offset < size:
+        offset, end = data_from(source.fd, offset, size)
+        while offset < end and how == "copy_file_range":
+            done = copy_some(target.fd, source.fd, offset, end - offset)
+            PyErr_CheckSignals()
+            if done < 0:
+                if done not in CANNOT_COPY:
+                    raise_errno(done, target.path)
+                how = "read and write"
+            elif done == 0:
+                end = size = offset  # the file has become shorter
+            offset += max(done, 0)
+        while offset < end:
+            part = read_at(source, min(end - offset, 1 << 20), offset)
+            if not part:
+                end = size = offset
+            write_at(target, part, offset)
+            offset += len(part)
+    set_size(target, size)
+    return how
+
+
+def data_from(int fd, uint64_t offset, uint64_t size):
+    """(start, end) of the next range of a file that is no hole; (size, size) when there is none."""
+    if not hasattr(os, "SEEK_DATA"):
+        return offset, size
+    try:
+        start = os.lseek(fd, offset, os.SEEK_DATA)
+        return start, min(os.lseek(fd, start, os.SEEK_HOLE), size)
+    except OSError as error:
+        # ENXIO: nothing but a hole up to the end. Else the file system knows of none.
+        return (size, size) if error.errno == _errno.ENXIO else (offset, size)
+
+
+cdef long copy_some(int target, int source, uint64_t offset, uint64_t count):
+    cdef long done = -EINTR
+    while done == -EINTR:
         with nogil:
-            done = mmio_copy_range(target.fd, source.fd, offset, COPY_CHUNK)
-        PyErr_CheckSignals()
-        if done == 0:
-            return "copy_file_range"
-        if done == -EINTR:
-            continue
-        if done < 0:
-            break
-        offset += done
-    if offset or done not in (-_errno.EXDEV, -_errno.EOPNOTSUPP, -_errno.ENOTSUP, -_errno.ENOSYS, -_errno.EINVAL):
-        raise_errno(<int>done, target.path)
-    while True:
-        part = read_at(source, 1 << 20, offset)
-        if not part:
-            return "read and write"
-        write_at(target, part, offset)
-        offset += len(part)
+            done = mmio_copy_range(target, source, offset, min(count, COPY_CHUNK))
+    return done
 
 
 def status(path):
@@ -259,7 +304,11 @@ def status(path):
 def duplicate(file, path):
     """A descriptor of one's own for what `file`, an open file or a descriptor's number, refers to; it must be a regular file."""
     number = file if isinstance(file, int) else file.fileno()
-    made = Descriptor(os.dup(number), path)
+    try:
+        made = Descriptor(os.dup(number), path)
+    except OSError as error:
+        error.filename = path
+        raise
     check_regular(made)
     return made
 
@@ -271,9 +320,18 @@ def reopen(Descriptor opened not None):
     return Descriptor(os.open(place, os.O_CLOEXEC | (os.O_RDWR if is_writable(opened) else os.O_RDONLY)), opened.path)
 
 
+cdef int access_mode(int fd):
+    return fcntl(fd, F_GETFL, NULL) & (os.O_RDONLY | os.O_WRONLY | os.O_RDWR)
+
+
 def is_writable(Descriptor opened not None):
     """Whether a descriptor allows writing."""
-    return fcntl(opened.fd, 3, NULL) & os.O_ACCMODE != os.O_RDONLY
+    return access_mode(opened.fd) != os.O_RDONLY
+
+
+def is_readable(Descriptor opened not None):
+    """Whether a descriptor allows reading."""
+    return access_mode(opened.fd) != os.O_WRONLY
 
 
 def file_object(Descriptor opened not None):
@@ -297,6 +355,12 @@ def identity(Descriptor opened not None):
     memset(out, 0, sizeof(out))
     raise_errno(mmio_identity(opened.fd, out), opened.path)
     return (out[0], out[1], out[2], out[3], out[4], bool(out[5]))
+
+
+def file_number(int fd):
+    """(device, inode) of an open file."""
+    found = os.fstat(fd)
+    return found.st_dev, found.st_ino
 
 
 def boot_id():
@@ -340,34 +404,42 @@ cdef int truncate(int fd, uint64_t size) noexcept nogil:
 
 
 cdef int allocate(int fd, uint64_t offset, uint64_t count) noexcept nogil:
-    # All or nothing: on failure the file has the size it had.
-    cdef long long before = size_of(fd)
+    # All or nothing: on failure the file has the size it had, or that another has given it meanwhile. Never cuts
+    # what another has added: the blocks come first, and then the length goes up, which no call can bring down.
     cdef int failure
-    if before < 0:
-        return <int>before
     while True:
         failure = mmio_allocate(fd, offset, count)
         if failure == -EINTR:
             continue
         if failure == -EOPNOTSUPP:
-            failure = write_zeros(fd, offset, count)
-        if failure < 0:
-            ftruncate(fd, before)
+            failure = write_zeros(fd, offset, offset + count)
+        if failure < 0 and size_of(fd) == <long long>offset:
+            # Gives back the blocks that were to be had.
+            ftruncate(fd, offset)
         return failure
 
 
-cdef int write_zeros(int fd, uint64_t offset, uint64_t count) noexcept nogil:
-    # Only ever beyond the end of the file, where it cannot overwrite anything.
+cdef int write_zeros(int fd, uint64_t start, uint64_t end) noexcept nogil:
+    # Only ever beyond the end of the file, wherever it is by now, so that it cannot overwrite anything.
     cdef void *zeros = calloc(1, ZERO_CHUNK)
     cdef long wrote = 0
+    cdef uint64_t begun = start
+    cdef long long size
     if zeros == NULL:
         return -ENOMEM
-    while count:
-        wrote = write_some(fd, zeros, min(count, ZERO_CHUNK), offset)
-        if wrote < 0:
+    while True:
+        size = size_of(fd)
+        if size < 0:
+            wrote = size
             break
-        offset += wrote
-        count -= wrote
+        if <uint64_t>size >= end:
+            break
+        wrote = write_some(fd, zeros, min(end - <uint64_t>size, ZERO_CHUNK), size)
+        if wrote < 0:
+            # As far as all of it is still what was written here.
+            if size_of(fd) == size:
+                ftruncate(fd, begun)
+            break
     free(zeros)
     return <int>min(wrote, 0)
 

@@ -23,6 +23,7 @@
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
 #elif defined(__APPLE__)
+#include <pthread.h>
 #include <sys/sysctl.h>
 #else
 #error "mmapio runs on Linux and macOS; another platform needs its own boundary modules"
@@ -63,6 +64,16 @@ static inline int mmio_sync_file(int fd, void *base, size_t count) {
 #endif
 }
 
+/* All of a file or directory, the metadata that nobody needs to read it back included. */
+static inline int mmio_sync_all(int fd) {
+#if defined(__APPLE__)
+    if (fcntl(fd, F_FULLFSYNC) == 0) return 0;
+#endif
+    while (fsync(fd) < 0)
+        if (errno != EINTR) return -errno;
+    return 0;
+}
+
 static inline int mmio_sync_range(int fd, void *address, size_t count) {
     if (msync(address, count, MS_SYNC) < 0) return -errno;
 #if defined(__APPLE__)
@@ -90,7 +101,9 @@ static inline int mmio_start_writeback(int fd, void *address, uint64_t offset, u
 
 static inline int mmio_allocate(int fd, uint64_t offset, uint64_t count) {
 #if defined(__linux__)
-    return mmio_outcome(fallocate(fd, 0, (off_t)offset, (off_t)count));
+    /* First the blocks, beyond the end; then the end, which this call cannot bring down if another has moved it on. */
+    if (fallocate(fd, FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)count) < 0) return -errno;
+    return mmio_outcome(fallocate(fd, 0, (off_t)(offset + count - 1), 1));
 #else
     fstore_t wish = {F_ALLOCATEALL, F_PEOFPOSMODE, 0, (off_t)count, 0};
     if (fcntl(fd, F_PREALLOCATE, &wish) < 0) return errno == ENOTSUP ? -EOPNOTSUPP : -errno;
@@ -222,6 +235,16 @@ static inline int mmio_wake(uint32_t *word, int count) {
     (void)word;
     (void)count;
     return 0;
+#endif
+}
+
+static inline uint64_t mmio_thread_number(void) {
+#if defined(__linux__)
+    return (uint64_t)syscall(SYS_gettid);
+#else
+    uint64_t number = 0;
+    pthread_threadid_np(NULL, &number);
+    return number;
 #endif
 }
 

@@ -4,6 +4,10 @@ from libc.stdint cimport uint64_t
 
 cdef size_t PAGE
 
+# Of the pieces of advice, by their number in `mmapio.options.MmapAdvice`.
+cdef enum:
+    ADVICE_HUGE_PAGE = 9
+
 cdef enum Kind:
     READ_ONLY        # shared, cannot be stored to
     READ_WRITE       # shared: what is stored reaches the file

@@ -50,9 +50,9 @@ cdef void *map_reserve(size_t want, size_t least, size_t *got) noexcept nogil:
 
 
 cdef int map_file(void *address, size_t count, int fd, Kind kind) noexcept nogil:
-    # Over a reservation. Pages beyond the end of the file become usable when the file grows.
+    # Over a reservation; on hugetlbfs no page may be set aside for all of it. Pages beyond the end of the file become usable when the file grows.
     cdef int protection = PROT_READ if kind == READ_ONLY else PROT_READ | PROT_WRITE
-    cdef int flags = MAP_PRIVATE | MAP_NORESERVE if kind == COPY_ON_WRITE else MAP_SHARED
+    cdef int flags = MAP_PRIVATE | MAP_NORESERVE if kind == COPY_ON_WRITE else MAP_SHARED | MAP_NORESERVE
     if mmap(address, count, protection, flags | MAP_FIXED, fd, 0) == MAP_FAILED:
         return -errno
     return 0

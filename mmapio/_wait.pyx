@@ -4,11 +4,12 @@
 import os
 import sys
 
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 cdef extern from "_platform.h" nogil:
     int mmio_wait(uint32_t *word, uint32_t expected, int64_t timeout_ns)
     int mmio_wake(uint32_t *word, int count)
+    uint64_t mmio_thread_number()
 
 cdef extern from "_mutex.h" nogil:
     enum: MMIO_ROBUST_MUTEX
@@ -42,6 +43,10 @@ def pid_namespace():
         return os.stat("/proc/self/ns/pid").st_ino
     except FileNotFoundError:
         return 0
+
+
+cdef uint64_t thread_number() noexcept nogil:
+    return mmio_thread_number()
 
 
 cdef int make_mutex(void *place) noexcept nogil:

@@ -20,6 +20,7 @@ cdef class Account:
     cdef When when
     cdef bint stopped               # closed, poisoned, read-only or another process' after a fork: no write may begin
     cdef bint private               # what is written stays in this process: nothing is ever owed to the file
+    cdef Descriptor parent          # the directory of a file that this handle created, until the first full flush
     cdef bint unnamed               # created by this handle, and its name in the directory not synced yet
     cdef object policy
     cdef object poison              # the arguments of the FlushFailed that every later write and flush raises
@@ -29,13 +30,13 @@ cdef class Account:
     cdef int set_policy(self, policy) except -1
     cdef int after_write(self) except -1
     cdef bint dirty(self) noexcept
+    cdef Descriptor open_descriptor(self)
     cdef int sync_file(self, Region region, uint64_t length) except -1
     cdef int sync_pages(self, Region region, uint64_t offset, uint64_t count) except -1
     cdef int begin_writeback(self, Region region, uint64_t offset, uint64_t count) except -1
     cdef int fail(self, int result) except -1
     cdef int sync_all(self) except -1
     cdef int refuse_write(self) except -1
-    cdef const char *origin(self, const char *source) noexcept
 
 
 # Every write path calls this once its bytes are in place, with their number. May flush, as the policy says.

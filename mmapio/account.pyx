@@ -1,6 +1,8 @@
 # cython: language_level=3, auto_pickle=False
 """What was written and is not known to be durable: bytes and writes, each counted once, on every path."""
 
+import errno as _errno
+
 cimport cython
 from libc.stdint cimport uint64_t
 from libc.string cimport strerror
@@ -10,8 +12,8 @@ from mmapio._os cimport Descriptor
 from mmapio.region cimport Region
 
 from mmapio import _os as system
-from mmapio.errors import FlushFailed
-from mmapio.options import FlushPolicy, Trigger
+from mmapio.errors import Closed, FlushFailed
+from mmapio.options import Trigger
 
 cdef dict WHEN = {
     Trigger.NEVER: ON_DEMAND,
@@ -49,8 +51,6 @@ cdef class Account:
         return self.dirty()
 
     cdef int set_policy(self, policy) except -1:
-        if not isinstance(policy, FlushPolicy):
-            raise TypeError(f"a flush policy must be a FlushPolicy, not {type(policy).__name__}")
         self.policy = policy
         self.when = WHEN[policy.trigger]
         self.bound = policy.bound
@@ -68,10 +68,16 @@ cdef class Account:
     cdef bint dirty(self) noexcept:
         return not self.private and (self.generation != self.durable_generation or self.bytes_exported != 0)
 
+    cdef Descriptor open_descriptor(self):
+        # Another thread may have closed the handle while this one copied without the GIL.
+        if self.descriptor is None:
+            raise Closed(_errno.EBADF, "the mapped file was closed meanwhile; what was written is not flushed", self._path)
+        return self.descriptor
+
     cdef int sync_file(self, Region region, uint64_t length) except -1:
         # Everything. What is written meanwhile stays on the books.
         cdef uint64_t count = self.bytes_pending, writes = self.writes_pending, generation = self.generation
-        cdef Descriptor descriptor = self.descriptor
+        cdef Descriptor descriptor = self.open_descriptor()
         cdef Region held = region
         cdef int result
         if self.poison is not None:
@@ -81,19 +87,20 @@ cdef class Account:
         if result < 0:
             self.fail(result)
         if self.unnamed:
-            # Bytes that no name leads to are not durable.
+            # Bytes that no name leads to are not durable. Where the directory cannot be opened, the file's own metadata must do.
             try:
-                system.sync_parent(descriptor)
+                system.sync(descriptor if self.parent is None else self.parent, metadata=True)
             except OSError as error:
                 self.fail(-error.errno)
             self.unnamed = False
+            self.parent = None
         self.bytes_pending -= min(count, self.bytes_pending)
         self.writes_pending -= min(writes, self.writes_pending)
         self.durable_generation = max(generation, self.durable_generation)
         return 0
 
     cdef int sync_pages(self, Region region, uint64_t offset, uint64_t count) except -1:
-        cdef Descriptor descriptor = self.descriptor
+        cdef Descriptor descriptor = self.open_descriptor()
         cdef Region held = region
         cdef uint64_t first = offset // _vm.PAGE * _vm.PAGE
         cdef int result
@@ -105,7 +112,7 @@ cdef class Account:
         return 0
 
     cdef int begin_writeback(self, Region region, uint64_t offset, uint64_t count) except -1:
-        cdef Descriptor descriptor = self.descriptor
+        cdef Descriptor descriptor = self.open_descriptor()
         cdef Region held = region
         cdef uint64_t first = offset // _vm.PAGE * _vm.PAGE
         cdef int result
@@ -124,6 +131,3 @@ cdef class Account:
 
     cdef int refuse_write(self) except -1:
         raise TypeError("this account has no file")
-
-    cdef const char *origin(self, const char *source) noexcept:
-        return source

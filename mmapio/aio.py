@@ -26,7 +26,8 @@ What has no twin, for a reason:
 - :class:`mmapio.SharedMutex`: its owner is a thread, and all tasks of an event loop are one thread. Let
   tasks wait for a mapped word with :func:`wait_async` instead.
 - What calls back (``for_each_mut``): ``await anyio.to_thread.run_sync(chunks.for_each_mut, function)``.
-- :class:`mmapio.Reader`: ``anyio.wrap_file(mapped.reader())`` makes an asynchronous file of it.
+- :class:`mmapio.Reader`: ``anyio.wrap_file(mapped.reader())`` makes an asynchronous file of it; read 256 KiB
+  or more at a time, since shorter copies may keep the GIL while a page comes from the disk.
 - :class:`mmapio.Builder`: the constructors' twins take the same options.
 """
 

@@ -14,7 +14,7 @@ from libc.string cimport strerror
 from mmapio cimport _fault, _wait
 from mmapio._fault cimport ADD, AND, COMPARE, LOAD, MAX, MIN, OR, STORE, SUB, SWAP, XOR
 from mmapio.account cimport note
-from mmapio.bounds cimport checked_offset
+from mmapio.bounds cimport checked_offset, clamped
 from mmapio.mapping cimport MappedFile
 from mmapio.region cimport attach, detach, fault_in
 
@@ -115,24 +115,27 @@ cdef class Atomic:
         without the GIL; signal handlers run. Without futexes (macOS) it looks again instead, every 5 ms at the least.
         """
         cdef uint64_t wanted = as_word(self, expected), seen = 0
-        cdef int64_t left = -1, span
+        cdef int64_t span
         cdef uint32_t *half = <uint32_t *>self.word
         cdef uint32_t low = wanted & 0xFFFFFFFF
         cdef int result
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = deadline_of(timeout)
         while True:
             operate(self, LOAD, 0, &seen, SEQ_CST)
             if seen != wanted:
                 return True
+            span = SLICE_NS
             if deadline is not None:
-                left = max(<int64_t>((deadline - time.monotonic()) * 1e9), 0)
-                if left == 0:
+                # Compared before it is multiplied: infinity is a deadline too.
+                left = deadline - time.monotonic()
+                if left <= 0:
                     return False
-            span = SLICE_NS if left < 0 else min(left, SLICE_NS)
+                if left * 1e9 < SLICE_NS:
+                    span = <int64_t>(left * 1e9) + 1
             with nogil:
                 result = _wait.wait_word(half, low, span)
             if result == -EFAULT:
-                fault_in(self.region.path)
+                self.region.fail()
             if result == -EINTR:
                 PyErr_CheckSignals()
             elif result < 0 and result != -EAGAIN and result != -ETIMEDOUT:
@@ -145,11 +148,15 @@ cdef class Atomic:
         """
         cdef int most = 0x7FFFFFFF if count is None else max(min(operator.index(count), 0x7FFFFFFF), 0)
         cdef int result
+        if self.region is None:
+            raise TypeError("atomics are made by atomic_u32() and atomic_u64(), not directly")
         self.region.check()
+        if most == 0:
+            return 0
         with nogil:
             result = _wait.wake_word(<uint32_t *>self.word, most)
         if result == -EFAULT:
-            fault_in(self.region.path)
+            self.region.fail()
         if result < 0:
             raise OSError(-result, strerror(-result).decode(), self.region.path)
         return result
@@ -187,7 +194,7 @@ cdef class AtomicSlice:
         return self.count
 
     def __getitem__(self, index):
-        cdef Py_ssize_t at = operator.index(index)
+        cdef Py_ssize_t at = clamped(index)
         if at < 0:
             at += self.count
         if at < 0 or at >= self.count:
@@ -245,6 +252,16 @@ def atomic(MappedFile file not None, offset, bint wide, count=None):
     return made
 
 
+cdef object deadline_of(timeout):
+    # When to give up, on the monotonic clock; None for never.
+    if timeout is None:
+        return None
+    seconds = timeout + 0.0
+    if seconds != seconds:
+        raise ValueError("a timeout must be a number of seconds, not NaN")
+    return time.monotonic() + seconds
+
+
 cdef inline object fetch(Atomic word, int operation, value, order):
     cdef uint64_t seen = 0
     operate(word, operation, as_word(word, value), &seen, order)
@@ -255,6 +272,8 @@ cdef inline int operate(Atomic word, int operation, uint64_t value, uint64_t *se
     cdef int result, number = 4
     if order is not SEQ_CST:
         number = Ordering(order)
+    if word.region is None:
+        raise TypeError("atomics are made by atomic_u32() and atomic_u64(), not directly")
     if word.region.slot.faulted:
         fault_in(word.region.path)
     if operation != LOAD and word.file.stopped:
@@ -265,10 +284,11 @@ cdef inline int operate(Atomic word, int operation, uint64_t value, uint64_t *se
         result = _fault.word32(operation, word.word, value, seen, number)
     if result < 0:
         fault_in(word.region.path)
-    if operation != LOAD:
-        note(word.file, 8 if word.wide else 4)
-    elif word.region.slot.faulted:
+    if word.region.slot.faulted:
         fault_in(word.region.path)
+    # An exchange that failed has changed nothing.
+    if operation != LOAD and (operation != COMPARE or result == 1):
+        note(word.file, 8 if word.wide else 4)
     return result
 
 

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint64_t
 
 # Between 1 and the longest file there can be. InvalidSize.
-cdef uint64_t checked_size(size) except? 0
+cdef uint64_t checked_size(size, path) except? 0
 
 # Not negative, and so small that no sum of two overflows; `length` and `path` are of the file, for the message. OutOfBounds.
 cdef uint64_t checked_offset(offset, uint64_t length, path) except? 0

@@ -16,15 +16,15 @@ cdef extern from "Python.h":
 cdef uint64_t MAX_SIZE = 0x7FFFFFFFFFFFF000
 
 
-def checked(size):
-    """A size as the number it is. InvalidSize for one that no file can have."""
-    return checked_size(size)
+def checked(size, path):
+    """A size as the number it is. InvalidSize for one that no file can have; `path` is of the file, for the message."""
+    return checked_size(size, path)
 
 
-cdef uint64_t checked_size(size) except? 0:
+cdef uint64_t checked_size(size, path) except? 0:
     size = operator.index(size)
     if not 0 < size <= MAX_SIZE:
-        raise InvalidSize(_errno.EINVAL, f"a size must be between 1 and {MAX_SIZE} bytes, not {size}")
+        raise InvalidSize(_errno.EINVAL, f"a size must be between 1 and {MAX_SIZE} bytes, not {size}", path)
     return size
 
 

@@ -9,7 +9,7 @@ from typing import Generic, Self, SupportsIndex, TypeAlias, TypeVar
 from mmapio.errors import InvalidMode, InvalidSize
 from mmapio.file import MemoryMappedFile
 from mmapio.mapping import DEFAULT_RESERVE
-from mmapio.options import FlushPolicy, MmapMode, TouchHint
+from mmapio.options import FlushPolicy, MmapMode, TouchHint, check_choices
 
 __all__ = ["Builder"]
 
@@ -36,11 +36,14 @@ class Builder(Generic[_File]):
         self._policy = FlushPolicy.MANUAL
         self._touch = TouchHint.NEVER
         self._huge = False
+        self._sparse = False
         self._reserve: SupportsIndex = DEFAULT_RESERVE
 
     def mode(self, mode: MmapMode) -> Self:
         """How :meth:`open` maps the file; read-write by default."""
-        self._mode = MmapMode(mode)
+        if not isinstance(mode, MmapMode):
+            raise TypeError(f"a mode must be a MmapMode, not {mode!r}")
+        self._mode = mode
         return self
 
     def size(self, size: SupportsIndex) -> Self:
@@ -50,17 +53,24 @@ class Builder(Generic[_File]):
 
     def flush_policy(self, policy: FlushPolicy) -> Self:
         """When writes become durable without being asked; ``FlushPolicy.MANUAL`` by default."""
+        check_choices(policy, self._touch)
         self._policy = policy
         return self
 
     def touch_hint(self, hint: TouchHint) -> Self:
         """When pages are brought in; each at its first use by default."""
-        self._touch = TouchHint(hint)
+        check_choices(self._policy, hint)
+        self._touch = hint
         return self
 
     def huge_pages(self, wanted: bool = True) -> Self:
         """Ask the kernel for huge pages. :attr:`MemoryMappedFile.huge_pages` tells what came of it."""
         self._huge = bool(wanted)
+        return self
+
+    def sparse(self, wanted: bool = True) -> Self:
+        """Have :meth:`create` allocate no blocks: a store may then meet a full disk."""
+        self._sparse = bool(wanted)
         return self
 
     def reserve(self, size: SupportsIndex) -> Self:
@@ -79,6 +89,7 @@ class Builder(Generic[_File]):
             self._needed_size(),
             flush_policy=self._policy,
             reserve=self._reserve,
+            sparse=self._sparse,
             touch_hint=self._touch,
             huge_pages=self._huge,
         )

@@ -14,7 +14,7 @@ from mmapio.aio import AsyncTwins
 from mmapio.bounds import checked
 from mmapio.errors import InvalidMode, ResizeFailed
 from mmapio.mapping import DEFAULT_RESERVE, MappedFile
-from mmapio.options import FlushPolicy, MmapAdvice, MmapMode, TouchHint
+from mmapio.options import FlushPolicy, MmapAdvice, MmapMode, TouchHint, check_choices
 
 if TYPE_CHECKING:
     from mmapio.builder import Builder
@@ -72,7 +72,8 @@ class MemoryMappedFile(MappedFile, AsyncTwins):
         errno (ENOSPC leaves no new file behind), OSError as the system reports it.
         """
         path = os.fspath(path)
-        count, room = checked(size), checked(reserve)
+        count, room = checked(size, path), checked(reserve, path)
+        check_choices(flush_policy, touch_hint)
         existed = os.path.lexists(path)
         opened = _os.open_file(path, True, create=True)
         try:
@@ -86,7 +87,7 @@ class MemoryMappedFile(MappedFile, AsyncTwins):
                 _os.remove_file(None, path)
             text = f"cannot allocate {count} bytes: {error.strerror}"
             raise ResizeFailed(error.errno, text, path) from None
-        made = cls._adopt(opened, MmapMode.READ_WRITE, room, flush_policy, created=not existed)
+        made = cls._adopt(opened, MmapMode.READ_WRITE, room, flush_policy, created=not existed, parent=None if existed else _os.open_parent(opened))
         return made._prepared(touch_hint, huge_pages)
 
     @classmethod
@@ -103,8 +104,10 @@ class MemoryMappedFile(MappedFile, AsyncTwins):
 
         Raises the OSError that fits (FileNotFoundError, ...).
         """
-        room = checked(reserve)
-        made = cls._adopt(_os.open_file(os.fspath(path), True), MmapMode.READ_WRITE, room, flush_policy)
+        path = os.fspath(path)
+        room = checked(reserve, path)
+        check_choices(flush_policy, touch_hint)
+        made = cls._adopt(_os.open_file(path, True), MmapMode.READ_WRITE, room, flush_policy)
         return made._prepared(touch_hint, huge_pages)
 
     @classmethod
@@ -117,8 +120,10 @@ class MemoryMappedFile(MappedFile, AsyncTwins):
         huge_pages: bool = False,
     ) -> Self:
         """Map an existing file for reading. Raises the OSError that fits (FileNotFoundError, ...)."""
-        room = checked(reserve)
-        opened = _os.open_file(os.fspath(path), False)
+        path = os.fspath(path)
+        room = checked(reserve, path)
+        check_choices(FlushPolicy.NEVER, touch_hint)
+        opened = _os.open_file(path, False)
         made = cls._adopt(opened, MmapMode.READ_ONLY, room, FlushPolicy.NEVER)
         return made._prepared(touch_hint, huge_pages)
 
@@ -132,6 +137,7 @@ class MemoryMappedFile(MappedFile, AsyncTwins):
         needs no permission to write the file, keeps the length it was opened with, and has nothing to flush.
         Raises the OSError that fits.
         """
+        check_choices(FlushPolicy.NEVER, touch_hint)
         opened = _os.open_file(os.fspath(path), False)
         made = cls._adopt(opened, MmapMode.COPY_ON_WRITE, DEFAULT_RESERVE, FlushPolicy.NEVER)
         return made._prepared(touch_hint, huge_pages)
@@ -154,22 +160,25 @@ class MemoryMappedFile(MappedFile, AsyncTwins):
         does.
         """
         path = os.fspath(path)
-        count, room = checked(default_size), checked(reserve)
+        count, room = checked(default_size, path), checked(reserve, path)
+        check_choices(flush_policy, touch_hint)
         try:
             opened = _os.open_file(path, True, create=True, exclusive=True)
             created = True
         except FileExistsError:
             opened = _os.open_file(path, True)
             created = False
-        if created or _os.file_size(opened) == 0:
+        if _os.file_size(opened) == 0:
             try:
                 _os.grow(opened, count)
             except OSError as error:
-                if created:
+                # Another process may have found the file, and grown it, meanwhile.
+                if created and _os.file_size(opened) == 0:
                     _os.remove_file(None, path)
                 text = f"cannot allocate {count} bytes: {error.strerror}"
                 raise ResizeFailed(error.errno, text, path) from None
-        made = cls._adopt(opened, MmapMode.READ_WRITE, room, flush_policy, created=created)
+        parent = _os.open_parent(opened) if created else None
+        made = cls._adopt(opened, MmapMode.READ_WRITE, room, flush_policy, created=created, parent=parent)
         return made._prepared(touch_hint, huge_pages)
 
     @classmethod
@@ -187,21 +196,24 @@ class MemoryMappedFile(MappedFile, AsyncTwins):
         `path` is what messages and :attr:`path` say; by default the file's own name. Raises InvalidMode when
         the file was not opened as `mode` needs, the OSError that fits for what is no regular file.
         """
+        if not isinstance(mode, MmapMode):
+            raise TypeError(f"a mode must be a MmapMode, not {mode!r}")
+        check_choices(flush_policy, TouchHint.NEVER)
+        if not isinstance(file, int) and not hasattr(file, "fileno"):
+            raise TypeError(f"an open file or a descriptor's number is needed, not {type(file).__name__}")
         if path is None:
             name = getattr(file, "name", None)
-            path = (
-                name
-                if isinstance(name, str | bytes)
-                else f"<descriptor {file if isinstance(file, int) else file.fileno()}>"
-            )
-        room = checked(reserve)
-        opened = _os.duplicate(file, os.fspath(path))
+            number = file if isinstance(file, int) else file.fileno()
+            path = name if isinstance(name, str | bytes) else f"<descriptor {number}>"
+        path = os.fspath(path)
+        room = checked(reserve, path)
+        opened = _os.duplicate(file, path)
+        if not _os.is_readable(opened):
+            text = "the file was opened for writing only, and every mapping reads; open it with 'r+b'"
+            raise InvalidMode(errno.EACCES, text, path)
         if mode is MmapMode.READ_WRITE and not _os.is_writable(opened):
-            raise InvalidMode(
-                errno.EACCES,
-                "the file was opened for reading only; open it with 'r+b', or map it read-only",
-                opened.path,
-            )
+            text = "the file was opened for reading only; open it with 'r+b', or map it read-only"
+            raise InvalidMode(errno.EACCES, text, path)
         policy = flush_policy if mode is MmapMode.READ_WRITE else FlushPolicy.NEVER
         return cls._adopt(opened, mode, room, policy)
 
@@ -214,7 +226,7 @@ class MemoryMappedFile(MappedFile, AsyncTwins):
 
     def _prepared(self, touch_hint: TouchHint, huge_pages: bool) -> Self:
         if huge_pages:
-            memory.ask_for_huge_pages(self)
+            self._want_huge_pages()
         if touch_hint is TouchHint.EAGER:
             self.touch_pages()
         elif touch_hint is TouchHint.LAZY:

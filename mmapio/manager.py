@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from typing import TYPE_CHECKING, SupportsIndex, TypeAlias
 
@@ -68,16 +69,20 @@ def copy_mmap(source: _Path, destination: _Path) -> str:
     """
     source, destination = os.fspath(source), os.fspath(destination)
     opened = _os.open_file(source, False)
+    _os.check_replaceable(destination)
     folder, name = os.path.split(os.fsdecode(destination))
     directory = _os.open_directory(folder or ".")
-    temporary = f".{name}.{os.urandom(8).hex()}.tmp"
+    # Short, whatever the name: a name has a longest length.
+    temporary = f".{os.urandom(8).hex()}.tmp"
     target = _os.open_file(temporary, True, create=True, exclusive=True, directory=directory)
     try:
         how = _os.copy_content(opened, target)
         _os.sync(target)
         _os.replace_file(directory, temporary, name)
-    except BaseException:
+    except BaseException as error:
         _os.remove_file(directory, temporary)
+        if isinstance(error, OSError):
+            error.filename, error.filename2 = destination, None
         raise
     _os.sync(directory)
     return how
@@ -97,12 +102,13 @@ def page_size() -> int:
     return PAGE_SIZE
 
 
-def align_up(value: int, alignment: int) -> int:
+def align_up(value: SupportsIndex, alignment: SupportsIndex) -> int:
     """The least multiple of `alignment` that is not below `value`. ValueError for an alignment below 1.
 
     >>> align_up(4097, 4096)
     8192
     """
+    value, alignment = operator.index(value), operator.index(alignment)
     if alignment < 1:
         raise ValueError(f"an alignment must be at least 1, not {alignment}")
     return -(-value // alignment) * alignment

@@ -10,6 +10,7 @@ from mmapio.region cimport Region
 cdef class MappedFile(Account):
     cdef readonly Region region # where stores go, and what is read without a view
     cdef Region viewed          # where views for reading point; made when first needed
+    cdef bint huge              # pages of that size were asked for
     cdef list retired           # weak references to regions that growth has replaced
     cdef char *base             # of the region; constant while the file grows within it
     cdef uint64_t length        # of the file, as this handle last learnt it

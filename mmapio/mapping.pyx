@@ -9,6 +9,7 @@ import weakref
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.errno cimport ENOMEM
 from libc.stdint cimport uint64_t
 from libc.string cimport strerror
 
@@ -18,7 +19,7 @@ from mmapio._vm cimport COPY_ON_WRITE, READ_ONLY, READ_WRITE
 from mmapio.account cimport ON_EACH, Account, note
 from mmapio.bounds cimport checked_offset, checked_size, clamped
 from mmapio.mutable cimport mutable_of
-from mmapio.region cimport Region, fault_in, map_region
+from mmapio.region cimport Link, Region, attach, detach, fault_in, map_region
 from mmapio.view cimport slice_of
 
 from mmapio import _fork
@@ -51,13 +52,14 @@ cdef class MappedFile(Account):
 
         For a layer that guards its own handles and syncs by itself: the mapping is not told of forks, and runs no Python code.
         """
-        return adopt(cls, descriptor, READ_WRITE if writable else READ_ONLY, checked_size(reserve), FlushPolicy.NEVER)
+        return adopt(cls, descriptor, READ_WRITE if writable else READ_ONLY, checked_size(reserve, descriptor.path), FlushPolicy.NEVER)
 
     @classmethod
-    def _adopt(cls, Descriptor descriptor not None, mode, reserve, flush_policy, bint created=False):
+    def _adopt(cls, Descriptor descriptor not None, mode, reserve, flush_policy, bint created=False, Descriptor parent=None):
         # What the constructors end in: a handle that is told of forks and flushed as its policy says.
-        cdef MappedFile made = adopt(cls, descriptor, KINDS[mode], checked_size(reserve), flush_policy)
+        cdef MappedFile made = adopt(cls, descriptor, KINDS[mode], checked_size(reserve, descriptor.path), flush_policy)
         made.unnamed = created
+        made.parent = parent
         if made.kind == READ_WRITE:
             _fork.register(made)
             if flush_policy.trigger is Trigger.MILLIS:
@@ -117,6 +119,7 @@ cdef class MappedFile(Account):
         cdef uint64_t start, count
         self.span(offset, length, &start, &count)
         cdef Region region = self.view_region(start + count)
+        self.check_range(start, count)  # again: mapping it may have let another thread cut the file
         return slice_of(region, region.base + start, count)
 
     def read_bytes(self, offset, length):
@@ -140,23 +143,28 @@ cdef class MappedFile(Account):
             self.check()  # again: the exporter is free to run code that closes this handle
             self.check_range(start, view.len)
             region = self.region
-            copy_guarded(region, <char *>view.buf, region.base + start, view.len)
+            copy_guarded(region, start, view.len, <char *>view.buf, region.base + start, type(buffer) is not bytearray)
             return view.len
         finally:
             PyBuffer_Release(&view)
 
     def __getitem__(self, key):
         """As of ``bytes``: an index gives an int, a slice a copy. Raises IndexError (OutOfBounds), Closed, MappingFault."""
-        cdef Py_ssize_t start, stop, step
         self.check()
         if isinstance(key, slice):
             start, stop, step = key.indices(self.length)
+            wanted = range(start, stop, step)
             self.check()
+            if not wanted:
+                return b""
             if step == 1:
-                return read_copy(self.region, start, max(stop - start, 0))
-            return read_copy(self.region, 0, self.length)[key]
-        start = self.index(key)
-        return read_copy(self.region, start, 1)[0]
+                return read_copy(self.region, start, stop - start)
+            # Only what lies between the ends is copied.
+            first, last = wanted[0], wanted[len(wanted) - 1]
+            if step < 0:
+                first, last = last, first
+            return read_copy(self.region, first, last + 1 - first)[::step]
+        return read_copy(self.region, self.index(key), 1)[0]
 
     def update_region(self, offset, data):
         """Write a contiguous buffer at `offset`; visible to every process that maps the file when it returns.
@@ -166,13 +174,15 @@ cdef class MappedFile(Account):
         MappingFault (part of it may be written), FlushFailed.
         """
         cdef uint64_t start = checked_offset(offset, self.length, self._path)
+        cdef Region region
         cdef Py_buffer view
         self.check_writable()
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
             self.check_writable()  # again: the exporter is free to run code that closes this handle
             self.check_range(start, view.len)
-            copy_guarded(self.region, self.base + start, self.origin(<const char *>view.buf), view.len)
+            region = self.region
+            copy_guarded(region, start, view.len, region.base + start, <const char *>view.buf, type(data) is not bytes)
             if view.len:
                 note(self, view.len)
         finally:
@@ -180,7 +190,7 @@ cdef class MappedFile(Account):
 
     def __setitem__(self, key, value):
         """As of a ``bytearray`` that keeps its length. Raises what :meth:`update_region` does, and ValueError for another length."""
-        cdef Py_ssize_t start, stop, step, size
+        cdef Py_ssize_t size
         cdef Py_buffer view
         self.check_writable()
         if not isinstance(key, slice):
@@ -224,9 +234,10 @@ cdef class MappedFile(Account):
         most, and then ResizeFailed is raised. Raises ResizeFailed with errno (ENOSPC: the file is as it was), InvalidSize
         (a ValueError), InvalidMode unless the mapping is read-write, Closed.
         """
-        cdef uint64_t count = checked_size(size)
+        cdef uint64_t count = checked_size(size, self._path), before
         cdef int result
         cdef Descriptor descriptor
+        timeout = timeout + 0.0
         self.check_writable()
         if self.kind == COPY_ON_WRITE:
             raise InvalidMode(
@@ -237,9 +248,13 @@ cdef class MappedFile(Account):
         wait_for_views(self, count, timeout)
         self.check_writable()
         descriptor = self.descriptor
+        # At once, so that no view is taken meanwhile of what is being cut.
+        before = self.length
+        self.length = min(count, before)
         with nogil:
             result = _os.truncate(descriptor.fd, count)
         if result < 0:
+            self.length = before
             raise ResizeFailed(-result, f"cannot shrink to {count} bytes: {strerror(-result).decode()}", self._path)
         self.length = count
         self.resized()
@@ -247,10 +262,13 @@ cdef class MappedFile(Account):
     def refresh(self):
         """Learn the file's length again, after another process changed it, and return it. Costs one fstat.
 
-        After a MappingFault it maps what is there now, and the handle can be used again; views taken before are not mended.
+        After a MappingFault it maps what is there now, and the handle can be used again; views taken before are not mended. A
+        private copy keeps its length; after a MappingFault it begins anew, and what was written to it is gone.
         """
         self.check_open()
         cdef uint64_t found = self.learn_length()
+        if self.kind == COPY_ON_WRITE and not self.faulted():
+            return self.length  # it has no more than it was opened with
         if found > self.region.reserved or self.faulted():
             self.renew(max(2 * found, self.region.reserved), found)
         self.length = found
@@ -306,6 +324,7 @@ cdef class MappedFile(Account):
             self.base = NULL
             self.length = 0
             self.descriptor = None
+            self.parent = None
 
     def __enter__(self):
         self.check()
@@ -370,7 +389,15 @@ cdef class MappedFile(Account):
         return 0
 
     cdef bint faulted(self) noexcept:
-        return self.region.slot.faulted or (self.viewed is not None and self.viewed.slot.faulted)
+        # Also below a view that growth has left behind.
+        cdef Region old
+        if self.region.slot.faulted or (self.viewed is not None and self.viewed.slot.faulted):
+            return True
+        for each in self.retired:
+            old = each()
+            if old is not None and old.slot.faulted:
+                return True
+        return False
 
     cdef int check_writable(self) except -1:
         self.check()
@@ -425,31 +452,31 @@ cdef class MappedFile(Account):
 
     cdef int renew(self, uint64_t want, uint64_t least) except -1:
         cdef Region fresh = map_region(self.descriptor.fd, want, least, self.kind, self._path)
-        self.retire(self.region)
-        if self.viewed is not None and self.viewed is not self.region:
-            self.retire(self.viewed)
+        if self.faulted():
+            # From a fault this is the way out: what was mapped before is not asked again.
+            self.retired = []
+        else:
+            self.retire(self.region)
+            if self.viewed is not None and self.viewed is not self.region:
+                self.retire(self.viewed)
+        if self.huge:
+            fresh.ask_for_huge_pages()
         self.region = fresh
         self.base = fresh.base
         self.viewed = None if self.kind == READ_WRITE else fresh
         return 0
+
+    def _want_huge_pages(self):
+        # Also of what this is mapped to later. False when the kernel refuses.
+        self.check()
+        self.huge = True
+        return self.region.ask_for_huge_pages()
 
     cdef int retire(self, Region region) except -1:
         # Its views go on, and still count when the file is to shrink.
         self.retired = [each for each in self.retired if each() is not None]
         self.retired.append(weakref.ref(region))
         return 0
-
-    cdef const char *origin(self, const char *source) noexcept:
-        # The same bytes in the mapping that stores go through. Whether a copy overlaps itself cannot be seen
-        # from the addresses when the source is a view, which points into another mapping of the same pages.
-        cdef Region region = self.viewed
-        if region is not None and region.base <= source < region.base + region.reserved:
-            return self.base + (source - region.base)
-        for each in self.retired:
-            region = each()
-            if region is not None and region.base <= source < region.base + region.reserved:
-                return self.base + (source - region.base)
-        return source
 
     cdef uint64_t furthest_view(self) except? 0:
         cdef uint64_t end = self.region.last_view_end()
@@ -524,15 +551,21 @@ cdef adopt(cls, Descriptor opened, Kind kind, uint64_t reserve, policy):
     return made
 
 
-cdef int copy_guarded(Region region, char *to, const char *source, Py_ssize_t count) except -1:
-    # `region` keeps mapped what is read or written, whatever other threads do meanwhile.
+cdef int copy_guarded(Region region, uint64_t offset, Py_ssize_t count, char *to, const char *source, bint foreign) except -1:
+    # Between `count` bytes at `offset` of a region and a buffer. `foreign`: nobody knows what memory the buffer is.
     cdef Region held = region
+    cdef Link link
     cdef int result
     if count < WITHOUT_GIL:
-        result = _fault.copy(to, source, count)
+        result = _fault.copy_aliased(to, source, count) if foreign else _fault.copy(to, source, count)
     else:
+        # As long as it takes it counts as a view: the file must not be cut under it, nor unmapped by a close.
+        attach(held, &link, held.base + offset, count)
         with nogil:
-            result = _fault.copy(to, source, count)
+            result = _fault.copy_aliased(to, source, count) if foreign else _fault.copy(to, source, count)
+        detach(&link)
+    if result == -ENOMEM:
+        raise MemoryError
     if result < 0:
         fault_in(held.path)
     return held.check()
@@ -540,7 +573,7 @@ cdef int copy_guarded(Region region, char *to, const char *source, Py_ssize_t co
 
 cdef object read_copy(Region region, uint64_t start, Py_ssize_t count):
     cdef object made = PyBytes_FromStringAndSize(NULL, count)
-    copy_guarded(region, PyBytes_AS_STRING(made), region.base + start, count)
+    copy_guarded(region, start, count, PyBytes_AS_STRING(made), region.base + start, False)
     return made
 
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, SupportsIndex
 
 from mmapio import _os, _vm
-from mmapio.errors import AdviceFailed, InvalidMode, MappingFault, Unsupported
+from mmapio.errors import AdviceFailed, InvalidMode, Unsupported
 from mmapio.mapping import MappedFile
 from mmapio.options import MmapAdvice, MmapMode
 
@@ -53,6 +53,8 @@ def advise(file: MappedFile, offset: SupportsIndex, length: SupportsIndex | None
     writing = advice is MmapAdvice.POPULATE_WRITE
     if writing and file.mode is MmapMode.READ_ONLY:
         raise InvalidMode(errno.EACCES, "pages of a read-only mapping cannot be made writable", file.path)
+    if advice is MmapAdvice.DONT_NEED and file.mode is MmapMode.COPY_ON_WRITE:
+        raise InvalidMode(errno.EINVAL, "DONT_NEED would discard what was written to a private copy", file.path)
     if count == 0:
         return
     for region in file._regions()[: 1 if writing else None]:
@@ -118,12 +120,6 @@ def _populate(region: Region, start: int, count: int, write: bool) -> None:
     try:
         region.advise(start, count, advice, advice.name)
     except AdviceFailed as error:
-        if error.errno == errno.EFAULT:
-            text = (
-                f"a page within {count} bytes at offset {start} cannot be had: "
-                "the file was cut, or the disk is full"
-            )
-            raise MappingFault(error.errno, text, error.filename) from None
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
         # A kernel before 5.14, or none of Linux.
@@ -154,18 +150,6 @@ def punch_hole(file: MappedFile, offset: SupportsIndex, length: SupportsIndex) -
             raise Unsupported(error.errno, "the file system cannot punch holes", file.path) from None
         raise
     file._note(count)
-
-
-def ask_for_huge_pages(file: MappedFile) -> bool:
-    """Ask the kernel for huge pages below a mapping; False when it refuses, and ordinary ones serve."""
-    if not _vm.ADVICE_SUPPORTED[MmapAdvice.HUGE_PAGE]:
-        return False
-    try:
-        # The whole reservation, so that what the file grows into is asked for already.
-        file.region.advise(0, file.region.size, MmapAdvice.HUGE_PAGE, "HUGE_PAGE")
-    except AdviceFailed:
-        return False
-    return True
 
 
 def huge_page_tier(file: MappedFile) -> HugePages:

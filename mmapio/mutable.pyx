@@ -2,10 +2,12 @@
 """Writable zero-copy views of mapped files."""
 
 import errno as _errno
+import operator
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.errno cimport ENOMEM
 from libc.stdint cimport uint64_t
 
 from mmapio cimport _fault
@@ -63,14 +65,16 @@ cdef class MappedSliceMut:
     def __setitem__(self, key, value):
         cdef Py_ssize_t start = 0, size = 1
         cdef unsigned char byte
+        cdef int result
         cdef Py_buffer view
         self.check()
         if not isinstance(key, slice):
             start = index_of(key, self.count)
-            if not 0 <= value.__index__() <= 255:
+            value = operator.index(value)
+            if not 0 <= value <= 255:
                 raise ValueError(f"a byte must be between 0 and 255, not {value}")
             byte = value
-            self.check()
+            self.check()  # again: the number is free to run code that releases this view
             if _fault.copy(self.start + start, &byte, 1) < 0:
                 fault_in(self.region.path)
             return
@@ -80,7 +84,10 @@ cdef class MappedSliceMut:
             self.check()  # again: the exporter is free to run code that releases this view
             if view.len != size:
                 raise ValueError(f"a slice of {size} bytes cannot be assigned {view.len}: a mapped file does not shift")
-            if _fault.copy(self.start + start, self.account.origin(<const char *>view.buf), size) < 0:
+            result = _fault.copy_aliased(self.start + start, view.buf, size)
+            if result == -ENOMEM:
+                raise MemoryError
+            if result < 0:
                 fault_in(self.region.path)
         finally:
             PyBuffer_Release(&view)
@@ -159,7 +166,8 @@ cdef class MappedSliceMut:
         detach(&self.link)
         self.account = None
         account.bytes_exported -= self.count
-        if self.count:
+        # The books of a closed handle are closed.
+        if self.count and account.descriptor is not None:
             note(account, self.count)
         return self.region.check()
 

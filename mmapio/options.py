@@ -131,6 +131,14 @@ class FlushPolicy:
         return f"FlushPolicy.{self.trigger.name}"
 
 
+def check_choices(policy: object, hint: object) -> None:
+    """TypeError unless these are what they should be: before a file is touched for them."""
+    if not isinstance(policy, FlushPolicy):
+        raise TypeError(f"a flush policy must be a FlushPolicy, not {policy!r}")
+    if not isinstance(hint, TouchHint):
+        raise TypeError(f"a touch hint must be a TouchHint, not {hint!r}")
+
+
 # The class cannot be called inside its own body, so its constants follow it.
 FlushPolicy.NEVER = FlushPolicy(Trigger.NEVER)
 FlushPolicy.MANUAL = FlushPolicy(Trigger.MANUAL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import operator
 from typing import TYPE_CHECKING, Any
 
 from mmapio.errors import OutOfBounds
@@ -36,6 +37,10 @@ class Reader(io.RawIOBase):
         """True."""
         return True
 
+    def write(self, data: Any, /) -> int:
+        """Not supported: a reader only reads."""
+        raise io.UnsupportedOperation("a reader of a mapped file cannot write; use update_region")
+
     def readinto(self, buffer: Any, /) -> int:
         """Fill a writable buffer as far as there are bytes;
 
@@ -43,6 +48,8 @@ class Reader(io.RawIOBase):
         """
         self._check()
         with memoryview(buffer) as view, view.cast("B") as target:
+            if target.readonly:
+                raise TypeError("a writable buffer is needed")
             count = min(len(target), max(len(self._file) - self._at, 0))
             if count:
                 self._file.read_into(self._at, target[:count])
@@ -71,7 +78,7 @@ class Reader(io.RawIOBase):
         bases = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: len(self._file)}
         if whence not in bases:
             raise ValueError(f"whence must be 0, 1 or 2, not {whence}")
-        position = bases[whence] + offset
+        position = bases[whence] + operator.index(offset)
         if position < 0:
             raise OutOfBounds(errno.EINVAL, f"the position cannot be {position}", self._file.path)
         self._at = position

@@ -27,6 +27,7 @@ cdef class Region:
 
     cdef bint faulted(self) noexcept
     cdef int check(self) except -1
+    cdef int fail(self) except -1
     cdef uint64_t last_view_end(self) noexcept
 
 
@@ -35,4 +36,4 @@ cdef void detach(Link *link) noexcept
 
 cdef Region map_region(int fd, uint64_t want, uint64_t least, Kind kind, path)
 cdef uint64_t whole_pages(uint64_t count) noexcept nogil
-cdef fault_in(path)
+cdef int fault_in(path) except -1

@@ -5,13 +5,14 @@ import errno as _errno
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.errno cimport errno
+from libc.errno cimport EFAULT, ENOMEM, errno
 from libc.stdint cimport uint64_t
 from libc.string cimport strerror
 
 from mmapio cimport _fault, _vm
-from mmapio._vm cimport Kind
+from mmapio._vm cimport ADVICE_HUGE_PAGE, Kind
 
+from mmapio import _os as system
 from mmapio import _vm as _system
 from mmapio.errors import AdviceFailed, LockFailed, MappingFault, UnlockFailed
 
@@ -45,9 +46,12 @@ cdef class Region:
         return self.slot.faulted != 0
 
     cdef int check(self) except -1:
-        if self.slot.faulted:
-            fault_in(self.path)
-        return 0
+        return fault_in(self.path) if self.slot.faulted else 0
+
+    cdef int fail(self) except -1:
+        # A page was missing, and nobody but the caller knows: the kernel said so instead of raising a signal.
+        self.slot.faulted = 1
+        return fault_in(self.path)
 
     cdef uint64_t last_view_end(self) noexcept:
         # Where in the file the living view ends that reaches furthest; 0 without views.
@@ -67,10 +71,22 @@ cdef class Region:
         cdef int result
         with nogil:
             result = _vm.advise(start, span, advice)
+        if result == -EFAULT:
+            self.slot.faulted = 1
+            raise MappingFault(
+                EFAULT, f"a page within {count} bytes at offset {offset} cannot be had: the file was cut, or the disk is full; "
+                "refresh() maps what is there now", self.path)
         if result < 0:
             raise AdviceFailed(
                 -result, f"the kernel refused {name} for {count} bytes at offset {offset}: {strerror(-result).decode()}",
                 self.path)
+
+    def ask_for_huge_pages(self):
+        """Ask the kernel for huge pages in all of the region, also where the file may grow to. False when it refuses."""
+        cdef int result
+        with nogil:
+            result = _vm.advise(self.base, self.reserved, ADVICE_HUGE_PAGE)
+        return result == 0
 
     def lock(self, size_t offset, size_t count):
         """Keep the pages of a range in memory. LockFailed with errno."""
@@ -84,7 +100,7 @@ cdef class Region:
             _vm.unlock(start, span)
             raise LockFailed(
                 -result, f"cannot lock {count} bytes at offset {offset} into memory: {strerror(-result).decode()}; "
-                "the limit is `ulimit -l`", self.path)
+                "is the limit of `ulimit -l` reached?", self.path)
 
     def unlock(self, size_t offset, size_t count):
         """Let the pages of a range go. UnlockFailed with errno."""
@@ -105,7 +121,7 @@ cdef class Region:
         with nogil:
             result = _fault.touch(start, span, _vm.PAGE)
         if result < 0:
-            fault_in(self.path)
+            self.fail()
 
     def touch_for_writing(self, size_t offset, size_t count):
         """Make every page of a range writable, changing nothing. MappingFault where one is not there."""
@@ -119,7 +135,7 @@ cdef class Region:
                 result = _fault.word32(_fault.OR, at, 0, &seen, 4)
                 at += _vm.PAGE
         if result < 0:
-            fault_in(self.path)
+            self.fail()
 
     def resident(self, size_t offset, size_t count):
         """One byte for each page of a range: 1 when the page is in memory, else 0. OSError when the kernel does not tell."""
@@ -174,15 +190,16 @@ cdef Region map_region(int fd, uint64_t want, uint64_t least, Kind kind, path):
         base = <char *>_vm.map_reserve(want, least, &got)
         result = -errno if base == NULL else _fault.install()
     if base != NULL:
+        device, inode = system.file_number(fd)
         region.base = base
         region.reserved = got
         if result == 0:
             result = _vm.map_file(base, got, fd, kind)
     if result < 0:
         raise OSError(
-            -result, f"cannot map {least} bytes ({strerror(-result).decode()}); "
-            "is the process' address space limited (ulimit -v)?", path)
-    region.slot = _fault.take_slot(base, got, kind)
+            -result, f"cannot map {least} bytes: {strerror(-result).decode()}"
+            + ("; is the process' address space limited (ulimit -v)?" if result == -ENOMEM else ""), path)
+    region.slot = _fault.take_slot(base, got, kind, device, inode)
     if region.slot == NULL:
         raise MemoryError
     return region
@@ -192,7 +209,7 @@ cdef uint64_t whole_pages(uint64_t count) noexcept nogil:
     return (count + _vm.PAGE - 1) // _vm.PAGE * _vm.PAGE
 
 
-cdef fault_in(path):
+cdef int fault_in(path) except -1:
     raise MappingFault(
         _errno.EFAULT, "a page below the mapping could not be read or written: the file was truncated by others or its "
         "device failed; refresh() maps what is there now", path)

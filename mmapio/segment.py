@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, SupportsIndex
 
-from mmapio.errors import Closed, OutOfBounds
+from mmapio.errors import Closed, MappingFault, OutOfBounds
 from mmapio.options import MmapMode
 
 if TYPE_CHECKING:
@@ -50,10 +50,10 @@ class Segment:
         return self._length == 0
 
     def is_valid(self) -> bool:
-        """Whether the range lies inside the file now, and the file is open."""
+        """Whether the range lies inside the file now, and the file is open and whole."""
         try:
             self._parent._locate(self._offset, self._length)
-        except (OutOfBounds, Closed):
+        except (OutOfBounds, Closed, MappingFault):
             return False
         return True
 

@@ -12,14 +12,14 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset, strerror
 
 from mmapio cimport _fault, _wait
-from mmapio._memory cimport load_acquire_u32, store_release_u32
+from mmapio._fault cimport LOAD, STORE
 from mmapio.bounds cimport checked_offset
 from mmapio.mapping cimport MappedFile
 from mmapio.region cimport Link, Region, attach, detach, fault_in
 
 from mmapio import _os as system
 from mmapio import _wait as waiting
-from mmapio.errors import InvalidMode, Misaligned, MmapIoError, Unsupported
+from mmapio.errors import InvalidMode, MappingFault, Misaligned, MmapIoError, Unsupported
 from mmapio.options import MmapMode
 
 cdef extern from "errno.h":
@@ -54,6 +54,10 @@ cdef struct Request:
     int64_t wait_ns
 
 
+# What each thread holds, by the thread's number. The C library links these mutexes to each other, through their own memory.
+cdef dict HELD = {}
+
+
 # The link lies in the region's list until the end, so the region must not be taken away by the collector before.
 @cython.no_gc_clear
 @cython.final
@@ -83,6 +87,9 @@ cdef class SharedMutex:
     cdef Cell *cell
     cdef readonly uint64_t offset
     cdef bint held
+    cdef bint lost              # while it was held, its bytes were cut off, or overwritten
+    cdef uint64_t owner         # the thread that holds it
+    cdef Cell shadow            # what the bytes were after the last operation on any mutex of that thread
     cdef Link link
 
     SIZE = CELL_SIZE
@@ -109,13 +116,15 @@ cdef class SharedMutex:
 
     @property
     def owner_died(self):
-        """Whether an owner died holding it and nobody has called :meth:`mark_consistent` since."""
+        """Whether an owner died holding it and nobody has called :meth:`mark_consistent` since. Raises MappingFault."""
+        cdef uint64_t flag = 0
         self.region.check()
-        return load_acquire_u32(&self.cell.needs_recovery) != 0
+        self.access(LOAD, &self.cell.needs_recovery, &flag)
+        return flag != 0
 
     @property
     def is_held(self):
-        """Whether it is held through this object."""
+        """Whether it is held through this object, by whichever thread."""
         return self.held
 
     def acquire(self, bint blocking=True, timeout=-1):
@@ -126,14 +135,18 @@ cdef class SharedMutex:
         """
         cdef Request request
         cdef int result
-        if timeout != -1 and (timeout < 0 or not blocking):
-            raise ValueError("a timeout must not be negative, and goes with blocking only")
+        cdef uint64_t flag = 1, self_number = _wait.thread_number()
+        timeout = timeout + 0.0
+        if timeout != timeout or (timeout != -1 and (timeout < 0 or not blocking)):
+            raise ValueError(f"a timeout of {timeout} s makes no sense: it must not be negative, and goes with blocking only")
         deadline = None if timeout == -1 else time.monotonic() + timeout
         request.mutex = &self.cell.mutex
         request.wait_ns = 0
         while True:
             self.file.check_writable()
             self.region.check()
+            mend_held(self_number)
+            self.check_there()
             if request.wait_ns == 0:
                 # Free, most of the time: not worth letting go of the GIL.
                 result = _fault.call(lock_now, &request)
@@ -153,35 +166,40 @@ cdef class SharedMutex:
                 return False
             request.wait_ns = SLICE_NS
             if deadline is not None:
-                request.wait_ns = min(SLICE_NS, <int64_t>(max(deadline - time.monotonic(), 0) * 1e9))
-                if request.wait_ns == 0:
+                left = deadline - time.monotonic()
+                if left <= 0:
                     return False
+                if left * 1e9 < SLICE_NS:
+                    request.wait_ns = <int64_t>(left * 1e9) + 1
+        self.take_over(self_number)
+        # What was locked may have been zeros that have come in place of the mutex; then nobody is excluded by it.
+        self.check_there()
         if result == -EOWNERDEAD:
-            store_release_u32(&self.cell.needs_recovery, 1)
-        # The C library links what a thread holds into a list: the memory must stay mapped until the release.
-        self.held = True
-        Py_INCREF(self)
+            self.access(STORE, &self.cell.needs_recovery, &flag)
         return True
 
     def mark_consistent(self):
-        """Say that what the mutex guards is whole again after :attr:`owner_died`. RuntimeError unless it is held through this object."""
-        if not self.held:
+        """Say that what the mutex guards is whole again after :attr:`owner_died`. RuntimeError unless this thread holds it."""
+        cdef uint64_t flag = 0
+        if not self.held or self.owner != _wait.thread_number():
             raise RuntimeError("only who holds the mutex can tell that what it guards is whole")
-        store_release_u32(&self.cell.needs_recovery, 0)
+        self.region.check()
+        self.access(STORE, &self.cell.needs_recovery, &flag)
 
     def release(self):
-        """Give the mutex back. RuntimeError unless this thread holds it through this object."""
+        """Give the mutex back. RuntimeError unless this thread holds it; MappingFault when it was lost meanwhile."""
         cdef Request request
         cdef int result
         if not self.held:
             raise RuntimeError("the mutex is not held")
+        if self.owner != _wait.thread_number():
+            raise RuntimeError("the mutex is held by another thread, or by the parent of this process")
+        mend_held(self.owner)
         request.mutex = &self.cell.mutex
         result = _fault.call(unlock_now, &request)
-        if result == -EPERM:
-            raise RuntimeError("the mutex is held by another thread, or by the parent of this process")
-        self.held = False
-        Py_DECREF(self)
-        if result == -EFAULT:
+        self.let_go()
+        if self.lost or result == -EFAULT:
+            self.lost = False
             fault_in(self.region.path)
         if result < 0:
             raise MmapIoError(-result, f"cannot unlock: {strerror(-result).decode()}", self.region.path)
@@ -200,11 +218,62 @@ cdef class SharedMutex:
     def __repr__(self):
         return f"<SharedMutex at offset {self.offset}{', held' if self.held else ''}>"
 
+    cdef int access(self, int operation, uint32_t *word, uint64_t *value) except -1:
+        # Of the cell's words, below a guard.
+        if _fault.word32(operation, word, value[0], value, 4) < 0:
+            fault_in(self.region.path)
+        return 0
+
+    cdef int check_there(self) except -1:
+        # Zeros, as a file has where it was cut and extended again, are a mutex to the C library: one that is free.
+        cdef uint64_t magic = 0
+        self.access(LOAD, &self.cell.magic, &magic)
+        if magic != MAGIC:
+            raise MappingFault(
+                _errno.EFAULT, f"the mutex at offset {self.offset} is gone: the file was cut, or its bytes overwritten by others",
+                self.region.path)
+        return 0
+
+    cdef int take_over(self, uint64_t thread) except -1:
+        # The C library has linked the mutex into what this thread holds: its memory must stay mapped until the release.
+        if self.held:
+            # By a thread that has ended since; this one got it from the kernel.
+            HELD[self.owner].remove(self)
+        else:
+            Py_INCREF(self)
+        self.held = True
+        self.lost = False
+        self.owner = thread
+        HELD.setdefault(thread, []).append(self)
+        remember_held(thread)
+        return 0
+
+    cdef int let_go(self) except -1:
+        cdef list others = HELD[self.owner]
+        self.held = False
+        others.remove(self)
+        if others:
+            remember_held(self.owner)
+        else:
+            del HELD[self.owner]
+        Py_DECREF(self)
+        return 0
+
     cdef int join(self) except -1:
         # One process at a time looks at the cell and initialises it. The lock goes with its own open file description.
         own = system.reopen(self.file.descriptor)
         system.lock_byte(own, LOCK_BASE + self.offset, True, wait=True)
+        try:
+            self.file.check_writable()  # again: waiting for the lock may have taken long
+            self.initialise()
+        finally:
+            # Not by closing alone: a child forked meanwhile has the description open, too.
+            system.unlock_byte(own, LOCK_BASE + self.offset)
+        return 0
+
+    cdef int initialise(self) except -1:
         cdef Cell wanted, found
+        cdef uint64_t magic = MAGIC
         cdef int result
         memset(&wanted, 0, sizeof(wanted))
         device, inode, _, _, _, _ = system.identity(self.file.descriptor)
@@ -222,7 +291,7 @@ cdef class SharedMutex:
                 self.must_match("C library", found.layout, wanted.layout)
                 self.must_match("namespace of processes", found.namespace, wanted.namespace)
                 return 0
-        elif any((<char *>&found)[:sizeof(found)]):
+        elif any((<char *>&found)[:sizeof(found)]) and not was_begun(&found, &wanted):
             raise MmapIoError(
                 _errno.EINVAL, f"the {CELL_SIZE} bytes at offset {self.offset} are not zero and no mutex", self.region.path)
         # In a copy of its own and from there in one piece, so that a fault can only happen in the copying.
@@ -235,8 +304,8 @@ cdef class SharedMutex:
             wanted.needs_recovery = found.needs_recovery or any(found.mutex[:4])
         if _fault.copy(self.cell, &wanted, sizeof(wanted)) < 0:
             fault_in(self.region.path)
-        store_release_u32(&self.cell.magic, MAGIC)
-        return 0
+        # Last: until now it was no mutex to anybody.
+        return self.access(STORE, &self.cell.magic, &magic)
 
     cdef int must_match(self, what, uint64_t found, uint64_t own) except -1:
         if found != own:
@@ -244,6 +313,41 @@ cdef class SharedMutex:
                 _errno.EINVAL, f"the mutex at offset {self.offset} is used from another {what} ({found:#x}, this process has "
                 f"{own:#x}): neither could tell the other's dead owners", self.region.path)
         return 0
+
+
+cdef bint was_begun(Cell *found, Cell *wanted) noexcept:
+    # Left by an initialiser that was killed before it stored the magic number: the words that bind a mutex to its place, or
+    # as many of them as were copied.
+    return found.magic == 0 and found.layout == wanted.layout and memcmp(found.boot, wanted.boot, 16) == 0
+
+
+cdef int mend_held(uint64_t thread) except -1:
+    # Before the C library follows the links between the mutexes that this thread holds. One whose bytes are gone, or zero
+    # again, is given private memory with what was there last: its links hold, and its release harms nobody.
+    cdef SharedMutex mutex
+    cdef uint64_t magic = 0
+    cdef list mutexes = HELD.get(thread)
+    if mutexes is None:
+        return 0
+    for each in mutexes:
+        mutex = each
+        if mutex.lost:
+            continue
+        if _fault.word32(LOAD, &mutex.cell.magic, 0, &magic, 4) < 0 or magic != MAGIC:
+            if _fault.replace(mutex.region.slot, mutex.cell, &mutex.shadow, CELL_SIZE) < 0:
+                raise MemoryError
+            mutex.lost = True
+    return 0
+
+
+cdef int remember_held(uint64_t thread) except -1:
+    # After an operation, which has changed links.
+    cdef SharedMutex mutex
+    for each in HELD[thread]:
+        mutex = each
+        if not mutex.lost:
+            _fault.copy(&mutex.shadow, mutex.cell, CELL_SIZE)
+    return 0
 
 
 cdef int lock_now(void *argument) noexcept nogil:

@@ -121,7 +121,6 @@ cdef Py_ssize_t index_of(key, Py_ssize_t count) except -1:
 
 cdef int span_of(key, Py_ssize_t count, Py_ssize_t *start, Py_ssize_t *size) except -1:
     # Where a slice lies in a view of `count` bytes; it has no holes, or this raises.
-    cdef Py_ssize_t begin, stop, step
     begin, stop, step = key.indices(count)
     if step != 1:
         raise ValueError(f"a view of a mapped file is contiguous: step must be 1, not {step}")

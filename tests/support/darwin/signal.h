@@ -12,7 +12,9 @@ struct sigaction {
 #define sa_sigaction __sigaction_u.__sa_sigaction
 #define SIG_DFL (void (*)(int))0
 #define SIG_IGN (void (*)(int))1
-enum { SIGBUS = 10, SA_ONSTACK = 1, SA_NODEFER = 16, SA_SIGINFO = 64 };
+enum { SIGBUS = 10, SA_ONSTACK = 1, SA_NODEFER = 16, SA_SIGINFO = 64, SIG_UNBLOCK = 2, SI_USER = 0x10001 };
 int sigaction(int, const struct sigaction *, struct sigaction *);
 int sigemptyset(sigset_t *);
+int sigaddset(sigset_t *, int);
 int raise(int);
+int pthread_sigmask(int, const sigset_t *, sigset_t *);

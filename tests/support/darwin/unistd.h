@@ -3,5 +3,6 @@
 #include <sys/types.h>
 enum { _SC_PAGESIZE = 29 };
 long sysconf(int);
+pid_t getpid(void);
 int ftruncate(int, off_t);
 int fsync(int);
