@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from . import bench_mmapkv, environment, report
-from .adapters import RIVALS, Rival, RivalMissing, load_rival
-from .dataset import Dataset, Layout, WrongAnswer
-from .harness import Harness, Result
+from .adapters import RIVALS, load_rival
+from .command import (
+    EXIT_TERMINATED,
+    EXIT_UNUSABLE,
+    EXIT_WRONG_ANSWER,
+    add_common_options,
+    at_least,
+    check_common_options,
+    load,
+    show_progress,
+    summary,
+    warn,
+    write_json,
+)
+from .dataset import KEY_SIZE, VALUE_SIZE, Dataset, Layout, WrongAnswer
+from .harness import LOOP, Harness, Result
 from .workloads import WORKLOADS
 
 SUITES = {suite.name: suite for suite in (bench_mmapkv.SUITE,)}
-
-EXIT_WRONG_ANSWER = 1
-EXIT_UNUSABLE = 2
-EXIT_TERMINATED = 128 + signal.SIGTERM
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,52 +38,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
     suite = SUITES[options.suite]
     workload_names = options.workloads or suite.workloads
     wanted = options.rivals or (*suite.subjects, *suite.rivals)
-    directory: Path = options.dir
-    if not directory.is_dir():
-        parser.error(f"--dir {directory}: not a directory; make it first, or leave the option out")
-    if options.json is not None and not options.json.absolute().parent.is_dir():
-        parser.error(f"--json {options.json}: its directory does not exist; make it first")
+    check_common_options(parser, options)
 
-    contestants, missing = _load(wanted)
-    for reason in missing.values():
-        print(f"SKIPPED {reason}. It is not in this run; `pip install --group bench` installs the rivals.")
+    contestants, missing = load(wanted, load_rival)
     if suite.subjects[0] in missing or not contestants:
         print("Nothing to measure. `pip install -e .` builds the subject.", file=sys.stderr)
         return EXIT_UNUSABLE
 
-    surroundings = environment.describe(directory)
-    if environment.is_memory(surroundings["file system"]):
-        print(
-            "WARNING: this file system has no device below it, so writes cost nothing real. Choose a --dir."
-        )
-    if environment.is_busy():
-        print("WARNING: others are using this machine; times mean little and even ratios are unsteady.")
+    surroundings = environment.describe(options.dir)
+    warn(surroundings)
     data = Dataset(options.keys, options.seed, Layout(options.layout))
-    print(report.header(surroundings, contestants, data, options.rounds), flush=True)
+    parameters = {
+        "keys": options.keys,
+        "rounds": options.rounds,
+        "seed": options.seed,
+        "layout": options.layout,
+        "key_size": KEY_SIZE,
+        "value_size": VALUE_SIZE,
+    }
+    figures = (
+        f"median, lowest and highest of {options.rounds} rounds, and how many times as fast as each rival; "
+        f"{LOOP} is contained in all"
+    )
+    pairs = (
+        f"{data.count:,} distinct ones, keys of {KEY_SIZE} B, values of {VALUE_SIZE} B; "
+        f"handed out as new objects in shuffled order, layout {data.layout.value}"
+    )
+    print(report.header(surroundings, contestants, figures, pairs=pairs), flush=True)
 
     results: dict[str, Result] = {}
     try:
-        with tempfile.TemporaryDirectory(prefix=".run-", dir=directory) as scratch:
-            harness = Harness(data, contestants, Path(scratch), options.rounds, _progress)
+        with tempfile.TemporaryDirectory(prefix=".run-", dir=options.dir) as scratch:
+            harness = Harness(data, contestants, Path(scratch), options.rounds, show_progress)
             for result in harness.run([WORKLOADS[name] for name in workload_names]):
                 results[result.workload.name] = result
-                _progress("")
-                print(f"\n{report.table(result, suite.rivals, data)}", flush=True)
+                show_progress("")
+                print(f"\n{report.table(result, suite.rivals, data.bytes_stored)}", flush=True)
     except WrongAnswer as error:
-        _progress("")
+        show_progress("")
         print(f"WRONG ANSWER, no figure of this run counts: {error}", file=sys.stderr)
         return EXIT_WRONG_ANSWER
-    print(f"\n{report.verdicts(suite.targets, results, options.keys)}")
-
-    if options.json is not None:
-        parameters = {
-            "keys": options.keys,
-            "rounds": options.rounds,
-            "seed": options.seed,
-            "layout": options.layout,
-        }
-        document = report.as_json(surroundings, contestants, missing, parameters, results, suite.targets)
-        options.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    print(f"\n{report.verdicts(suite.targets, results, parameters)}")
+    write_json(
+        options.json,
+        report.as_json(surroundings, contestants, missing, parameters, results, suite.targets),
+    )
     return 0
 
 
@@ -83,22 +90,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Time the store and its rivals in turn, in one run, and print medians and ratios.",
-        epilog="workloads: " + "; ".join(f"{name}: {_summary(name)}" for name in WORKLOADS),
+        epilog=f"workloads: {summary({name: type(each).__doc__ for name, each in WORKLOADS.items()})}",
     )
     parser.add_argument(
         "suite", nargs="?", choices=list(SUITES), default=bench_mmapkv.SUITE.name, help="what is measured"
     )
-    parser.add_argument(
-        "--workloads", type=_names_among(list(WORKLOADS)), metavar="A,B,...", help="default: all of the suite"
-    )
-    parser.add_argument(
-        "--rivals",
-        type=_names_among(list(RIVALS)),
-        metavar="A,B,...",
-        help=f"among {', '.join(RIVALS)}; default: all",
-    )
-    parser.add_argument("--keys", type=_at_least(2), default=1_000_000, help="pairs in a store (%(default)s)")
-    parser.add_argument("--rounds", type=_at_least(1), default=5, help="samples of each figure (%(default)s)")
+    add_common_options(parser, list(WORKLOADS), list(RIVALS))
+    parser.add_argument("--keys", type=at_least(2), default=1_000_000, help="pairs in a store (%(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of the keys, values and orders (%(default)s)")
     parser.add_argument(
         "--layout",
@@ -107,64 +105,7 @@ def _parser() -> argparse.ArgumentParser:
         help="how the objects that the loops walk lie in memory; mixed: look-up keys scattered, pairs to "
         "store sequential (%(default)s)",
     )
-    parser.add_argument(
-        "--dir",
-        type=Path,
-        default=Path(__file__).parent,
-        help="where the stores are made and removed; it must be on a real file system, not on a tmpfs "
-        "(default: the directory of the benchmarks)",
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there as well")
     return parser
-
-
-def _load(names: Sequence[str]) -> tuple[list[type[Rival]], dict[str, str]]:
-    """Return the rivals that import, and why the others do not."""
-    rivals = []
-    missing = {}
-    for name in names:
-        try:
-            rivals.append(load_rival(name))
-        except RivalMissing as error:
-            missing[name] = str(error)
-    return rivals, missing
-
-
-def _names_among(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
-    """Return a type for argparse: comma-separated names, each of them known, in the known order."""
-
-    def parse(text: str) -> tuple[str, ...]:
-        asked = text.split(",")
-        unknown = [name for name in asked if name not in known]
-        if unknown:
-            raise argparse.ArgumentTypeError(f"no {', '.join(unknown)}; choose among {', '.join(known)}")
-        return tuple(name for name in known if name in asked)
-
-    return parse
-
-
-def _at_least(minimum: int) -> Callable[[str], int]:
-    """Return a type for argparse: a number that is not below `minimum`."""
-
-    def parse(text: str) -> int:
-        number = int(text.replace("_", "").replace(",", ""))
-        if number < minimum:
-            raise argparse.ArgumentTypeError(f"{number} is too few, the least is {minimum}")
-        return number
-
-    return parse
-
-
-def _summary(name: str) -> str:
-    """Return the first sentence of a workload's entry in the glossary."""
-    return (type(WORKLOADS[name]).__doc__ or "").strip().partition(".")[0].replace("\n    ", " ")
-
-
-def _progress(message: str) -> None:
-    """Show what is being done, on a terminal only."""
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r\x1b[K{message}")
-        sys.stderr.flush()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,10 @@ import platform
 from datetime import UTC, datetime
 from pathlib import Path
 
+# Documentation/block/stat.rst of the kernel: the seventh number, in sectors of 512 bytes whatever the device.
+SECTORS_WRITTEN = 6
+SECTOR_BYTES = 512
+
 MEMORY_FILE_SYSTEMS = frozenset({"tmpfs", "ramfs", "devtmpfs"})
 
 
@@ -38,6 +42,16 @@ def file_system(directory: Path) -> str:
             best = mount_point
             found = f"{after.split()[0]} ({mount_fields[5]})"
     return found
+
+
+def bytes_written_to_device(path: Path) -> int | None:
+    """Return how much the device below a file has written so far; `None` where the kernel does not count."""
+    device = path.stat().st_dev
+    counters = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/stat")
+    try:
+        return int(counters.read_text(encoding="ascii").split()[SECTORS_WRITTEN]) * SECTOR_BYTES
+    except FileNotFoundError:
+        return None
 
 
 def is_busy() -> bool:

@@ -12,13 +12,14 @@ import itertools
 import mmap
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 from .adapters import Form, Rival
-from .dataset import Dataset
+from .dataset import Dataset, Order
 from .workloads import Operands, Workload, fill
 
 LOOP = "(loop)"
@@ -27,6 +28,23 @@ ORDERS = 5
 
 BALLAST_BYTES_PER_BYTE_STORED = 3
 BALLAST_BYTES_MIN = 64 << 20
+
+T = TypeVar("T")
+
+
+class Measure(Protocol):
+    """What a report says of a workload. `workloads.Workload` explains each."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def operation(self) -> str: ...
+    @property
+    def unit(self) -> str: ...
+    @property
+    def unit_size(self) -> float: ...
+    @property
+    def times(self) -> bool: ...
 
 
 @dataclass(slots=True)
@@ -40,6 +58,9 @@ class Row:
     main: bool = True
     """Whether this is the rival's main form, which ratios are taken of."""
 
+    note: str = ""
+    """What a figure does not tell, in one sentence."""
+
     @property
     def median(self) -> float:
         """The middle sample."""
@@ -50,12 +71,43 @@ class Row:
 class Result:
     """All rows of one workload."""
 
-    workload: Workload
+    workload: Measure
     rows: list[Row]
 
     def main_row(self, rival: str) -> Row | None:
         """Return the row of a rival's main form, `None` if the rival did not take part."""
         return next((row for row in self.rows if row.rival == rival and row.main), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn(Generic[T]):
+    """One sample to take. `prepare` and `check` are outside the clock, which `run` starts and stops."""
+
+    row: Row
+    prepare: Callable[[], T]
+    run: Callable[[T], float]
+    check: Callable[[T], object]
+    ballast_bytes: int = 0
+    """New memory that it will touch, to be had warm."""
+
+    def take(self) -> T:
+        """Add a sample to the row, and return what was prepared for it."""
+        prepared = self.prepare()
+        if self.ballast_bytes:
+            touch_ballast(self.ballast_bytes)
+        with garbage_collection_off():
+            sample = self.run(prepared)
+        self.row.samples.append(sample)
+        self.check(prepared)
+        return prepared
+
+
+def in_order(turns: Iterable[Turn[T]]) -> list[Turn[T]]:
+    """Return a round's turns, all main forms first.
+
+    Whoever followed itself would find its store in the cache.
+    """
+    return sorted(turns, key=lambda turn: not turn.row.main)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +181,7 @@ class Harness:
         for number in range(self._rounds):
             with ExitStack() as stack:
                 stores: dict[tuple[str, Form], tuple[Rival, Path]] = {}
-                for result in results:
+                for workload, result in zip(workloads, results, strict=True):
                     entrants = []
                     for row in result.rows:
                         if row.form is None:
@@ -138,10 +190,10 @@ class Harness:
                         if life not in stores:
                             stores[life] = self._new_store(self._rival(row.rival), stack)
                         store, directory = stores[life]
-                        if result.workload.needs_pairs and store.count() == 0:
+                        if workload.needs_pairs and store.count() == 0:
                             fill(store, self._data)
                         entrants.append(_Entrant(row, row.form, store, directory))
-                    self._run_round(result.workload, result, entrants, number)
+                    self._run_round(workload, result, entrants, number)
         yield from results
 
     def _run_round(
@@ -150,21 +202,24 @@ class Harness:
         """Take one sample of each entrant, and one of the bare loop."""
         order = next(self._orders)
         operands = Operands()
-        # All main forms, then all others: whoever followed itself would find its store in the cache.
-        for entrant in sorted(entrants, key=lambda entrant: not entrant.row.main):
-            self._progress(f"{workload.name} {number + 1}/{self._rounds} {entrant.row.rival}")
-            operands = workload.prepare(self._data, order)
-            if workload.mutates:
-                touch_ballast(max(BALLAST_BYTES_MIN, BALLAST_BYTES_PER_BYTE_STORED * self._data.bytes_stored))
-            with garbage_collection_off():
-                sample = workload.run(entrant.store, entrant.form, operands, entrant.directory)
-            entrant.row.samples.append(sample)
-            if workload.mutates:
-                workload.check(entrant.store, self._data)
+        for turn in in_order([self._turn(workload, entrant, order) for entrant in entrants]):
+            self._progress(f"{workload.name} {number + 1}/{self._rounds} {turn.row.rival}")
+            operands = Operands()  # let go of the last one's
+            operands = turn.take()
         for row in result.rows:
             if row.form is None:
                 with garbage_collection_off():
                     row.samples.append(workload.run_loop(operands))
+
+    def _turn(self, workload: Workload, entrant: _Entrant, order: Order) -> Turn[Operands]:
+        ballast = max(BALLAST_BYTES_MIN, BALLAST_BYTES_PER_BYTE_STORED * self._data.bytes_stored)
+        return Turn(
+            entrant.row,
+            prepare=lambda: workload.prepare(self._data, order),
+            run=lambda operands: workload.run(entrant.store, entrant.form, operands, entrant.directory),
+            check=lambda operands: workload.check(entrant.store, self._data) if workload.mutates else None,
+            ballast_bytes=ballast if workload.mutates else 0,
+        )
 
     def _check_all(self, workload: Workload, entrants: Sequence[_Entrant]) -> None:
         for store in {entrant.row.rival: entrant.store for entrant in entrants}.values():
@@ -197,9 +252,12 @@ def touch_ballast(size: int) -> None:
 
     On a virtual machine the host takes idle memory back, and the first to touch it again pays microseconds
     a page. This pays outside the clock, and leaves the kernel warm pages to give to whoever is timed next.
+    Huge ones where there are such: the kernel gives them to files as well, and takes them from whole blocks.
     """
     pages = size // mmap.PAGESIZE
     with mmap.mmap(-1, pages * mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as ballast:
+        with suppress(AttributeError, OSError):
+            ballast.madvise(mmap.MADV_HUGEPAGE)
         ballast[:: mmap.PAGESIZE] = b"\x01" * pages
 
 

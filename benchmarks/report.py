@@ -3,91 +3,125 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
-from .adapters import Rival
-from .dataset import KEY_SIZE, VALUE_SIZE, Dataset
 from .harness import LOOP, Result, Row
-from .targets import Target, Verdict
+from .targets import Limit, Target
 
 JSON_VERSION = 1
 
+STATED_FOR = ("key_count", "touch_mib")
+
+
+class Contestant(Protocol):
+    """What a report says of who takes part."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def settings(self) -> str: ...
+    def version(self) -> str: ...
+
 
 def header(
-    environment: Mapping[str, str], contestants: Sequence[type[Rival]], data: Dataset, rounds: int
+    environment: Mapping[str, str], contestants: Sequence[Contestant], figures: str, **more: str
 ) -> str:
-    """Return what is measured with what, one line each."""
+    """Return what is measured with what, one line each; `figures` says what a figure is."""
     lines = [f"{name:<14} {value}" for name, value in environment.items()]
-    lines += [f"{rival.name:<14} {rival.version()}; {rival.settings}" for rival in contestants]
-    lines.append(
-        f"{'pairs':<14} {data.count:,} distinct ones, keys of {KEY_SIZE} B, values of {VALUE_SIZE} B; "
-        f"handed out as new objects in shuffled order, layout {data.layout.value}"
-    )
-    lines.append(
-        f"{'figures':<14} median, lowest and highest of {rounds} rounds, and how many times as fast as each "
-        f"rival; {LOOP} is contained in all"
-    )
+    lines += [f"{each.name:<14} {each.version()}; {each.settings}" for each in contestants]
+    lines += [f"{name:<14} {value}" for name, value in {**more, "figures": figures}.items()]
     return "\n".join(lines)
 
 
-def table(result: Result, rivals: Sequence[str], data: Dataset) -> str:
-    """Return a workload's rows, each with its ratio to the main form of those `rivals` that took part."""
+def table(result: Result, rivals: Sequence[str], bytes_stored: int = 0) -> str:
+    """Return a workload's rows, each with its ratio to the main form of those `rivals` that took part.
+
+    Where what was measured is a share of `bytes_stored`, the whole is shown as well.
+    """
     workload = result.workload
     opponents = [row for rival in rivals if (row := result.main_row(rival)) is not None]
     titles = ["", "", workload.unit, "lowest..highest", *(f"vs {row.rival}" for row in opponents)]
     body = [titles]
     for row in result.rows:
         spread = f"{_figure(min(row.samples), result)}..{_figure(max(row.samples), result)}"
-        if not workload.times:
-            spread = f"{row.median * data.bytes_stored / 1e6:,.1f} MB in all"
-        ratios = [f"{rival.median / row.median:.2f}x" for rival in opponents]
+        if bytes_stored and not workload.times:
+            spread = f"{row.median * bytes_stored / 1e6:,.1f} MB in all"
+        ratios = [_times_as_good(rival, row) for rival in opponents]
         if row.rival == LOOP:
             ratios = [""] * len(opponents)
         body.append([row.rival, row.spelling, _figure(row.median, result), spread, *ratios])
-    return f"{workload.name}: {workload.operation}\n{_aligned(body)}"
+    notes = [f"  {row.rival} {row.spelling}: {row.note}" for row in result.rows if row.note]
+    return "\n".join([f"{workload.name}: {workload.operation}", _aligned(body), *notes])
 
 
-def verdicts(targets: Iterable[Target], results: Mapping[str, Result], key_count: int) -> str:
-    """Return one line a target: the ratio reached, the ratio asked for, and whether it was met."""
+def verdicts(
+    targets: Iterable[Target | Limit], results: Mapping[str, Result], parameters: Mapping[str, object]
+) -> str:
+    """Return one line a target: the figure reached, the one asked for, and whether it was met."""
     lines = ["targets"]
     for target in targets:
-        verdict = target.judge(results)
-        if verdict is None:
-            lines.append(
-                f"  {target.workload}: {target.subject} against {target.rival}: "
-                f"target >= {target.ratio_min:g}x: not judged, this run did not time both"
-            )
-            continue
-        line = (
-            f"  {target.workload}: {target.subject} {verdict.spelling} against "
-            f"{target.rival} {verdict.rival_spelling}: {verdict.ratio:.2f}x "
-            f"(by round {verdict.ratio_lowest:.2f}x..{verdict.ratio_highest:.2f}x), "
-            f"target >= {target.ratio_min:g}x: {'met' if verdict.met else 'MISSED'}"
-        )
-        if key_count != target.key_count:
-            line += f" (but it is stated for {target.key_count:,} keys, these are {key_count:,})"
-        lines.append(line)
+        line = _limit_line(target, results) if isinstance(target, Limit) else _ratio_line(target, results)
+        lines.append(line + _caveat(target, parameters) if ": not judged" not in line else line)
     return "\n".join(lines)
+
+
+def _ratio_line(target: Target, results: Mapping[str, Result]) -> str:
+    asked = f"target >= {target.ratio_min:.3g}x"
+    verdict = target.judge(results)
+    if verdict is None:
+        return (
+            f"  {target.workload}: {target.subject} against {target.rival}: {asked}: "
+            "not judged, this run did not time both"
+        )
+    return (
+        f"  {target.workload}: {target.subject} {verdict.spelling} against "
+        f"{target.rival} {verdict.rival_spelling}: {verdict.ratio:.2f}x "
+        f"(by round {verdict.ratio_lowest:.2f}x..{verdict.ratio_highest:.2f}x), "
+        f"{asked}: {'met' if verdict.met else 'MISSED'}"
+    )
+
+
+def _limit_line(target: Limit, results: Mapping[str, Result]) -> str:
+    asked = f"target <= {target.ns_max:g} ns"
+    verdict = target.judge(results)
+    if verdict is None:
+        return f"  {target.workload}: {target.subject}: {asked}: not judged, this run did not time it"
+    return (
+        f"  {target.workload}: {target.subject} {verdict.spelling}: {verdict.ns:,.1f} ns "
+        f"(by round {verdict.ns_lowest:,.1f}..{verdict.ns_highest:,.1f}), "
+        f"{asked}: {'met' if verdict.met else 'MISSED'}"
+    )
+
+
+def _caveat(target: Target | Limit, parameters: Mapping[str, object]) -> str:
+    keys = target.key_count if isinstance(target, Target) else None
+    if keys is not None and keys != parameters["keys"]:
+        return f" (but it is stated for {keys:,} keys, these are {parameters['keys']:,})"
+    mib = target.touch_mib
+    if mib is not None and mib != parameters["touch_mib"]:
+        return f" (but it is stated for a file of {mib:,} MiB, this one had {parameters['touch_mib']:,})"
+    return ""
 
 
 def as_json(
     environment: Mapping[str, str],
-    contestants: Sequence[type[Rival]],
+    contestants: Sequence[Contestant],
     missing: Mapping[str, str],
-    parameters: Mapping[str, int | str],
+    parameters: Mapping[str, object],
     results: Mapping[str, Result],
-    targets: Iterable[Target],
+    targets: Iterable[Target | Limit],
 ) -> dict[str, object]:
     """Return everything that was measured, every sample included, in the smallest units."""
     return {
         "version": JSON_VERSION,
         "environment": dict(environment),
         "contestants": {
-            rival.name: {"version": rival.version(), "settings": rival.settings} for rival in contestants
+            each.name: {"version": each.version(), "settings": each.settings} for each in contestants
         },
         "missing": dict(missing),
-        "parameters": {**parameters, "key_size": KEY_SIZE, "value_size": VALUE_SIZE},
+        "parameters": dict(parameters),
         "results": {name: _result_as_json(result) for name, result in results.items()},
-        "targets": [_target_as_json(target, target.judge(results)) for target in targets],
+        "targets": [_target_as_json(target, results) for target in targets],
     }
 
 
@@ -106,19 +140,26 @@ def _row_as_json(row: Row) -> dict[str, object]:
         "spelling": row.spelling,
         "median": row.median,
         "samples": row.samples,
+        **({"note": row.note} if row.note else {}),
     }
 
 
-def _target_as_json(target: Target, verdict: Verdict | None) -> dict[str, object]:
-    return {
-        "workload": target.workload,
-        "subject": target.subject,
-        "rival": target.rival,
-        "ratio_min": target.ratio_min,
-        "key_count": target.key_count,
-        "ratio": verdict.ratio if verdict is not None else None,
-        "met": verdict.met if verdict is not None else None,
-    }
+def _target_as_json(target: Target | Limit, results: Mapping[str, Result]) -> dict[str, object]:
+    about: dict[str, object] = {"workload": target.workload, "subject": target.subject}
+    if isinstance(target, Limit):
+        limit = target.judge(results)
+        about |= {"ns_max": target.ns_max, "touch_mib": target.touch_mib}
+        about |= {"ns": limit.ns if limit else None, "met": limit.met if limit else None}
+    else:
+        verdict = target.judge(results)
+        about |= {"rival": target.rival, "ratio_min": target.ratio_min}
+        about |= {"key_count": target.key_count, "touch_mib": target.touch_mib}
+        about |= {"ratio": verdict.ratio if verdict else None, "met": verdict.met if verdict else None}
+    return {name: value for name, value in about.items() if value is not None or name not in STATED_FOR}
+
+
+def _times_as_good(rival: Row, row: Row) -> str:
+    return f"{rival.median / row.median:.2f}x" if row.median else ""
 
 
 def _figure(value: float, result: Result) -> str:

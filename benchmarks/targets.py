@@ -1,4 +1,4 @@
-"""What a suite of benchmarks is, and the ratios its subject has to reach."""
+"""What a suite of benchmarks is, and the ratios and limits that its subject has to keep."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ class Target:
     subject: str
     rival: str
     ratio_min: float
-    key_count: int
-    """The number of keys it is stated for."""
+    key_count: int | None = None
+    """The number of keys it is stated for; `None`: for any."""
+
+    touch_mib: int | None = None
+    """The size of the new file it is stated for, in MiB; `None`: for any."""
 
     def judge(self, results: Mapping[str, Result]) -> Verdict | None:
         """Return how the run did, `None` if it did not time both."""
@@ -56,6 +59,41 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class Limit:
+    """`subject` takes at most `ns_max` for an operation, in its main form, the loop around it included."""
+
+    workload: str
+    subject: str
+    ns_max: float
+    touch_mib: int | None = None
+    """As of a `Target`."""
+
+    def judge(self, results: Mapping[str, Result]) -> LimitVerdict | None:
+        """Return how the run did, `None` if it did not time this."""
+        result = results.get(self.workload)
+        row = result.main_row(self.subject) if result is not None else None
+        if row is None:
+            return None
+        return LimitVerdict(self, row.spelling, row.median, min(row.samples), max(row.samples))
+
+
+@dataclass(frozen=True, slots=True)
+class LimitVerdict:
+    """The median, and the lowest and highest sample, in ns."""
+
+    target: Limit
+    spelling: str
+    ns: float
+    ns_lowest: float
+    ns_highest: float
+
+    @property
+    def met(self) -> bool:
+        """Whether the median kept to the limit."""
+        return self.ns <= self.target.ns_max
+
+
+@dataclass(frozen=True, slots=True)
 class Suite:
     """The benchmarks of one package: the subject, against whom, in what, and what is asked of it."""
 
@@ -65,4 +103,4 @@ class Suite:
 
     rivals: tuple[str, ...]
     workloads: tuple[str, ...]
-    targets: tuple[Target, ...]
+    targets: tuple[Target | Limit, ...]

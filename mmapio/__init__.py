@@ -5,6 +5,15 @@ processes read and write as memory. Nothing here knows of the log or the store b
 """
 
 from mmapio._vm import PAGE_SIZE
+from mmapio.aio import (
+    AsyncWatch,
+    copy_mmap_async,
+    create_mmap_async,
+    delete_mmap_async,
+    load_mmap_async,
+    wait_async,
+    write_mmap_async,
+)
 from mmapio.atomic import AtomicSliceU32, AtomicSliceU64, AtomicU32, AtomicU64
 from mmapio.builder import Builder
 from mmapio.errors import (
@@ -48,6 +57,7 @@ from mmapio.watch import ChangeEvent, ChangeKind, WatchHandle
 __all__ = [
     "PAGE_SIZE",
     "AdviceFailed",
+    "AsyncWatch",
     "AtomicSliceU32",
     "AtomicSliceU64",
     "AtomicU32",
@@ -85,12 +95,18 @@ __all__ = [
     "WatchHandle",
     "align_up",
     "copy_mmap",
+    "copy_mmap_async",
     "create_mmap",
+    "create_mmap_async",
     "delete_mmap",
+    "delete_mmap_async",
     "features",
     "flush",
     "load_mmap",
+    "load_mmap_async",
     "page_size",
     "update_region",
+    "wait_async",
     "write_mmap",
+    "write_mmap_async",
 ]

@@ -221,18 +221,6 @@ static void mmio_give_slot(mmio_slot *slot) {
     mmio_free = slot;
 }
 
-/* Private memory in place of the pages that hold `count` bytes at `at`. The one exception to what is said above of writable mappings:
- * for a mutex that a thread holds and whose bytes are gone, so that the C library does not follow its links into nothing. */
-static int mmio_replace(mmio_slot *slot, void *at, const void *content, size_t count) {
-    uintptr_t first = (uintptr_t)at & ~(uintptr_t)(mmio_page_bytes - 1);
-    uintptr_t end = ((uintptr_t)at + count + mmio_page_bytes - 1) & ~(uintptr_t)(mmio_page_bytes - 1);
-    __atomic_store_n(&slot->faulted, 1, __ATOMIC_SEQ_CST);
-    if (mmap((void *)first, end - first, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
-        return -errno;
-    memcpy(at, content, count);
-    return 0;
-}
-
 /* Where the bytes at `source` lie in the mapping of `target`; `source` itself when that is another file, or none of ours.
  * NULL: the two may be the same memory, and nobody can say where. */
 static const void *mmio_alias(const void *source, const void *target) {

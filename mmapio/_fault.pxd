@@ -22,9 +22,6 @@ cdef uint64_t faults() noexcept nogil
 # Copies between buffers of which one is not ours, so that they may be two mappings of one file. -ENOMEM, -EFAULT.
 cdef int copy_aliased(void *to, const void *source, size_t count) noexcept nogil
 
-# Put private memory, with `count` bytes of `content` at `at`, in place of the pages of a mapping that have them. Marks the mapping.
-cdef int replace(Slot *slot, void *at, const void *content, size_t count) noexcept nogil
-
 cdef int copy(void *to, const void *source, size_t count) noexcept nogil
 cdef int compare(const void *a, const void *b, size_t count, int *order) noexcept nogil
 cdef int touch(const void *start, size_t count, size_t step) noexcept nogil

@@ -10,7 +10,6 @@ cdef extern from "_fault.h" nogil:
     uint64_t mmio_faults
     int mmio_install()
     Slot *mmio_take_slot(void *base, size_t count, int kind, uint64_t device, uint64_t inode)
-    int mmio_replace(Slot *slot, void *at, const void *content, size_t count)
     const void *mmio_alias(const void *source, const void *target)
     void mmio_give_slot(Slot *slot)
     int mmio_copy(void *to, const void *source, size_t count)
@@ -51,10 +50,6 @@ cdef int copy_aliased(void *to, const void *source, size_t count) noexcept nogil
         result = mmio_copy(to, between, count)
     free(between)
     return result
-
-
-cdef int replace(Slot *slot, void *at, const void *content, size_t count) noexcept nogil:
-    return mmio_replace(slot, at, content, count)
 
 
 cdef int copy(void *to, const void *source, size_t count) noexcept nogil:

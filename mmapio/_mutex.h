@@ -59,6 +59,42 @@ static inline int mmio_mutex_lock(void *place, int64_t wait_ns) {
 #endif
 }
 
+#if MMIO_ROBUST_MUTEX && defined(__GLIBC__)
+#define MMIO_KNOWN_LAYOUT 1
+#else
+#define MMIO_KNOWN_LAYOUT 0
+#endif
+
+/* What tells a mutex of this kind from bytes that the C library would trip over; 0 where its layout is not known. glibc:
+ * struct __pthread_mutex_s begins with the lock word, and has the kind as its fifth word. */
+static inline uint32_t mmio_mutex_kind(const void *place) {
+#if MMIO_KNOWN_LAYOUT
+    return __atomic_load_n((const uint32_t *)place + 4, __ATOMIC_RELAXED);
+#else
+    (void)place;
+    return 0;
+#endif
+}
+
+/* Where in a mutex its links lie that the C library keeps for a thread's robust mutexes; 0 where that is not known. A link is the address
+ * of the next pointer of the mutex, or list head, that it leads to; the pointer back lies before that. The lowest bit is a flag. */
+enum { MMIO_LINK_BACK = MMIO_KNOWN_LAYOUT && sizeof(void *) == 8 ? 24 : 0, MMIO_LINK_ON = MMIO_LINK_BACK ? 32 : 0 };
+
+/* Hands a mutex on whose owner is gone without the kernel having said so: its list of what the thread held was broken, or the
+ * bytes come from elsewhere. As the kernel does it. Owners and callers are in one namespace of processes. */
+static inline int mmio_mutex_disown(void *place) {
+#if MMIO_KNOWN_LAYOUT
+    uint32_t *word = (uint32_t *)place;
+    uint32_t seen = __atomic_load_n(word, __ATOMIC_SEQ_CST);
+    uint32_t owner = seen & 0x3fffffffu, waiters = seen & 0x80000000u;
+    if (owner == 0 || (seen & 0x40000000u) || syscall(SYS_tkill, (pid_t)owner, 0) == 0 || errno != ESRCH) return 0;
+    return __atomic_compare_exchange_n(word, &seen, waiters | 0x40000000u, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+#else
+    (void)place;
+    return 0;
+#endif
+}
+
 static inline int mmio_mutex_unlock(void *place) {
 #if MMIO_ROBUST_MUTEX
     return -pthread_mutex_unlock((pthread_mutex_t *)place);

@@ -195,7 +195,10 @@ def read_at(Descriptor opened not None, size_t count, uint64_t offset):
 
 def set_size(Descriptor opened not None, uint64_t size):
     """Cut or extend a file to `size` bytes; what is added reads as zeros and has no blocks yet."""
-    raise_errno(truncate(opened.fd, size), opened.path)
+    cdef int result
+    with nogil:
+        result = truncate(opened.fd, size)
+    raise_errno(result, opened.path)
 
 
 def file_size(Descriptor opened not None):
@@ -251,7 +254,11 @@ def copy_content(Descriptor source not None, Descriptor target not None):
     cdef uint64_t offset = 0, end = 0
     cdef uint64_t size = file_size(source)
     os.fchmod(target.fd, _stat.S_IMODE(os.fstat(source.fd).st_mode))
-    if mmio_reflink(target.fd, source.fd) == 0:
+    cdef int result
+    with nogil:
+        # It may have to write back what is dirty of the source first.
+        result = mmio_reflink(target.fd, source.fd)
+    if result == 0:
         return "reflink"
     how = "copy_file_range"
     while offset < size:

@@ -15,3 +15,7 @@ cdef uint64_t thread_number() noexcept nogil
 cdef int make_mutex(void *place) noexcept nogil
 cdef int lock_mutex(void *place, int64_t wait_ns) noexcept nogil
 cdef int unlock_mutex(void *place) noexcept nogil
+cdef unsigned int mutex_kind(const void *place) noexcept nogil
+cdef int LINK_BACK
+cdef int LINK_ON
+cdef int disown_mutex(void *place) noexcept nogil

@@ -17,6 +17,13 @@ cdef extern from "_mutex.h" nogil:
     int mmio_mutex_make(void *place)
     int mmio_mutex_lock(void *place, int64_t wait_ns)
     int mmio_mutex_unlock(void *place)
+    unsigned int mmio_mutex_kind(const void *place)
+    int mmio_mutex_disown(void *place)
+    enum: MMIO_LINK_BACK, MMIO_LINK_ON
+
+# Where the links between a thread's mutexes lie in each; 0 where that is not known.
+cdef int LINK_BACK = MMIO_LINK_BACK
+cdef int LINK_ON = MMIO_LINK_ON
 
 HAS_FUTEX = sys.platform == "linux"
 """Whether a waiter sleeps until it is woken; elsewhere it looks again, every 5 ms at the least."""
@@ -59,3 +66,11 @@ cdef int lock_mutex(void *place, int64_t wait_ns) noexcept nogil:
 
 cdef int unlock_mutex(void *place) noexcept nogil:
     return mmio_mutex_unlock(place)
+
+
+cdef unsigned int mutex_kind(const void *place) noexcept nogil:
+    return mmio_mutex_kind(place)
+
+
+cdef int disown_mutex(void *place) noexcept nogil:
+    return mmio_mutex_disown(place)

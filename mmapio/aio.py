@@ -170,21 +170,22 @@ def _check_anyio() -> None:
         ) from error
 
 
-@functools.cache
-def _limiters() -> RunVar[CapacityLimiter]:
-    from anyio.lowlevel import RunVar
-
-    return RunVar("mmapio_waiting")
+# The limiter of each event loop; made at the first wait, for it takes anyio.
+_limiters: RunVar[CapacityLimiter] | None = None
 
 
 def _waiting() -> CapacityLimiter:
     # What counts the threads that wait for others in this event loop.
+    global _limiters
     from anyio import CapacityLimiter
+    from anyio.lowlevel import RunVar
 
-    limiter = _limiters().get(None)
+    if _limiters is None:
+        _limiters = RunVar("mmapio_waiting")
+    limiter = _limiters.get(None)
     if limiter is None:
         limiter = CapacityLimiter(WAITING_MAX)
-        _limiters().set(limiter)
+        _limiters.set(limiter)
     return limiter
 
 

@@ -14,7 +14,7 @@ from libc.string cimport strerror
 from mmapio cimport _fault, _wait
 from mmapio._fault cimport ADD, AND, COMPARE, LOAD, MAX, MIN, OR, STORE, SUB, SWAP, XOR
 from mmapio.account cimport note
-from mmapio.bounds cimport checked_offset, clamped
+from mmapio.bounds cimport checked_offset, clamped, deadline_of
 from mmapio.mapping cimport MappedFile
 from mmapio.region cimport attach, detach, fault_in
 
@@ -119,7 +119,7 @@ cdef class Atomic:
         cdef uint32_t *half = <uint32_t *>self.word
         cdef uint32_t low = wanted & 0xFFFFFFFF
         cdef int result
-        deadline = deadline_of(timeout)
+        deadline = None if timeout is None else deadline_of(timeout)
         while True:
             operate(self, LOAD, 0, &seen, SEQ_CST)
             if seen != wanted:
@@ -136,9 +136,9 @@ cdef class Atomic:
                 result = _wait.wait_word(half, low, span)
             if result == -EFAULT:
                 self.region.fail()
-            if result == -EINTR:
-                PyErr_CheckSignals()
-            elif result < 0 and result != -EAGAIN and result != -ETIMEDOUT:
+            # Whatever ended it: a signal may have reached another thread, while its handler runs in this one.
+            PyErr_CheckSignals()
+            if result < 0 and result != -EAGAIN and result != -ETIMEDOUT and result != -EINTR:
                 raise OSError(-result, strerror(-result).decode(), self.region.path)
 
     def notify(self, count=None):
@@ -250,16 +250,6 @@ def atomic(MappedFile file not None, offset, bint wide, count=None):
     made.wide = wide
     attach(made.region, &made.link, made.start, words * size)
     return made
-
-
-cdef object deadline_of(timeout):
-    # When to give up, on the monotonic clock; None for never.
-    if timeout is None:
-        return None
-    seconds = timeout + 0.0
-    if seconds != seconds:
-        raise ValueError("a timeout must be a number of seconds, not NaN")
-    return time.monotonic() + seconds
 
 
 cdef inline object fetch(Atomic word, int operation, value, order):

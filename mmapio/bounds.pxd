@@ -10,3 +10,6 @@ cdef uint64_t checked_offset(offset, uint64_t length, path) except? 0
 
 # An index, cut to what a Py_ssize_t holds. TypeError.
 cdef Py_ssize_t clamped(key) except? -1
+
+# On the monotonic clock, so many seconds from now; infinity is one, too. TypeError, ValueError.
+cdef object deadline_of(timeout)

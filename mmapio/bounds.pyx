@@ -1,8 +1,9 @@
 # cython: language_level=3, auto_pickle=False
-"""Numbers that callers give, checked: sizes of files, offsets and lengths."""
+"""Numbers that callers give, checked: sizes of files, offsets and lengths, times."""
 
 import errno as _errno
 import operator
+import time
 
 from libc.stdint cimport uint64_t
 
@@ -43,3 +44,10 @@ cdef uint64_t checked_offset(offset, uint64_t length, path) except? 0:
 
 cdef Py_ssize_t clamped(key) except? -1:
     return as_ssize_t(key, NULL)
+
+
+cdef object deadline_of(timeout):
+    seconds = timeout + 0.0
+    if seconds != seconds:
+        raise ValueError("a timeout is a number of seconds, not NaN")
+    return time.monotonic() + seconds

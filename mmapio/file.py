@@ -87,7 +87,14 @@ class MemoryMappedFile(MappedFile, AsyncTwins):
                 _os.remove_file(None, path)
             text = f"cannot allocate {count} bytes: {error.strerror}"
             raise ResizeFailed(error.errno, text, path) from None
-        made = cls._adopt(opened, MmapMode.READ_WRITE, room, flush_policy, created=not existed, parent=None if existed else _os.open_parent(opened))
+        made = cls._adopt(
+            opened,
+            MmapMode.READ_WRITE,
+            room,
+            flush_policy,
+            created=not existed,
+            parent=None if existed else _os.open_parent(opened),
+        )
         return made._prepared(touch_hint, huge_pages)
 
     @classmethod

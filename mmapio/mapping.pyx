@@ -8,8 +8,6 @@ import weakref
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.errno cimport ENOMEM
 from libc.stdint cimport uint64_t
 from libc.string cimport strerror
 
@@ -17,9 +15,9 @@ from mmapio cimport _fault, _os, _vm
 from mmapio._os cimport Descriptor
 from mmapio._vm cimport COPY_ON_WRITE, READ_ONLY, READ_WRITE
 from mmapio.account cimport ON_EACH, Account, note
-from mmapio.bounds cimport checked_offset, checked_size, clamped
+from mmapio.bounds cimport checked_offset, checked_size, clamped, deadline_of
 from mmapio.mutable cimport mutable_of
-from mmapio.region cimport Link, Region, attach, detach, fault_in, map_region
+from mmapio.region cimport Region, copy_guarded, fault_in, map_region, read_copy
 from mmapio.view cimport slice_of
 
 from mmapio import _fork
@@ -30,9 +28,6 @@ from mmapio.options import FlushPolicy, MmapMode, Trigger
 
 DEFAULT_RESERVE = 64 << 30
 """Address space, in bytes, that a file may grow into without moving. Costs no memory."""
-
-# Copies from this many bytes on let other threads run.
-cdef Py_ssize_t WITHOUT_GIL = 256 << 10
 
 cdef dict KINDS = {
     MmapMode.READ_ONLY: READ_ONLY, MmapMode.READ_WRITE: READ_WRITE, MmapMode.COPY_ON_WRITE: COPY_ON_WRITE}
@@ -237,7 +232,7 @@ cdef class MappedFile(Account):
         cdef uint64_t count = checked_size(size, self._path), before
         cdef int result
         cdef Descriptor descriptor
-        timeout = timeout + 0.0
+        deadline = deadline_of(timeout)
         self.check_writable()
         if self.kind == COPY_ON_WRITE:
             raise InvalidMode(
@@ -245,7 +240,7 @@ cdef class MappedFile(Account):
         if count >= self.learn_length():
             self.grow_to(count)
             return
-        wait_for_views(self, count, timeout)
+        wait_for_views(self, count, deadline)
         self.check_writable()
         descriptor = self.descriptor
         # At once, so that no view is taken meanwhile of what is being cut.
@@ -266,6 +261,7 @@ cdef class MappedFile(Account):
         private copy keeps its length; after a MappingFault it begins anew, and what was written to it is gone.
         """
         self.check_open()
+        _fault.install()  # again, if somebody has put a handler over it
         cdef uint64_t found = self.learn_length()
         if self.kind == COPY_ON_WRITE and not self.faulted():
             return self.length  # it has no more than it was opened with
@@ -466,6 +462,12 @@ cdef class MappedFile(Account):
         self.viewed = None if self.kind == READ_WRITE else fresh
         return 0
 
+    def _mark_if_cut(self):
+        # After the kernel refused a page: on a full disk nothing is lost, of a file that was cut something is.
+        self.check_open()
+        if self.learn_length() < self.length:
+            self.region.slot.faulted = 1
+
     def _want_huge_pages(self):
         # Also of what this is mapped to later. False when the kernel refuses.
         self.check()
@@ -551,38 +553,11 @@ cdef adopt(cls, Descriptor opened, Kind kind, uint64_t reserve, policy):
     return made
 
 
-cdef int copy_guarded(Region region, uint64_t offset, Py_ssize_t count, char *to, const char *source, bint foreign) except -1:
-    # Between `count` bytes at `offset` of a region and a buffer. `foreign`: nobody knows what memory the buffer is.
-    cdef Region held = region
-    cdef Link link
-    cdef int result
-    if count < WITHOUT_GIL:
-        result = _fault.copy_aliased(to, source, count) if foreign else _fault.copy(to, source, count)
-    else:
-        # As long as it takes it counts as a view: the file must not be cut under it, nor unmapped by a close.
-        attach(held, &link, held.base + offset, count)
-        with nogil:
-            result = _fault.copy_aliased(to, source, count) if foreign else _fault.copy(to, source, count)
-        detach(&link)
-    if result == -ENOMEM:
-        raise MemoryError
-    if result < 0:
-        fault_in(held.path)
-    return held.check()
-
-
-cdef object read_copy(Region region, uint64_t start, Py_ssize_t count):
-    cdef object made = PyBytes_FromStringAndSize(NULL, count)
-    copy_guarded(region, start, count, PyBytes_AS_STRING(made), region.base + start, False)
-    return made
-
-
-cdef int wait_for_views(MappedFile mapped, uint64_t size, timeout) except -1:
+cdef int wait_for_views(MappedFile mapped, uint64_t size, deadline) except -1:
     # Views end in other threads, in no order and without a word: look again, at intervals that grow to 5 ms.
     cdef uint64_t end = mapped.furthest_view()
     if end <= size:
         return 0
-    deadline = time.monotonic() + timeout
     pause = 0.0002
     while time.monotonic() < deadline:
         time.sleep(min(pause, max(deadline - time.monotonic(), 0)))

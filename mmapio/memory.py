@@ -5,11 +5,12 @@ from __future__ import annotations
 import enum
 import errno
 import os
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, SupportsIndex
 
 from mmapio import _os, _vm
-from mmapio.errors import AdviceFailed, InvalidMode, Unsupported
+from mmapio.errors import AdviceFailed, InvalidMode, MappingFault, Unsupported
 from mmapio.mapping import MappedFile
 from mmapio.options import MmapAdvice, MmapMode
 
@@ -54,11 +55,14 @@ def advise(file: MappedFile, offset: SupportsIndex, length: SupportsIndex | None
     if writing and file.mode is MmapMode.READ_ONLY:
         raise InvalidMode(errno.EACCES, "pages of a read-only mapping cannot be made writable", file.path)
     if advice is MmapAdvice.DONT_NEED and file.mode is MmapMode.COPY_ON_WRITE:
-        raise InvalidMode(errno.EINVAL, "DONT_NEED would discard what was written to a private copy", file.path)
+        raise InvalidMode(
+            errno.EINVAL, "DONT_NEED would discard what was written to a private copy", file.path
+        )
     if count == 0:
         return
-    for region in file._regions()[: 1 if writing else None]:
-        region.advise(start, count, advice, advice.name)
+    with _marking(file):
+        for region in file._regions()[: 1 if writing else None]:
+            region.advise(start, count, advice, advice.name)
 
 
 def prefetch(file: MappedFile, offset: SupportsIndex, length: SupportsIndex) -> None:
@@ -95,15 +99,13 @@ def touch(file: MappedFile, offset: SupportsIndex, length: SupportsIndex, *, wri
         file._check_writable()
     if count == 0:
         return
-    for region in file._regions()[: 1 if write else None]:
-        parts = _parts(start, count)
-        if len(parts) == 1:
-            _populate(region, start, count, write)
-            continue
-        with ThreadPoolExecutor(len(parts), thread_name_prefix="mmapio-touch") as pool:
-            jobs = [pool.submit(_populate, region, *part, write) for part in parts]
-            for job in jobs:
-                job.result()
+    parts = _parts(start, count)
+    with _marking(file):
+        for region in file._regions()[: 1 if write else None]:
+            if len(parts) == 1:
+                _populate(region, start, count, write)
+            else:
+                _populate_at_once(region, parts, write)
     if write:
         file._note(0)
 
@@ -113,6 +115,26 @@ def _parts(start: int, count: int) -> list[tuple[int, int]]:
     threads = max(min(os.cpu_count() or 1, THREADS_MAX, count // PART_MIN), 1)
     step = -(-count // (threads * HUGE)) * HUGE
     return [(at, min(step, start + count - at)) for at in range(start, start + count, step)]
+
+
+def _populate_at_once(region: Region, parts: list[tuple[int, int]], write: bool) -> None:
+    # Imported late: most processes never get here.
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(len(parts), thread_name_prefix="mmapio-touch") as pool:
+        jobs = [pool.submit(_populate, region, start, count, write) for start, count in parts]
+        for job in jobs:
+            job.result()
+
+
+@contextmanager
+def _marking(file: MappedFile) -> Iterator[None]:
+    """Mark the file when the kernel reports, without a signal, that pages of it are gone."""
+    try:
+        yield
+    except MappingFault:
+        file._mark_if_cut()
+        raise
 
 
 def _populate(region: Region, start: int, count: int, write: bool) -> None:

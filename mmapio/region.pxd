@@ -34,6 +34,10 @@ cdef class Region:
 cdef void attach(Region region, Link *link, const char *start, uint64_t count) noexcept
 cdef void detach(Link *link) noexcept
 
+# Between `count` bytes at `offset` of a region and a buffer. `foreign`: nobody knows what memory the buffer is.
+cdef int copy_guarded(Region region, uint64_t offset, Py_ssize_t count, char *to, const char *source, bint foreign) except -1
+cdef object read_copy(Region region, uint64_t start, Py_ssize_t count)
+
 cdef Region map_region(int fd, uint64_t want, uint64_t least, Kind kind, path)
 cdef uint64_t whole_pages(uint64_t count) noexcept nogil
 cdef int fault_in(path) except -1

@@ -16,6 +16,9 @@ from mmapio import _os as system
 from mmapio import _vm as _system
 from mmapio.errors import AdviceFailed, LockFailed, MappingFault, UnlockFailed
 
+# Copies from this many bytes on let other threads run.
+cdef Py_ssize_t WITHOUT_GIL = 256 << 10
+
 
 @cython.final
 @cython.no_gc
@@ -72,7 +75,6 @@ cdef class Region:
         with nogil:
             result = _vm.advise(start, span, advice)
         if result == -EFAULT:
-            self.slot.faulted = 1
             raise MappingFault(
                 EFAULT, f"a page within {count} bytes at offset {offset} cannot be had: the file was cut, or the disk is full; "
                 "refresh() maps what is there now", self.path)
@@ -175,6 +177,32 @@ cdef void detach(Link *link) noexcept:
         link.previous.next = link.next
         link.next.previous = link.previous
         link.next = NULL
+
+
+cdef int copy_guarded(Region region, uint64_t offset, Py_ssize_t count, char *to, const char *source, bint foreign) except -1:
+    # Between `count` bytes at `offset` of a region and a buffer. `foreign`: nobody knows what memory the buffer is.
+    cdef Region held = region
+    cdef Link link
+    cdef int result
+    if count < WITHOUT_GIL:
+        result = _fault.copy_aliased(to, source, count) if foreign else _fault.copy(to, source, count)
+    else:
+        # As long as it takes it counts as a view: the file must not be cut under it, nor unmapped by a close.
+        attach(held, &link, held.base + offset, count)
+        with nogil:
+            result = _fault.copy_aliased(to, source, count) if foreign else _fault.copy(to, source, count)
+        detach(&link)
+    if result == -ENOMEM:
+        raise MemoryError
+    if result < 0:
+        fault_in(held.path)
+    return held.check()
+
+
+cdef object read_copy(Region region, uint64_t start, Py_ssize_t count):
+    cdef object made = PyBytes_FromStringAndSize(NULL, count)
+    copy_guarded(region, start, count, PyBytes_AS_STRING(made), region.base + start, False)
+    return made
 
 
 cdef Region map_region(int fd, uint64_t want, uint64_t least, Kind kind, path):

@@ -2,6 +2,7 @@
 """A mutex in a mapped file that processes share, and that survives the death of its owner."""
 
 import errno as _errno
+import os
 import time
 
 cimport cython
@@ -13,7 +14,7 @@ from libc.string cimport memcmp, memcpy, memset, strerror
 
 from mmapio cimport _fault, _wait
 from mmapio._fault cimport LOAD, STORE
-from mmapio.bounds cimport checked_offset
+from mmapio.bounds cimport checked_offset, deadline_of
 from mmapio.mapping cimport MappedFile
 from mmapio.region cimport Link, Region, attach, detach, fault_in
 
@@ -34,11 +35,13 @@ cdef struct Cell:
     uint64_t inode
     uint64_t namespace          # owners are known by thread number, which another namespace of processes reads differently
     uint32_t needs_recovery     # an owner died, and none has said since that what it left is whole
-    uint32_t reserved0
-    uint64_t reserved1
+    uint32_t reserved
+    uint64_t incarnation        # random: another mutex in the same place is not this one
     char mutex[64]
 
 cdef uint32_t MAGIC = 0x58544D6D            # "mMTX"
+# In its place while the cell is being made: whoever finds it, below the lock, knows that the maker was killed.
+cdef uint32_t BEING_MADE = 0x3F544D6D
 cdef size_t CELL_SIZE = sizeof(Cell)
 assert CELL_SIZE == 128 and (waiting.MUTEX_LAYOUT & 0xFFFF) <= 64
 
@@ -119,6 +122,7 @@ cdef class SharedMutex:
         """Whether an owner died holding it and nobody has called :meth:`mark_consistent` since. Raises MappingFault."""
         cdef uint64_t flag = 0
         self.region.check()
+        self.check_there()
         self.access(LOAD, &self.cell.needs_recovery, &flag)
         return flag != 0
 
@@ -136,10 +140,11 @@ cdef class SharedMutex:
         cdef Request request
         cdef int result
         cdef uint64_t flag = 1, self_number = _wait.thread_number()
-        timeout = timeout + 0.0
-        if timeout != timeout or (timeout != -1 and (timeout < 0 or not blocking)):
+        deadline = deadline_of(timeout)
+        if timeout == -1:
+            deadline = None
+        elif timeout < 0 or not blocking:
             raise ValueError(f"a timeout of {timeout} s makes no sense: it must not be negative, and goes with blocking only")
-        deadline = None if timeout == -1 else time.monotonic() + timeout
         request.mutex = &self.cell.mutex
         request.wait_ns = 0
         while True:
@@ -159,7 +164,9 @@ cdef class SharedMutex:
                 fault_in(self.region.path)
             if result == -EDEADLK:
                 raise RuntimeError("this thread holds the mutex already; it is not reentrant")
-            if result != -EBUSY and result != -ETIMEDOUT:
+            if result == -ETIMEDOUT:
+                _fault.call(disown_now, &request)
+            elif result != -EBUSY:
                 raise MmapIoError(-result, f"cannot lock: {strerror(-result).decode()}", self.region.path)
             PyErr_CheckSignals()
             if not blocking:
@@ -184,6 +191,7 @@ cdef class SharedMutex:
         if not self.held or self.owner != _wait.thread_number():
             raise RuntimeError("only who holds the mutex can tell that what it guards is whole")
         self.region.check()
+        self.check_there()
         self.access(STORE, &self.cell.needs_recovery, &flag)
 
     def release(self):
@@ -196,10 +204,11 @@ cdef class SharedMutex:
             raise RuntimeError("the mutex is held by another thread, or by the parent of this process")
         mend_held(self.owner)
         request.mutex = &self.cell.mutex
-        result = _fault.call(unlock_now, &request)
+        result = 0 if self.lost else _fault.call(unlock_now, &request)
         self.let_go()
-        if self.lost or result == -EFAULT:
-            self.lost = False
+        if self.lost:
+            self.gone()
+        if result == -EFAULT:
             fault_in(self.region.path)
         if result < 0:
             raise MmapIoError(-result, f"cannot unlock: {strerror(-result).decode()}", self.region.path)
@@ -229,8 +238,22 @@ cdef class SharedMutex:
         cdef uint64_t magic = 0
         self.access(LOAD, &self.cell.magic, &magic)
         if magic != MAGIC:
-            raise MappingFault(
-                _errno.EFAULT, f"the mutex at offset {self.offset} is gone: the file was cut, or its bytes overwritten by others",
+            self.gone()
+        return self.check_kind()
+
+    cdef int gone(self) except -1:
+        raise MappingFault(
+            _errno.EFAULT, f"the mutex at offset {self.offset} is gone: the file was cut, or its bytes overwritten by others",
+            self.region.path)
+
+    cdef int check_kind(self) except -1:
+        # The C library trusts these bytes, and ends the process where they make no sense to it.
+        cdef Cell found
+        if _fault.copy(&found, self.cell, CELL_SIZE) < 0:
+            fault_in(self.region.path)
+        if _wait.mutex_kind(&found.mutex) != KIND:
+            raise MmapIoError(
+                _errno.EBADMSG, f"the mutex at offset {self.offset} is damaged: its bytes were overwritten by others",
                 self.region.path)
         return 0
 
@@ -273,7 +296,7 @@ cdef class SharedMutex:
 
     cdef int initialise(self) except -1:
         cdef Cell wanted, found
-        cdef uint64_t magic = MAGIC
+        cdef uint64_t magic = MAGIC, being_made = BEING_MADE, died
         cdef int result
         memset(&wanted, 0, sizeof(wanted))
         device, inode, _, _, _, _ = system.identity(self.file.descriptor)
@@ -284,24 +307,27 @@ cdef class SharedMutex:
         wanted.inode = inode
         wanted.namespace = waiting.pid_namespace()
         memcpy(wanted.boot, <const char *>boot, 16)
+        wanted.incarnation = int.from_bytes(os.urandom(8), "little")
         if _fault.copy(&found, self.cell, sizeof(found)) < 0:
             fault_in(self.region.path)
         if found.magic == MAGIC:
             if memcmp(found.boot, wanted.boot, 16) == 0 and found.device == wanted.device and found.inode == wanted.inode:
                 self.must_match("C library", found.layout, wanted.layout)
                 self.must_match("namespace of processes", found.namespace, wanted.namespace)
-                return 0
-        elif any((<char *>&found)[:sizeof(found)]) and not was_begun(&found, &wanted):
+                return self.check_kind()
+        elif found.magic != BEING_MADE and any((<char *>&found)[:sizeof(found)]):
             raise MmapIoError(
                 _errno.EINVAL, f"the {CELL_SIZE} bytes at offset {self.offset} are not zero and no mutex", self.region.path)
         # In a copy of its own and from there in one piece, so that a fault can only happen in the copying.
         result = _wait.make_mutex(&wanted.mutex)
         if result < 0:
             raise MmapIoError(-result, f"cannot make a mutex: {strerror(-result).decode()}", self.region.path)
-        wanted.magic = 0
-        if found.magic == MAGIC:
-            # Who held it before the reboot may have left things half done.
-            wanted.needs_recovery = found.needs_recovery or any(found.mutex[:4])
+        # Who held it before the reboot may have left things half done. Noted first, for this process may be killed, too.
+        died = found.needs_recovery or (found.magic == MAGIC and any(found.mutex[:4]))
+        wanted.needs_recovery = died
+        self.access(STORE, &self.cell.needs_recovery, &died)
+        wanted.magic = BEING_MADE
+        self.access(STORE, &self.cell.magic, &being_made)
         if _fault.copy(self.cell, &wanted, sizeof(wanted)) < 0:
             fault_in(self.region.path)
         # Last: until now it was no mutex to anybody.
@@ -315,28 +341,49 @@ cdef class SharedMutex:
         return 0
 
 
-cdef bint was_begun(Cell *found, Cell *wanted) noexcept:
-    # Left by an initialiser that was killed before it stored the magic number: the words that bind a mutex to its place, or
-    # as many of them as were copied.
-    return found.magic == 0 and found.layout == wanted.layout and memcmp(found.boot, wanted.boot, 16) == 0
-
-
 cdef int mend_held(uint64_t thread) except -1:
-    # Before the C library follows the links between the mutexes that this thread holds. One whose bytes are gone, or zero
-    # again, is given private memory with what was there last: its links hold, and its release harms nobody.
+    # Before the C library follows the links between the mutexes that this thread holds, those whose bytes are gone, or are
+    # not what they were, are taken out of them.
     cdef SharedMutex mutex
-    cdef uint64_t magic = 0
-    cdef list mutexes = HELD.get(thread)
-    if mutexes is None:
-        return 0
-    for each in mutexes:
+    cdef Cell found
+    cdef list lost = []
+    for each in HELD.get(thread, ()):
         mutex = each
         if mutex.lost:
             continue
-        if _fault.word32(LOAD, &mutex.cell.magic, 0, &magic, 4) < 0 or magic != MAGIC:
-            if _fault.replace(mutex.region.slot, mutex.cell, &mutex.shadow, CELL_SIZE) < 0:
-                raise MemoryError
+        if (
+            _fault.copy(&found, mutex.cell, CELL_SIZE) < 0
+            or found.magic != MAGIC
+            or found.incarnation != mutex.shadow.incarnation
+        ):
             mutex.lost = True
+            lost.append(mutex)
+    for each in lost:
+        unlink(each, lost)
+    if lost:
+        remember_held(thread)
+    return 0
+
+
+cdef int unlink(SharedMutex mutex, list lost) except -1:
+    # By what its links were last. A neighbour that is lost, too, is told in its shadow.
+    cdef uint64_t *back = <uint64_t *>(mutex.shadow.mutex + _wait.LINK_BACK)
+    cdef uint64_t *on = <uint64_t *>(mutex.shadow.mutex + _wait.LINK_ON)
+    if _wait.LINK_ON and back[0] and on[0]:
+        set_link(lost, (on[0] & ~<uint64_t>1) - sizeof(void *), back[0])
+        set_link(lost, back[0] & ~<uint64_t>1, on[0])
+    return 0
+
+
+cdef int set_link(list lost, uint64_t place, uint64_t link) except -1:
+    cdef SharedMutex other
+    cdef uint64_t ignored = 0
+    for each in lost:
+        other = each
+        if <uint64_t>other.cell <= place < <uint64_t>other.cell + CELL_SIZE:
+            memcpy(<char *>&other.shadow + (place - <uint64_t>other.cell), &link, sizeof(link))
+            return 0
+    _fault.word64(STORE, <void *>place, link, &ignored, 4)
     return 0
 
 
@@ -352,6 +399,22 @@ cdef int remember_held(uint64_t thread) except -1:
 
 cdef int lock_now(void *argument) noexcept nogil:
     return _wait.lock_mutex((<Request *>argument).mutex, (<Request *>argument).wait_ns)
+
+
+cdef int disown_now(void *argument) noexcept nogil:
+    return _wait.disown_mutex((<Request *>argument).mutex)
+
+
+cdef unsigned int kind_of_ours() except? 0:
+    cdef char place[64]
+    memset(place, 0, sizeof(place))
+    if _wait.make_mutex(place) < 0:
+        return 0
+    return _wait.mutex_kind(place)
+
+
+# What the mutexes that are made here have for their kind.
+cdef unsigned int KIND = kind_of_ours()
 
 
 cdef int unlock_now(void *argument) noexcept nogil:

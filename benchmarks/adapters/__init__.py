@@ -1,16 +1,30 @@
 """The rivals, one file each.
 
 A new one is a file with a subclass of `Rival`, and a line in `RIVALS`. Its docstring cites where the rival's
-own documentation says what its settings do; `spellings` says which workloads it takes part in.
+own documentation says what its settings do; `spellings` says which workloads it takes part in. Against the
+mapping layer it is a subclass of `Peer` and a line in `PEERS`, and `statements` says the same.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
+from typing import Any
 
+from .peer import Peer, Stage
 from .rival import Form, Rival, Session
 
-__all__ = ["RIVALS", "Form", "Rival", "RivalMissing", "Session", "load_rival"]
+__all__ = [
+    "PEERS",
+    "RIVALS",
+    "Form",
+    "Peer",
+    "Rival",
+    "RivalMissing",
+    "Session",
+    "Stage",
+    "load_peer",
+    "load_rival",
+]
 
 RIVALS = {
     "mmapkv": "mmapkv_store:MmapkvStore",
@@ -21,22 +35,45 @@ RIVALS = {
 """Name on the command line -> module and class in this package; the order is the order of every round."""
 
 
+PEERS = {
+    "mmapio": "mmapio_file:MmapioFile",
+    "mmapio-ro": "mmapio_file:MmapioReadOnlyFile",
+    "stdlib-mmap": "stdlib_mmap:StdlibMmap",
+    "pwrite": "stdlib_mmap:Pwrite",
+    "numpy-memmap": "numpy_memmap:NumpyMemmap",
+    "multiprocessing": "mp_value:Multiprocessing",
+    "atomics": "pypi_atomics:PypiAtomics",
+}
+"""The same for the mapping layer."""
+
+
 class RivalMissing(Exception):
     """A rival's package is not installed here, or does not import."""
 
 
 def load_rival(name: str) -> type[Rival]:
-    """Import a rival's adapter, and with it the rival.
+    """Import the adapter of a rival of the store, and with it the rival. Raises `RivalMissing`."""
+    rival: type[Rival] = _load(name, RIVALS[name])
+    return rival
 
-    Raises `RivalMissing` when its package does not import; that it is told apart from a mistake in
-    the adapter is why nothing here is imported before it is asked for.
+
+def load_peer(name: str) -> type[Peer]:
+    """Import the adapter of a peer of the mapping layer, and with it the peer. Raises `RivalMissing`."""
+    peer: type[Peer] = _load(name, PEERS[name])
+    return peer
+
+
+def _load(name: str, place: str) -> Any:
+    """Import a class.
+
+    That a missing package is told apart from a mistake in the adapter is why nothing here is imported before
+    it is asked for.
     """
-    module_name, class_name = RIVALS[name].split(":")
+    module_name, class_name = place.split(":")
     try:
         module = import_module(f"{__name__}.{module_name}")
     except ImportError as error:
         if (error.name or "").startswith(__name__):
             raise
         raise RivalMissing(f"{name}: {error}") from error
-    rival: type[Rival] = getattr(module, class_name)
-    return rival
+    return getattr(module, class_name)

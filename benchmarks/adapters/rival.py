@@ -17,6 +17,7 @@ class Form(enum.Enum):
 
     CALL = "call"  # f(k), with f bound before the loop
     OPERATOR = "operator"  # m[k], m[k] = v, del m[k]
+    STATEMENT = "statement"  # a peer's, as it stands in the row
 
 
 Spellings = Mapping[str, Mapping[Form, str]]

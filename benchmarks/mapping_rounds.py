@@ -1,0 +1,102 @@
+"""Runs a workload of the mapping layer: the harness' turns, taken by statements on stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from .adapters import Form, Peer, Stage
+from .adapters.peer import Task
+from .harness import LOOP, Result, Row, Turn, in_order
+from .mapping_workloads import Act, MappedWorkload
+
+
+def run(
+    workload: MappedWorkload,
+    peers: Sequence[type[Peer]],
+    directory: Path,
+    rounds: int,
+    progress: Callable[[str], None] = lambda message: None,
+) -> Result:
+    """Take so many samples of every statement for a workload, in turn.
+
+    Raises `WrongAnswer` as soon as one did not do what it must.
+    """
+    with ExitStack() as stack:
+        actors = [
+            _Actor(workload, peer, Row(peer.name, Form.STATEMENT, text, main=rank == 0), directory, stack)
+            for peer in peers
+            for rank, text in enumerate(peer.statements.get(workload.name, ()))
+        ]
+        if workload.has_loop:
+            actors.append(_Actor(workload, None, Row(LOOP, None, "pass"), directory, stack))
+        rows = [actor.row for actor in actors]
+        for number in range(rounds):
+            for _ in range(workload.tries):
+                for turn in in_order([actor.turn() for actor in actors]):
+                    progress(f"{workload.name} {number + 1}/{rounds} {turn.row.rival}")
+                    turn.take()
+            for row in rows:
+                row.samples[number:] = [min(row.samples[number:])]
+        return Result(workload, rows)
+
+
+class _Actor:
+    """One statement of one peer, or of nobody, with a file of its own.
+
+    Its stage stands for all samples, or for one where the workload wants every file new.
+    """
+
+    def __init__(
+        self, workload: MappedWorkload, peer: type[Peer] | None, row: Row, directory: Path, stack: ExitStack
+    ) -> None:
+        self.row = row
+        self._workload = workload
+        self._peer = peer
+        self._directory = directory
+        self._stack = stack
+        self._standing: Act | None = None
+
+    def turn(self) -> Turn[Act]:
+        """Return the next turn."""
+        stage = self._stack.enter_context(ExitStack())
+        return Turn(
+            self.row,
+            prepare=lambda: self._prepare(stage),
+            run=self._workload.sample,
+            check=lambda act: self._check(act, stage),
+            ballast_bytes=self._workload.ballast_bytes,
+        )
+
+    def _prepare(self, stage: ExitStack) -> Act:
+        if self._workload.fresh:
+            act = self._new_act(stage)
+        else:
+            if self._standing is None:
+                self._standing = self._new_act(self._stack)
+            act = self._standing
+        self._workload.begin(act)
+        return act
+
+    def _new_act(self, stack: ExitStack) -> Act:
+        path = self._directory / f"{self._workload.name}-{id(self):x}"
+        stack.callback(path.unlink, missing_ok=True)
+        if self._peer is None:
+            return self._ready(Act("pass", {}, Stage({}), path))
+        if not self._workload.fresh:
+            self._workload.make_file(path)
+        operands = self._workload.operands()
+        task = Task(self._workload.name, path, self._workload.file_bytes, operands)
+        stage = stack.enter_context(self._peer().stage(task))
+        return self._ready(Act(self.row.spelling, operands, stage, path))
+
+    def _ready(self, act: Act) -> Act:
+        self._workload.calibrate(act)
+        return act
+
+    def _check(self, act: Act, stage: ExitStack) -> None:
+        if self._peer is not None:
+            self._workload.check(act)
+            self.row.note = act.stage.note()
+        stage.close()

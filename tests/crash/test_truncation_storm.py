@@ -1,0 +1,80 @@
+"""A short storm of cuts, and that a storm catches what it is there to catch."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.crash.truncation_storm import DEFECTS, STDLIB, SWALLOWED, ZEROS
+from tests.support.tree import PROJECT
+
+ROUNDS = 150
+# A defect shows in the first rounds; this many without it would be a storm that does not look.
+DEFECT_ROUNDS = 40
+WAIT_SECONDS_MAX = 600
+
+CAUGHT_BY = {
+    STDLIB: "the process ended with SIGBUS",
+    ZEROS: "though no cut was near",
+    SWALLOWED: "was acknowledged and is not in the file",
+}
+
+
+def storm(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command from the root of the repository: it forks, so it gets a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "tests.crash.truncation_storm", "--dir", str(directory), *arguments],
+        cwd=PROJECT.root,
+        capture_output=True,
+        text=True,
+        timeout=WAIT_SECONDS_MAX,
+        check=False,
+    )
+
+
+def count(table: str, row: str) -> int:
+    """The number in a row of the summary."""
+    found = re.search(rf"^{re.escape(row)} +([\d,]+)", table, re.MULTILINE)
+    assert found, f"no row {row!r} in\n{table}"
+    return int(found[1].replace(",", ""))
+
+
+def test_no_cut_ends_the_process_or_gives_wrong_bytes(tmp_path: Path) -> None:
+    """Between any two instructions of an access the file may become shorter, or whole again."""
+    ran = storm(tmp_path, "--rounds", str(ROUNDS), "--seed", "1")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert count(ran.stdout, "rounds") == ROUNDS
+    assert count(ran.stdout, "violations") == 0
+    assert list(tmp_path.iterdir()) == []
+    # Cuts that nobody met, or that met everything, would have shown nothing.
+    for row in (
+        "reads that were exact",
+        "reads by foreign code",
+        "reads that raised",
+        "stores found in the file",
+        "stores that raised",
+    ):
+        assert count(ran.stdout, row) > ROUNDS, ran.stdout
+    assert count(ran.stdout, "cuts") >= ROUNDS
+
+
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_a_planted_defect_is_caught(tmp_path: Path, defect: str) -> None:
+    """A storm that finds nothing wrong with a faulty mapping says nothing about a good one."""
+    ran = storm(tmp_path, "--rounds", str(DEFECT_ROUNDS), "--seed", "1", "--defect", defect)
+    assert ran.returncode == 1, ran.stdout + ran.stderr
+    assert re.search(f"VIOLATION in round .*{CAUGHT_BY[defect]}", ran.stdout), ran.stdout + ran.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--rounds", "0"), ("--rounds", "x"), ("--dir", "nowhere"), ("--defect", "none")]
+)
+def test_bad_arguments_are_refused(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """No rounds at all would be a storm that passes without having cut anything."""
+    ran = storm(tmp_path, *arguments)
+    assert ran.returncode == 2
+    assert arguments[0] in ran.stderr
