@@ -37,17 +37,44 @@ static inline int mmio_mutex_make(void *place) {
 #endif
 }
 
-/* Waits for `wait_ns` at most. -EOWNERDEAD: locked, and the last owner died holding it. */
+#if MMIO_ROBUST_MUTEX && defined(__GLIBC__)
+#define MMIO_KNOWN_LAYOUT 1
+#else
+#define MMIO_KNOWN_LAYOUT 0
+#endif
+
+/* The parts of glibc's lock word, which are the kernel's for robust futexes. */
+#define MMIO_OWNER 0x3fffffffu
+#define MMIO_OWNER_DIED 0x40000000u
+#define MMIO_WAITERS 0x80000000u
+
+/* Waits for `wait_ns` at most. -EOWNERDEAD: locked, and the last owner died holding it. -ETIMEDOUT: not yet. */
 static inline int mmio_mutex_lock(void *place, int64_t wait_ns) {
 #if MMIO_ROBUST_MUTEX
     pthread_mutex_t *mutex = (pthread_mutex_t *)place;
     int result = pthread_mutex_trylock(mutex);
     if (result == EBUSY && wait_ns > 0) {
+#if MMIO_KNOWN_LAYOUT
+        /* As the library itself waits, which ends the process when the kernel says that the page is gone. */
+        uint32_t *word = (uint32_t *)place, seen = __atomic_load_n(word, __ATOMIC_SEQ_CST), waiting = seen | MMIO_WAITERS;
+        if (seen & MMIO_OWNER) {
+            if (seen == waiting ||
+                __atomic_compare_exchange_n(word, &seen, waiting, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
+                int slept = mmio_wait(word, waiting, wait_ns);
+                if (slept == -EFAULT) return slept;
+            }
+        }
+        result = pthread_mutex_trylock(mutex);
+        /* There may be others asleep, of whom whoever let go has taken the mark away. */
+        if (result == 0 || result == EOWNERDEAD) __atomic_fetch_or(word, MMIO_WAITERS, __ATOMIC_SEQ_CST);
+        if (result == EBUSY) result = ETIMEDOUT;
+#else
         struct timespec until;
         clock_gettime(CLOCK_REALTIME, &until);
         until.tv_sec += (time_t)((until.tv_nsec + wait_ns) / 1000000000);
         until.tv_nsec = (long)((until.tv_nsec + wait_ns) % 1000000000);
         result = pthread_mutex_timedlock(mutex, &until);
+#endif
     }
     /* At once: who takes it next must be able to, even if this owner dies before it has mended anything. */
     if (result == EOWNERDEAD) pthread_mutex_consistent(mutex);
@@ -58,12 +85,6 @@ static inline int mmio_mutex_lock(void *place, int64_t wait_ns) {
     return -ENOTSUP;
 #endif
 }
-
-#if MMIO_ROBUST_MUTEX && defined(__GLIBC__)
-#define MMIO_KNOWN_LAYOUT 1
-#else
-#define MMIO_KNOWN_LAYOUT 0
-#endif
 
 /* What tells a mutex of this kind from bytes that the C library would trip over; 0 where its layout is not known. glibc:
  * struct __pthread_mutex_s begins with the lock word, and has the kind as its fifth word. */
@@ -86,9 +107,9 @@ static inline int mmio_mutex_disown(void *place) {
 #if MMIO_KNOWN_LAYOUT
     uint32_t *word = (uint32_t *)place;
     uint32_t seen = __atomic_load_n(word, __ATOMIC_SEQ_CST);
-    uint32_t owner = seen & 0x3fffffffu, waiters = seen & 0x80000000u;
-    if (owner == 0 || (seen & 0x40000000u) || syscall(SYS_tkill, (pid_t)owner, 0) == 0 || errno != ESRCH) return 0;
-    return __atomic_compare_exchange_n(word, &seen, waiters | 0x40000000u, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+    uint32_t owner = seen & MMIO_OWNER, waiters = seen & MMIO_WAITERS;
+    if (owner == 0 || (seen & MMIO_OWNER_DIED) || syscall(SYS_tkill, (pid_t)owner, 0) == 0 || errno != ESRCH) return 0;
+    return __atomic_compare_exchange_n(word, &seen, waiters | MMIO_OWNER_DIED, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
 #else
     (void)place;
     return 0;

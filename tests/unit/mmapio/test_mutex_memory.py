@@ -13,7 +13,7 @@ from tests.unit.mmapio.processes import in_child, outcome, run_python
 
 pytestmark = pytest.mark.skipif(
     not HAS_ROBUST_MUTEX,
-    reason="no robust mutexes: NOT TESTED that cutting a file below one harms nothing else",
+    reason="no robust mutexes: NOT TESTED that cutting a file harms nothing else",
 )
 
 
@@ -204,7 +204,7 @@ answer(found)
 
 
 def test_one_that_goes_while_its_owner_waits_for_another(tmp_path: Path) -> None:
-    """The one that is waited for is taken in the end: whether the call succeeds or not, it must not stay taken."""
+    """The one that is waited for is taken in the end: with success or without, it must not stay taken."""
     code = """
 import os, time
 from concurrent.futures import ThreadPoolExecutor
