@@ -23,7 +23,6 @@
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
 #elif defined(__APPLE__)
-#include <pthread.h>
 #include <sys/sysctl.h>
 #else
 #error "mmapio runs on Linux and macOS; another platform needs its own boundary modules"
@@ -235,16 +234,6 @@ static inline int mmio_wake(uint32_t *word, int count) {
     (void)word;
     (void)count;
     return 0;
-#endif
-}
-
-static inline uint64_t mmio_thread_number(void) {
-#if defined(__linux__)
-    return (uint64_t)syscall(SYS_gettid);
-#else
-    uint64_t number = 0;
-    pthread_threadid_np(NULL, &number);
-    return number;
 #endif
 }
 

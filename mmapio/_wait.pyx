@@ -4,26 +4,25 @@
 import os
 import sys
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t
 
 cdef extern from "_platform.h" nogil:
     int mmio_wait(uint32_t *word, uint32_t expected, int64_t timeout_ns)
     int mmio_wake(uint32_t *word, int count)
-    uint64_t mmio_thread_number()
 
 cdef extern from "_mutex.h" nogil:
     enum: MMIO_ROBUST_MUTEX
     unsigned int MMIO_MUTEX_LAYOUT
     int mmio_mutex_make(void *place)
+    int mmio_mutex_begin()
     int mmio_mutex_lock(void *place, int64_t wait_ns)
     int mmio_mutex_unlock(void *place)
-    unsigned int mmio_mutex_kind(const void *place)
-    int mmio_mutex_disown(void *place)
-    enum: MMIO_LINK_BACK, MMIO_LINK_ON
-
-# Where the links between a thread's mutexes lie in each; 0 where that is not known.
-cdef int LINK_BACK = MMIO_LINK_BACK
-cdef int LINK_ON = MMIO_LINK_ON
+    int mmio_mutex_is_held(const void *place)
+    uint32_t mmio_mutex_number()
+    int mmio_mutex_is_own(const void *place)
+    int mmio_mutex_is_ours(const void *bytes)
+    int mmio_mutex_is_taken(const void *bytes)
+    int mmio_mutex_mend(int (*is_there)(void *) noexcept nogil)
 
 HAS_FUTEX = sys.platform == "linux"
 """Whether a waiter sleeps until it is woken; elsewhere it looks again, every 5 ms at the least."""
@@ -52,10 +51,6 @@ def pid_namespace():
         return 0
 
 
-cdef uint64_t thread_number() noexcept nogil:
-    return mmio_thread_number()
-
-
 cdef int make_mutex(void *place) noexcept nogil:
     return mmio_mutex_make(place)
 
@@ -68,9 +63,29 @@ cdef int unlock_mutex(void *place) noexcept nogil:
     return mmio_mutex_unlock(place)
 
 
-cdef unsigned int mutex_kind(const void *place) noexcept nogil:
-    return mmio_mutex_kind(place)
+cdef bint mutex_is_held(const void *place) noexcept nogil:
+    return mmio_mutex_is_held(place)
 
 
-cdef int disown_mutex(void *place) noexcept nogil:
-    return mmio_mutex_disown(place)
+cdef uint32_t thread_number() noexcept nogil:
+    return mmio_mutex_number()
+
+
+cdef bint mutex_is_own(const void *place) noexcept nogil:
+    return mmio_mutex_is_own(place)
+
+
+cdef bint mutex_is_ours(const void *bytes) noexcept nogil:
+    return mmio_mutex_is_ours(bytes)
+
+
+cdef bint mutex_is_taken(const void *bytes) noexcept nogil:
+    return mmio_mutex_is_taken(bytes)
+
+
+cdef int mend_mutexes(int (*is_there)(void *) noexcept nogil) noexcept nogil:
+    return mmio_mutex_mend(is_there)
+
+
+if mmio_mutex_begin() < 0:
+    raise MemoryError

@@ -170,7 +170,7 @@ class Bookkeeper:
         )
 
     def run(self, policy: Policy, steps: list[Step]) -> list[Any]:
-        """For each step: calls of fdatasync, fsync, msync, sync_file_range; how much is pending, and if any."""
+        """For each step: calls of fdatasync, fsync, msync, sync_file_range; and what is pending."""
         assert self._child.stdin is not None
         assert self._child.stdout is not None
         self._child.stdin.write(json.dumps([policy, steps]) + "\n")

@@ -113,11 +113,12 @@ class RegionModel:
             self.file.content[offset : offset + len(data)] = data
             return
         self.make_own(offset, len(data))
-        for at in range(offset, offset + len(data)):
-            if at == offset or at % PAGE_SIZE == 0:
-                number, within = divmod(at, PAGE_SIZE)
-                piece = data[at - offset : at - offset + PAGE_SIZE - within]
-                self.changes[number][within : within + len(piece)] = piece
+        done = 0
+        while done < len(data):
+            number, within = divmod(offset + done, PAGE_SIZE)
+            piece = data[done : done + PAGE_SIZE - within]
+            self.changes[number][within : within + len(piece)] = piece
+            done += len(piece)
 
 
 @dataclass

@@ -17,7 +17,6 @@ from mmapio import (
     InvalidMode,
     MemoryMappedFile,
     MmapAdvice,
-    MmapMode,
     OutOfBounds,
     ResizeFailed,
     SegmentMut,
@@ -388,6 +387,25 @@ answer([first.outcome, between, mapped.pending_bytes, mapped.needs_flush()])
     assert run_python(code, path, preload=interposer) == ["", [0, 6], 0, False]
 
 
+def test_a_view_that_nobody_made_has_no_books(mapped: Mapped) -> None:
+    """An object of the type without a file behind it: an error, not a crash."""
+    kind = type(mapped.as_slice_mut(0, 0))
+    uses: list[Callable[[Any], object]] = [
+        lambda view: view[0],
+        lambda view: view.__setitem__(0, 1),
+        lambda view: view.__enter__(),
+        lambda view: view == b"",
+        bytes,
+        memoryview,
+    ]
+
+    def work() -> list[str]:
+        outcome(lambda: kind.__new__(kind).release())
+        return [outcome(lambda use=use: use(kind.__new__(kind)))[0] for use in uses]
+
+    assert set(in_child(work)) <= {"TypeError", "Closed"}
+
+
 @pytest.mark.parametrize("policy", [FlushPolicy.NEVER, FlushPolicy.MANUAL, FlushPolicy.ALWAYS], ids=repr)
 def test_a_view_that_comes_back_to_a_closed_handle(path: Path, policy: FlushPolicy) -> None:
     """The books are closed: nothing is owed any more, and nothing runs below zero."""
@@ -411,7 +429,11 @@ def test_a_view_that_comes_back_to_a_closed_handle(path: Path, policy: FlushPoli
 def test_the_bytes_pending_may_pass_2_to_the_63(path: Path) -> None:
     """In a signed counter they would be negative from there on, and a bound on bytes never reached."""
     size = 1 << 43
-    with Mapped.create_rw(path, size, sparse=True, flush_policy=FlushPolicy.NEVER) as mapped:
+    try:
+        made = Mapped.create_rw(path, size, sparse=True, flush_policy=FlushPolicy.NEVER)
+    except ResizeFailed:
+        pytest.skip(f"no files of {size} bytes: NOT TESTED that the counter passes 2^63")
+    with made as mapped:
         count = (1 << 63) // size
         for _ in range(count // 2):
             mapped.as_slice_mut().release()
@@ -444,6 +466,9 @@ def test_a_read_only_mapping_has_no_books(mapped: Mapped, path: Path) -> None:
         for way in WRITES.values():
             with pytest.raises(InvalidMode):
                 way.work(reading)
+        reading.flush()
+        with pytest.raises(OutOfBounds):
+            reading.flush_range(1, SIZE)
         assert books(reading) == (0, False)
 
 
@@ -567,14 +592,3 @@ def test_a_number_that_is_stored_may_do_anything(
     assert kind == ("Closed" if refused else "")
     # The books of a closed handle may still name the view that was out.
     assert pending <= (6 if deed == "close" else 0)
-
-
-def test_the_mode_decides_what_can_be_owed(mapped: Mapped, path: Path) -> None:
-    """`needs_flush` of what cannot be written is never true, so that nothing is flushed in its name."""
-    for mode in (MmapMode.READ_ONLY, MmapMode.COPY_ON_WRITE):
-        with Mapped.builder(path).mode(mode).open() as other:
-            other.flush()
-            other.flush_range(0, SIZE)
-            with pytest.raises(OutOfBounds):
-                other.flush_range(1, SIZE)
-            assert books(other) == (0, False)

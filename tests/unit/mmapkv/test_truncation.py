@@ -38,7 +38,8 @@ def outcomes(path: Path, cut: str) -> set[str]:
             except Exception as error:
                 found.add(type(error).__name__)
             else:
-                found.add("absent" if value is None else "right" if b"value %d" % number in value else "wrong")
+                right = value is not None and b"value %d" % number in value
+                found.add("absent" if value is None else "right" if right else "wrong")
     return found
 
 
