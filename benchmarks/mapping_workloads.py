@@ -405,6 +405,8 @@ class Flush(Alone):
     operation = "page stored and durable"
     unit = "us"
     unit_size = 1e3
+    advice: ClassVar[int | None] = None
+    """What the kernel was told before it brought the file in."""
 
     @property
     def file_bytes(self) -> int:
@@ -414,6 +416,8 @@ class Flush(Alone):
         with path.open("x+b") as file:
             os.posix_fallocate(file.fileno(), 0, self.file_bytes)
             with mmap.mmap(file.fileno(), 0) as mapping:
+                if self.advice is not None:
+                    mapping.madvise(self.advice)
                 mapping[::PAGE] = b"\x01" * (self.file_bytes // PAGE)
             os.fsync(file.fileno())
 
@@ -456,6 +460,22 @@ class FlushBytes(Flush):
         assert before is not None, "`why_not` comes first"
         assert after is not None
         return after - before
+
+
+class FlushSmall(Flush):
+    """As `flush`, but the kernel was told `MADV_RANDOM` before the file was touched, and keeps small folios."""
+
+    name = "flush-small"
+    operation = "page of small folios stored and durable"
+    advice = mmap.MADV_RANDOM
+
+
+class FlushSmallBytes(FlushBytes):
+    """As `flush-bytes`, on what `flush-small` works on."""
+
+    name = "flush-small-bytes"
+    operation = "page of small folios stored and durable"
+    advice = mmap.MADV_RANDOM
 
 
 class RoundTrip(Alone, Counted):
@@ -505,7 +525,7 @@ WORKLOADS: dict[str, type[MappedWorkload]] = {
     workload.name: workload
     for workload in (
         Slice, SliceLarge, Read, ReadPage, Write, WritePage, FetchAdd, Mutex,
-        Chunks, Touch, TouchWrite, Grow, Flush, FlushBytes, RoundTrip,
+        Chunks, Touch, TouchWrite, Grow, Flush, FlushBytes, FlushSmall, FlushSmallBytes, RoundTrip,
     )
 }  # fmt: skip
 """In the order they run."""

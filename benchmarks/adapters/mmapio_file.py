@@ -11,7 +11,7 @@ from typing import ClassVar
 from mmapio import FlushPolicy, MemoryMappedFile, SharedMutex
 
 from .other_process import answering
-from .peer import Peer, Stage, Statements, Task
+from .peer import FLUSHES, Peer, Stage, Statements, Task
 from .rival import installed_version
 
 ANSWER_OFFSET = 64  # on a cache line of its own
@@ -39,13 +39,12 @@ class MmapioFile(Peer):
         "touch": ("m.touch_pages()",),
         "touch-write": ("m.touch_pages(write=True)",),
         "grow": ("m.resize(len(m) + step)",),
-        "flush": (
-            "m.update_region(next(at), page); m.flush()",
-            "o = next(at); m.update_region(o, page); m.flush_range(o, n)",
-        ),
-        "flush-bytes": (
-            "m.update_region(next(at), page); m.flush()",
-            "o = next(at); m.update_region(o, page); m.flush_range(o, n)",
+        **dict.fromkeys(
+            FLUSHES,
+            (
+                "m.update_region(next(at), page); m.flush()",
+                "o = next(at); m.update_region(o, page); m.flush_range(o, n)",
+            ),
         ),
         "round-trip": ("t = next(turn); ask.store(t); ask.notify(); answer.wait(t - 1)",),
     }

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from .peer import Peer, Stage, Statements, Task, make_allocated
+from .peer import FLUSHES, Peer, Stage, Statements, Task, make_allocated
 from .rival import installed_version
 
 
@@ -32,8 +32,7 @@ class NumpyMemmap(Peer):
         "chunks": ("for a in range(0, size, n): chunk = array[a:a + n]",),
         "touch": ("array[::n] = 1",),
         "touch-write": ("array[::n] = 1",),
-        "flush": ("o = next(at); array[o:o + n] = values; array.flush()",),
-        "flush-bytes": ("o = next(at); array[o:o + n] = values; array.flush()",),
+        **dict.fromkeys(FLUSHES, ("o = next(at); array[o:o + n] = values; array.flush()",)),
     }
 
     @classmethod

@@ -12,6 +12,9 @@ from typing import ClassVar
 
 Statements = Mapping[str, tuple[str, ...]]
 
+FLUSHES = ("flush", "flush-bytes", "flush-small", "flush-small-bytes")
+"""Workloads that run the same statements, and differ in what is measured and in the file."""
+
 
 @dataclass(frozen=True, slots=True)
 class Task:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import ClassVar
 
-from .peer import Peer, Stage, Statements, Task, make_allocated
+from .peer import FLUSHES, Peer, Stage, Statements, Task, make_allocated
 
 
 class StdlibMmap(Peer):
@@ -36,13 +36,12 @@ class StdlibMmap(Peer):
         "touch": ("for a in range(0, size, n): mm[a] = 1", "mm[::n] = ones"),
         "touch-write": ("for a in range(0, size, n): mm[a] = 1", "mm[::n] = ones"),
         "grow": ("n = len(mm) + step; posix_fallocate(fd, 0, n); mm.resize(n)",),
-        "flush": (
-            "o = next(at); mm[o:o + n] = page; mm.flush()",
-            "o = next(at); mm[o:o + n] = page; mm.flush(o, n)",
-        ),
-        "flush-bytes": (
-            "o = next(at); mm[o:o + n] = page; mm.flush()",
-            "o = next(at); mm[o:o + n] = page; mm.flush(o, n)",
+        **dict.fromkeys(
+            FLUSHES,
+            (
+                "o = next(at); mm[o:o + n] = page; mm.flush()",
+                "o = next(at); mm[o:o + n] = page; mm.flush(o, n)",
+            ),
         ),
     }
 
@@ -69,10 +68,7 @@ class Pwrite(Peer):
 
     name = "pwrite"
     settings = "os.pwrite and os.fdatasync"
-    statements: ClassVar[Statements] = {
-        "flush": ("pwrite(fd, page, next(at)); fdatasync(fd)",),
-        "flush-bytes": ("pwrite(fd, page, next(at)); fdatasync(fd)",),
-    }
+    statements: ClassVar[Statements] = dict.fromkeys(FLUSHES, ("pwrite(fd, page, next(at)); fdatasync(fd)",))
 
     @classmethod
     def version(cls) -> str:

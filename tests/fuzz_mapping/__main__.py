@@ -10,14 +10,16 @@ import faulthandler
 import gc
 import logging
 import os
+import random
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.fuzz_mapping.arena import COUNTER, GUARDED, SMALL_COUNTER, Arena
+from tests.fuzz_mapping.arena import COUNTER, GUARDED, LANE, SMALL_COUNTER, Arena
 from tests.fuzz_mapping.worker import Worker
 
 # A lock that nobody gives back must not look like a slow machine.
@@ -35,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=4, help="how many threads (4)")
     parser.add_argument("--dir", type=Path, help="where the file goes; a temporary directory if not given")
     parser.add_argument(
-        "--plant", action="store_true", help="flip a byte behind the models' back: must be caught"
+        "--plant", action="store_true", help="flip bytes behind the models' back: must be caught"
     )
     chosen = parser.parse_args(arguments)
     if chosen.threads < 1 or chosen.seconds <= 0 or (chosen.operations or 1) < 1:
@@ -60,7 +62,7 @@ def fuzz(chosen: argparse.Namespace, arena: Arena) -> int:
     for worker in workers:
         worker.start()
     if chosen.plant:
-        plant(arena, workers[0])
+        threading.Thread(target=plant, args=(arena, workers[0]), daemon=True).start()
     while any(worker.is_alive() for worker in workers):
         faulthandler.dump_traceback_later(SILENCE_SECONDS_MAX, exit=True)
         over = limit is None and time.perf_counter() - began > chosen.seconds
@@ -93,10 +95,12 @@ def fuzz(chosen: argparse.Namespace, arena: Arena) -> int:
 
 
 def plant(arena: Arena, worker: Worker) -> None:
-    """A defect: a byte of a lane changes, and no model knows."""
-    while worker.done == 0 and worker.is_alive():
-        time.sleep(0.001)
-    os.pwrite(arena.descriptor, b"\0\xff" * 2048, worker.begin)
+    """A defect: bytes of a lane change, one now and then, and no model knows."""
+    chance = random.Random(worker.number)
+    while worker.is_alive():
+        offset = worker.begin + chance.randrange(LANE)
+        os.pwrite(arena.descriptor, bytes([arena.read(offset, 1)[0] ^ 1]), offset)
+        worker.join(0.001)
 
 
 def sums(arena: Arena, workers: list[Worker]) -> list[str]:

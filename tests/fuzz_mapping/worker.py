@@ -143,8 +143,8 @@ class Worker(threading.Thread):
         pairs = enumerate(zip(found, expected, strict=False))
         at = next((at for at, (one, two) in pairs if one != two), min(len(found), len(expected)))
         raise Difference(
-            f"{what}: {len(found)} bytes, of {len(expected)} at byte {start} of the lane, differ from byte {at} "
-            f"on: {found[at : at + 8].hex()} for {expected[at : at + 8].hex()}"
+            f"{what}: {len(found)} bytes, of {len(expected)} at byte {start} of the lane, differ from "
+            f"byte {at} on: {found[at : at + 8].hex()} for {expected[at : at + 8].hex()}"
         )
 
     def stored(self, start: int, data: bytes, call: Callable[[], object], region: RegionModel) -> None:

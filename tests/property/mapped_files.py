@@ -248,12 +248,12 @@ class Ground(RuleBasedStateMachine):
                     held.tobytes()
                 return
             private = region.changes is not None and not region.faulted
-            shown = region.foreign(offset, count) if private else region.guarded(offset, count)
+            expected = region.foreign(offset, count) if private else region.guarded(offset, count)
             with faults_if(region.faulted):
-                assert held.tobytes() == shown
+                assert held.tobytes() == expected
         elif view.kind in ("word", "words") and count:
             for at in {0, count - 8}:
                 word = held if view.kind == "word" else held[at // 8]
-                expected = region.guarded(offset + at, 8)
+                value = region.guarded(offset + at, 8)
                 with faults_if(region.faulted):
-                    assert word.load().to_bytes(8, "little") == expected
+                    assert word.load().to_bytes(8, "little") == value

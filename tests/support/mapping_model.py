@@ -72,10 +72,10 @@ class RegionModel:
         """What somebody else's code reads: zeros from the first missing page on, to the mapping's end."""
         page = self.first_missing(offset, count)
         if page is not None:
+            if self.changes is not None:
+                self.forget_changes(page, self.zeros_from)
             self.faulted = True
             self.zeros_from = page
-            if self.changes is not None:
-                self.forget_changes(page, None)
         return self.shown(offset, count)
 
     def shown(self, offset: int, count: int) -> bytes:

@@ -30,7 +30,7 @@ SMALL = ("--touch-mib", "2", "--grow-mib", "1", "--sample-us", "10", "--rounds",
 SIZES = Sizes(touch_bytes=1 << 20, grow_bytes=1 << 20, sample_ns=10e3)
 
 #: What a tmpfs has no figure for.
-OF_A_DEVICE = {"flush-bytes"}
+OF_A_DEVICE = {"flush-bytes", "flush-small-bytes"}
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:

@@ -65,6 +65,7 @@ def say(*words):
 SOURCE = r"""
 #define _GNU_SOURCE
 #include <errno.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdint.h>
@@ -128,6 +129,35 @@ int errno_after_reading(const volatile unsigned char *at) {
     return errno;
 }
 
+/* Reads a byte in a thread whose stack is used up but for a rest that no handler could run on; it has another for them. */
+static char other_stack[256 << 10];
+static const volatile unsigned char *wanted_byte;
+static int read_far_down(uintptr_t end) {
+    volatile char taken[512];
+    taken[0] = 1;
+    if ((uintptr_t)taken - end > 2048) return read_far_down(end) + taken[0];
+    return *wanted_byte;
+}
+static void *run_far_down(void *argument) {
+    stack_t other = {.ss_sp = other_stack, .ss_size = sizeof other_stack};
+    pthread_attr_t about;
+    void *end;
+    size_t size;
+    (void)argument;
+    sigaltstack(&other, NULL);
+    pthread_getattr_np(pthread_self(), &about);
+    pthread_attr_getstack(&about, &end, &size);
+    return (void *)(intptr_t)read_far_down((uintptr_t)end);
+}
+int read_with_a_full_stack(const volatile unsigned char *at) {
+    pthread_t thread;
+    void *result = NULL;
+    wanted_byte = at;
+    if (pthread_create(&thread, NULL, run_far_down, NULL)) return -1;
+    pthread_join(thread, &result);
+    return (int)(intptr_t)result;
+}
+
 /* As the kernel tells of memory that broke and that nobody has touched yet, or of a fault of another kind. */
 int send(int code) {
     siginfo_t info;
@@ -148,7 +178,18 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("handlers")
     source, made = directory / "handlers.c", directory / "handlers.so"
     source.write_text(SOURCE)
-    command = [compiler, "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", str(made), str(source)]
+    command = [
+        compiler,
+        "-shared",
+        "-fPIC",
+        "-O1",
+        "-pthread",
+        "-Wall",
+        "-Werror",
+        "-o",
+        str(made),
+        str(source),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return made
@@ -489,6 +530,20 @@ thread.join()
 say(*found)
 """
     assert said(tmp_path, code) == ["MappingFault", "0"]
+
+
+def test_a_thread_whose_stack_is_full(tmp_path: Path, library: Path) -> None:
+    """The kernel lays some KiB of the processor's state down for a handler: where there is an alternate stack, there."""
+    code = """
+mapped = open_ours()
+import numpy
+start = numpy.frombuffer(mapped.as_slice(), dtype="u1").ctypes.data
+whole = handlers.read_with_a_full_stack(ctypes.c_void_p(start + FAR))
+lose(mapped)
+say(whole - handlers.read_with_a_full_stack(ctypes.c_void_p(start + FAR)), ends(lambda: mapped[FAR]))
+"""
+    pytest.importorskip("numpy", reason="no numpy: NOT TESTED that a fault needs no room on the stack")
+    assert said(tmp_path, code, library) == [str(ord("x")), "MappingFault"]
 
 
 def test_a_child_program_begins_with_the_default(tmp_path: Path) -> None:
