@@ -44,7 +44,7 @@ static uint64_t mmio_faults;
 #define MMIO_TLS static __thread
 #endif
 MMIO_TLS sigjmp_buf *volatile mmio_guard;
-MMIO_TLS char *mmio_chained; /* the frame that called the previous handler, while it runs */
+MMIO_TLS volatile uintptr_t *mmio_chained; /* marks in the frame that called the previous handler, while it runs */
 MMIO_TLS void *mmio_last_address;
 MMIO_TLS unsigned mmio_repeats;
 
@@ -98,7 +98,10 @@ static void mmio_die(int number) {
 /* Back to the access that was guarded. */
 __attribute__((noreturn)) static void mmio_leave(sigjmp_buf *guard, void *context) {
     sigset_t ours;
-    /* A handler that was put over this one, and called it, may have had the signal blocked. */
+#if defined(__linux__)
+    /* A handler that was put over this one, and called it, may have had signals blocked. */
+    if (context != NULL) pthread_sigmask(SIG_SETMASK, &((ucontext_t *)context)->uc_sigmask, NULL);
+#endif
     sigemptyset(&ours);
     sigaddset(&ours, SIGBUS);
     pthread_sigmask(SIG_UNBLOCK, &ours, NULL);
@@ -115,34 +118,57 @@ __attribute__((noreturn)) static void mmio_leave(sigjmp_buf *guard, void *contex
     siglongjmp(*guard, 1);
 }
 
+/* A call of the previous handler is known by marks in its frame: one that was left by a jump is soon overwritten. */
+#define MMIO_MARKS 16
+
+static int mmio_is_marked(volatile uintptr_t *mark) {
+    for (int i = 0; i < MMIO_MARKS; i++)
+        if (mark[i] != ((uintptr_t)mark ^ (0x6D6D696FUL + (uintptr_t)i))) return 0;
+    return 1;
+}
+
+static void mmio_mark(volatile uintptr_t *mark) {
+    for (int i = 0; i < MMIO_MARKS; i++) mark[i] = (uintptr_t)mark ^ (0x6D6D696FUL + (uintptr_t)i);
+    mmio_chained = mark;
+}
+
+static void mmio_unmark(volatile uintptr_t *mark, volatile uintptr_t *outer) {
+    for (int i = 0; i < MMIO_MARKS; i++) mark[i] = 0;
+    mmio_chained = outer;
+    /* It has returned; if the fault comes again, it has mended nothing. */
+    mmio_repeats++;
+}
+
 /* To whoever was there before. `synchronous`: an instruction runs again when the handler returns. */
 static void mmio_chain(int number, siginfo_t *info, void *context, int synchronous) {
     char *frame = (char *)__builtin_frame_address(0);
-    char *outer = mmio_chained;
-    /* A handler that finds ours installed before it passes a signal on by raise(), and ours would go back to it: once is
+    volatile uintptr_t mark[MMIO_MARKS];
+    volatile uintptr_t *outer = mmio_chained;
+    /* A handler that finds ours installed before it passes a signal on, by raise() or a call, and ours would go back to it: once is
      * enough. The frame tells whether that call is still going on; it may have been left by a jump. */
-    if (!synchronous && outer != NULL && frame < outer) {
+    if (outer != NULL && (char *)outer > frame && mmio_is_marked(outer) &&
+        (!synchronous || info->si_addr == mmio_last_address)) {
         mmio_die(number);
-        raise(number);
+        if (!synchronous) raise(number);
         return;
     }
     if (synchronous) {
         /* One that returns and has mended nothing, as faulthandler's does once it is switched off, would run for ever. */
         if (info->si_addr != mmio_last_address) mmio_repeats = 0;
         mmio_last_address = info->si_addr;
-        if (++mmio_repeats > MMIO_REPEATS_MAX) {
+        if (mmio_repeats > MMIO_REPEATS_MAX) {
             mmio_die(number);
             return;
         }
     }
     if (mmio_previous.sa_flags & SA_SIGINFO) {
-        mmio_chained = frame;
+        mmio_mark(mark);
         mmio_previous.sa_sigaction(number, info, context);
-        mmio_chained = outer;
+        mmio_unmark(mark, outer);
     } else if (mmio_previous.sa_handler != SIG_DFL && mmio_previous.sa_handler != SIG_IGN) {
-        mmio_chained = frame;
+        mmio_mark(mark);
         mmio_previous.sa_handler(number);
-        mmio_chained = outer;
+        mmio_unmark(mark, outer);
     } else if (synchronous || mmio_previous.sa_handler != SIG_IGN) {
         /* The instruction runs again and ends the process as if nobody had listened. A signal that was sent is sent again. */
         mmio_die(number);
@@ -223,11 +249,13 @@ static void mmio_give_slot(mmio_slot *slot) {
 
 /* Where the bytes at `source` lie in the mapping of `target`; `source` itself when that is another file, or none of ours.
  * NULL: the two may be the same memory, and nobody can say where. */
-static const void *mmio_alias(const void *source, const void *target) {
+static const void *mmio_alias(const void *source, const void *target, size_t count) {
     mmio_slot *from = mmio_find((uintptr_t)source), *to = mmio_find((uintptr_t)target);
     if (from == NULL || to == NULL || from == to || from->faulted || from->inode != to->inode || from->device != to->device) return source;
     size_t offset = (uintptr_t)source - from->base;
-    if (from->kind == MMIO_KIND_COPY_ON_WRITE || to->kind == MMIO_KIND_COPY_ON_WRITE || offset >= to->count) return NULL;
+    if (from->kind == MMIO_KIND_COPY_ON_WRITE || to->kind == MMIO_KIND_COPY_ON_WRITE || offset >= to->count ||
+        count > to->count - offset)
+        return NULL;
     return (const void *)(to->base + offset);
 }
 

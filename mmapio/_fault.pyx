@@ -10,7 +10,7 @@ cdef extern from "_fault.h" nogil:
     uint64_t mmio_faults
     int mmio_install()
     Slot *mmio_take_slot(void *base, size_t count, int kind, uint64_t device, uint64_t inode)
-    const void *mmio_alias(const void *source, const void *target)
+    const void *mmio_alias(const void *source, const void *target, size_t count)
     void mmio_give_slot(Slot *slot)
     int mmio_copy(void *to, const void *source, size_t count)
     int mmio_call(int (*function)(void *) noexcept nogil, void *argument)
@@ -37,7 +37,7 @@ cdef uint64_t faults() noexcept nogil:
 
 cdef int copy_aliased(void *to, const void *source, size_t count) noexcept nogil:
     # Whether a copy overlaps itself cannot be seen from addresses in two mappings of the same pages.
-    cdef const void *seen = mmio_alias(source, to)
+    cdef const void *seen = mmio_alias(source, to, count)
     cdef void *between
     cdef int result
     if seen != NULL:

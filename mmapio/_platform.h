@@ -74,7 +74,8 @@ static inline int mmio_sync_all(int fd) {
 }
 
 static inline int mmio_sync_range(int fd, void *address, size_t count) {
-    if (msync(address, count, MS_SYNC) < 0) return -errno;
+    while (msync(address, count, MS_SYNC) < 0)
+        if (errno != EINTR) return -errno;
 #if defined(__APPLE__)
     /* There msync hands the pages to a drive that may keep them in its cache. */
     if (fcntl(fd, F_FULLFSYNC) < 0) return fsync(fd) < 0 ? -errno : 0;

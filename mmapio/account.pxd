@@ -24,16 +24,22 @@ cdef class Account:
     cdef bint unnamed               # created by this handle, and its name in the directory not synced yet
     cdef object policy
     cdef object poison              # the arguments of the FlushFailed that every later write and flush raises
+    cdef bint unheard               # the sync failed where nothing could be raised: the next call, or close, says so
+    cdef object turn                # held for each sync: a failure is told once, to whoever asks first
     cdef object _path
     cdef Descriptor descriptor      # None once closed
 
     cdef int set_policy(self, policy) except -1
     cdef int after_write(self) except -1
+    cdef int sync_due(self) except -1
     cdef bint dirty(self) noexcept
     cdef Descriptor open_descriptor(self)
     cdef int sync_file(self, Region region, uint64_t length) except -1
+    cdef int sync_file_now(self, Region region, uint64_t length) except -1
     cdef int sync_pages(self, Region region, uint64_t offset, uint64_t count) except -1
+    cdef int sync_pages_now(self, Region region, uint64_t offset, uint64_t count) except -1
     cdef int begin_writeback(self, Region region, uint64_t offset, uint64_t count) except -1
+    cdef int raise_poison(self) except -1
     cdef int fail(self, int result) except -1
     cdef int sync_all(self) except -1
     cdef int refuse_write(self) except -1

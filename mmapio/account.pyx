@@ -62,7 +62,15 @@ cdef class Account:
             or (self.when == ON_BYTES and self.bytes_pending >= self.bound)
             or (self.when == ON_WRITES and self.writes_pending >= self.bound)
         ):
-            self.sync_all()
+            return self.sync_due()
+        return 0
+
+    cdef int sync_due(self) except -1:
+        # Another thread's sync that began after this write has made it durable, too.
+        cdef uint64_t generation = self.generation
+        with self.turn:
+            if self.poison is not None or self.durable_generation < generation:
+                self.sync_all()
         return 0
 
     cdef bint dirty(self) noexcept:
@@ -76,12 +84,16 @@ cdef class Account:
 
     cdef int sync_file(self, Region region, uint64_t length) except -1:
         # Everything. What is written meanwhile stays on the books.
+        with self.turn:
+            self.raise_poison()
+            self.sync_file_now(region, length)
+        return 0
+
+    cdef int sync_file_now(self, Region region, uint64_t length) except -1:
         cdef uint64_t count = self.bytes_pending, writes = self.writes_pending, generation = self.generation
         cdef Descriptor descriptor = self.open_descriptor()
         cdef Region held = region
         cdef int result
-        if self.poison is not None:
-            raise FlushFailed(*self.poison)
         with nogil:
             result = _os.sync_file(descriptor.fd, held.base, length)
         if result < 0:
@@ -94,12 +106,19 @@ cdef class Account:
                 self.fail(-error.errno)
             self.unnamed = False
             self.parent = None
-        self.bytes_pending -= min(count, self.bytes_pending)
-        self.writes_pending -= min(writes, self.writes_pending)
-        self.durable_generation = max(generation, self.durable_generation)
+        self.bytes_pending -= count
+        self.writes_pending -= writes
+        self.durable_generation = generation
         return 0
 
     cdef int sync_pages(self, Region region, uint64_t offset, uint64_t count) except -1:
+        with self.turn:
+            self.raise_poison()
+            self.sync_pages_now(region, offset, count)
+        return 0
+
+    cdef int sync_pages_now(self, Region region, uint64_t offset, uint64_t count) except -1:
+        cdef uint64_t covered = min(count, self.bytes_pending)
         cdef Descriptor descriptor = self.open_descriptor()
         cdef Region held = region
         cdef uint64_t first = offset // _vm.PAGE * _vm.PAGE
@@ -108,7 +127,7 @@ cdef class Account:
             result = _vm.sync_range(descriptor.fd, held.base + first, offset + count - first)
         if result < 0:
             self.fail(result)
-        self.bytes_pending -= min(count, self.bytes_pending)
+        self.bytes_pending -= covered
         return 0
 
     cdef int begin_writeback(self, Region region, uint64_t offset, uint64_t count) except -1:
@@ -119,6 +138,12 @@ cdef class Account:
         with nogil:
             result = _vm.start_writeback(descriptor.fd, held.base + first, first, offset + count - first)
         return self.fail(result) if result < 0 else 0
+
+    cdef int raise_poison(self) except -1:
+        if self.poison is not None:
+            self.unheard = False
+            raise FlushFailed(*self.poison)
+        return 0
 
     cdef int fail(self, int result) except -1:
         self.stopped = True

@@ -8,6 +8,8 @@ import threading
 import weakref
 from typing import Protocol
 
+from mmapio.errors import MappingFault
+
 logger = logging.getLogger("mmapio")
 
 
@@ -16,6 +18,7 @@ class Flushable(Protocol):
 
     def needs_flush(self) -> bool: ...
     def flush(self) -> None: ...
+    def _nobody_heard(self) -> None: ...
 
 
 # The thread ends with the interpreter, which may be before the bound is reached.
@@ -64,8 +67,12 @@ def _flush(handle: Flushable) -> bool:
     try:
         if handle.needs_flush():
             handle.flush()
+    except MappingFault:
+        # Every call of the user's says so, until refresh() mends it.
+        return True
     except OSError as error:
         # The handle is poisoned now: the next call of its user raises, with the traceback that matters.
+        handle._nobody_heard()
         logger.error("background flush failed: %s", error)  # noqa: TRY400
         return False
     return True

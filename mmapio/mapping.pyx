@@ -3,6 +3,7 @@
 
 import errno as _errno
 import operator
+import threading
 import time
 import weakref
 
@@ -340,6 +341,8 @@ cdef class MappedFile(Account):
     def _after_fork_in_child(self):
         self.forked = True
         self.stopped = True
+        # The parent owes what is on the books.
+        self.private = True
 
     def _locate(self, offset, length):
         # The checked numbers of a range; `length` None means to the end.
@@ -356,6 +359,10 @@ cdef class MappedFile(Account):
     def _descriptor(self):
         self.check()
         return self.descriptor
+
+    def _nobody_heard(self):
+        # Of a failed sync.
+        self.unheard = self.poison is not None
 
     def _check_writable(self):
         self.check_writable()
@@ -408,9 +415,7 @@ cdef class MappedFile(Account):
             raise Closed(
                 _errno.EBADF, "a writable mapping inherited by fork belongs to the parent; open the file again in the child",
                 self._path)
-        if self.poison is not None:
-            raise FlushFailed(*self.poison)
-        return 0
+        return self.raise_poison()
 
     cdef int span(self, offset, length, uint64_t *start, uint64_t *count) except -1:
         # The numbers of a range, checked. First of all the conversions: they may run code that closes this handle.
@@ -523,21 +528,28 @@ cdef class MappedFile(Account):
         return self.sync_file(self.region, self.length)
 
     cdef int settle_debts(self) except -1:
+        if self.forked:
+            return 0  # nor is there a thread to be stopped, and its locks may be held for ever
         flusher, self.flusher = self.flusher, None
         if flusher is not None:
             flusher.stop()
-        if self.region is None or self.forked or self.kind != READ_WRITE or self.policy.trigger is Trigger.NEVER:
-            return 0
-        if self.dirty():
-            self.check()
-            if self.poison is None:
-                self.sync_all()
+        # After a sync of another thread, which may be a close.
+        with self.turn:
+            if self.poison is not None and self.unheard:
+                self.raise_poison()
+            if self.region is None or self.kind != READ_WRITE or self.policy.trigger is Trigger.NEVER:
+                return 0
+            if self.dirty():
+                self.check()
+                if self.poison is None:
+                    self.sync_all()
         return 0
 
 
 cdef adopt(cls, Descriptor opened, Kind kind, uint64_t reserve, policy):
     cdef MappedFile made = cls.__new__(cls)
     made.descriptor = opened
+    made.turn = threading.RLock()
     made.kind = kind
     made._path = opened.path
     made.retired = []

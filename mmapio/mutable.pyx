@@ -38,13 +38,14 @@ cdef class MappedSliceMut:
 
     def __dealloc__(self):
         detach(&self.link)
-        if self.account is not None and not self.released:
+        cdef Account account = self.account
+        if account is not None and not self.released:
             self.released = True
             try:
                 self.end()
             except OSError:
                 # The handle is poisoned: its next call says so, to somebody who listens.
-                pass
+                account.unheard = account.poison is not None
 
     def __len__(self):
         return self.count
@@ -107,7 +108,7 @@ cdef class MappedSliceMut:
 
         Buffers that others hold stay valid, and the range stays on the books until they are gone.
         """
-        if self.released:
+        if self.released or self.account is None:
             return
         self.released = True
         if self.exports == 0:
@@ -131,12 +132,13 @@ cdef class MappedSliceMut:
         self.exports += 1
 
     def __releasebuffer__(self, Py_buffer *view):
+        cdef Account account = self.account
         self.exports -= 1
         if self.exports == 0 and self.released:
             try:
                 self.end()
             except OSError:
-                pass  # poisoned, as in __dealloc__
+                account.unheard = account.poison is not None  # as in __dealloc__
 
     def __enter__(self):
         self.check()
@@ -156,6 +158,8 @@ cdef class MappedSliceMut:
     cdef int check(self) except -1:
         if self.released:
             raise Closed(_errno.EBADF, "the writable view was released; take another", self.region.path)
+        if self.account is None:
+            raise TypeError("MappedSliceMut objects are made by as_slice_mut() and its like, not directly")
         if self.account.stopped:
             self.account.refuse_write()
         return self.region.check()

@@ -49,6 +49,7 @@ cdef class MappedSlice:
         cdef unsigned char value
         if isinstance(key, slice):
             span_of(key, self.count, &start, &size)
+            check_made(self.region)
             return slice_of(self.region, self.start + start, size)
         read_out(self.region, &value, self.start + index_of(key, self.count), 1)
         return value
@@ -70,6 +71,7 @@ cdef class MappedSlice:
     def __getbuffer__(self, Py_buffer *view, int flags):
         if flags & PyBUF_WRITABLE:
             raise BufferError("this view of a mapped file is read-only; use as_slice_mut or update_region to write")
+        check_made(self.region)
         self.shape = self.count
         fill_buffer(view, self, self.start, &self.shape, flags, True)
 
@@ -129,7 +131,14 @@ cdef int span_of(key, Py_ssize_t count, Py_ssize_t *start, Py_ssize_t *size) exc
     return 0
 
 
+cdef int check_made(Region region) except -1:
+    if region is None:
+        raise TypeError("views are made by as_slice() and its like, not directly")
+    return 0
+
+
 cdef int read_out(Region region, void *to, const char *start, Py_ssize_t count) except -1:
+    check_made(region)
     # Below a guard only where the fault handler may put no zero pages; elsewhere a mark tells of them afterwards.
     if region.kind == READ_WRITE:
         if _fault.copy(to, start, count) < 0:
@@ -145,6 +154,7 @@ cdef object same_bytes(Region region, const char *start, Py_ssize_t count, other
     cdef bint same
     if operation != Py_EQ and operation != Py_NE:
         return NotImplemented
+    check_made(region)
     try:
         PyObject_GetBuffer(other, &view, PyBUF_CONTIG_RO)
     except (TypeError, BufferError):

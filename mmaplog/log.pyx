@@ -333,6 +333,10 @@ cdef class Log:
         self.room = 0
         self.flusher = None
 
+    def _nobody_heard(self):
+        # Of a failed sync in the background: the poison in CONTROL tells everybody who asks.
+        pass
+
     cdef int check(self) except -1:
         if self.control is None:
             raise Closed(_errno.EBADF, "the log is closed; open it again", self._path)

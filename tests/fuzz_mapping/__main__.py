@@ -56,16 +56,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def fuzz(chosen: argparse.Namespace, arena: Arena) -> int:
     """Start the threads, wait, and say how it went."""
-    limit = None if chosen.operations is None else chosen.operations
-    workers = [Worker(arena, number, chosen.seed, limit) for number in range(chosen.threads)]
+    workers = [Worker(arena, number, chosen.seed, chosen.operations) for number in range(chosen.threads)]
     began = time.perf_counter()
     for worker in workers:
         worker.start()
     if chosen.plant:
         threading.Thread(target=plant, args=(arena, workers[0]), daemon=True).start()
+    reached = -1
     while any(worker.is_alive() for worker in workers):
-        faulthandler.dump_traceback_later(SILENCE_SECONDS_MAX, exit=True)
-        over = limit is None and time.perf_counter() - began > chosen.seconds
+        if reached != (reached := sum(worker.done for worker in workers)):
+            faulthandler.dump_traceback_later(SILENCE_SECONDS_MAX, exit=True)
+        over = chosen.operations is None and time.perf_counter() - began > chosen.seconds
         if over or any(worker.failure for worker in workers):
             for worker in workers:
                 worker.stopping.set()

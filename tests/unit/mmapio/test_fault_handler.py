@@ -126,10 +126,12 @@ int probe(const volatile unsigned char *at) {
 int errno_after_reading(const volatile unsigned char *at) {
     errno = 77;
     (void)*at;
-    return errno;
+    /* So that the compiler does not remember it. */
+    __asm__ volatile("" ::: "memory");
+    return *(volatile int *)&errno;
 }
 
-/* Reads a byte in a thread whose stack is used up but for a rest that no handler could run on; it has another for them. */
+/* Reads a byte where the stack is used up but for a rest too small for a handler; the thread has another. */
 static char other_stack[256 << 10];
 static const volatile unsigned char *wanted_byte;
 static int read_far_down(uintptr_t end) {
@@ -242,6 +244,26 @@ DISPOSITIONS = {
 def test_a_mapping_that_is_not_ours_still_ends_the_process(tmp_path: Path, before: str, use: str) -> None:
     """To hide somebody else's fault is to let him go on with wrong data."""
     code = f"{before}\nmapped = open_ours()\nlost = lost_stdlib_map()\nsay('touching')\n{use}"
+    assert dies_by_sigbus(run(tmp_path, code))
+
+
+def test_a_mapping_that_took_the_place_of_ours_still_ends_the_process(tmp_path: Path) -> None:
+    """Addresses are used again; the handler must have forgotten who had them before."""
+    code = """
+from mmapio import MemoryMappedFile
+mapped = MemoryMappedFile.open_ro(write("ours"))
+address = mapped.address
+mapped.close()
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+shared, fixed_noreplace = 1, 0x100000
+file = os.open(write("other"), os.O_RDWR)
+where = (ctypes.c_void_p(address), ctypes.c_size_t(SIZE), mmap.PROT_READ, shared | fixed_noreplace)
+assert libc.mmap(*where, file, ctypes.c_long(0)) == address
+os.ftruncate(file, 0)
+say('touching')
+ctypes.string_at(address, 1)
+"""
     assert dies_by_sigbus(run(tmp_path, code))
 
 
@@ -533,7 +555,7 @@ say(*found)
 
 
 def test_a_thread_whose_stack_is_full(tmp_path: Path, library: Path) -> None:
-    """The kernel lays some KiB of the processor's state down for a handler: where there is an alternate stack, there."""
+    """The kernel needs some KiB for a handler to begin: of the alternate stack, where a thread has one."""
     code = """
 mapped = open_ours()
 import numpy
