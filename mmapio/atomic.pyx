@@ -14,7 +14,7 @@ from libc.string cimport strerror
 from mmapio cimport _fault, _wait
 from mmapio._fault cimport ADD, AND, COMPARE, LOAD, MAX, MIN, OR, STORE, SUB, SWAP, XOR
 from mmapio.account cimport note
-from mmapio.bounds cimport checked_offset, clamped, deadline_of
+from mmapio.bounds cimport checked_offset, clamped, deadline_of, told
 from mmapio.mapping cimport MappedFile
 from mmapio.region cimport attach, detach, fault_in
 
@@ -198,7 +198,7 @@ cdef class AtomicSlice:
         if at < 0:
             at += self.count
         if at < 0 or at >= self.count:
-            raise IndexError(f"index {index} is outside a slice of {self.count} atomics")
+            raise IndexError(f"index {told(index)} is outside a slice of {self.count} atomics")
         cdef uint64_t step = 8 if self.wide else 4
         return word_of(self.file, self.region, self.start + at * step, self.offset + at * step, self.wide)
 

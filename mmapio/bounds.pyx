@@ -25,7 +25,7 @@ def checked(size, path):
 cdef uint64_t checked_size(size, path) except? 0:
     size = operator.index(size)
     if not 0 < size <= MAX_SIZE:
-        raise InvalidSize(_errno.EINVAL, f"a size must be between 1 and {MAX_SIZE} bytes, not {size}", path)
+        raise InvalidSize(_errno.EINVAL, f"a size must be between 1 and {MAX_SIZE} bytes, not {told(size)}", path)
     return size
 
 
@@ -38,8 +38,14 @@ cdef uint64_t checked_offset(offset, uint64_t length, path) except? 0:
             return small
     offset = operator.index(offset)
     if not 0 <= offset <= MAX_SIZE:
-        raise OutOfBounds(_errno.EINVAL, f"offset or length {offset} is outside the {length} bytes mapped", path)
+        raise OutOfBounds(_errno.EINVAL, f"offset or length {told(offset)} is outside the {length} bytes mapped", path)
     return offset
+
+
+cdef object told(number):
+    # As messages show it: Python refuses to print what has thousands of digits.
+    bits = number.bit_length() if isinstance(number, int) else 0
+    return f"a number of {bits} bits" if bits > 256 else number
 
 
 cdef Py_ssize_t clamped(key) except? -1:

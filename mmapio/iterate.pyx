@@ -8,6 +8,7 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint64_t
 
+from mmapio.bounds cimport told
 from mmapio.mapping cimport MappedFile
 from mmapio.region cimport attach, detach
 from mmapio.view cimport read_out, slice_of
@@ -67,5 +68,5 @@ def checked_chunk(size):
 cdef uint64_t checked_step(size) except 0:
     size = operator.index(size)
     if not 0 < size <= 0x7FFFFFFFFFFFFFFF:
-        raise InvalidSize(_errno.EINVAL, f"a chunk must have between 1 and {0x7FFFFFFFFFFFFFFF} bytes, not {size}")
+        raise InvalidSize(_errno.EINVAL, f"a chunk must have between 1 and {0x7FFFFFFFFFFFFFFF} bytes, not {told(size)}")
     return size

@@ -16,7 +16,7 @@ from mmapio cimport _fault, _os, _vm
 from mmapio._os cimport Descriptor
 from mmapio._vm cimport COPY_ON_WRITE, READ_ONLY, READ_WRITE
 from mmapio.account cimport ON_EACH, Account, note
-from mmapio.bounds cimport checked_offset, checked_size, clamped, deadline_of
+from mmapio.bounds cimport checked_offset, checked_size, clamped, deadline_of, told
 from mmapio.mutable cimport mutable_of
 from mmapio.region cimport Region, copy_guarded, fault_in, map_region, read_copy
 from mmapio.view cimport slice_of
@@ -153,6 +153,8 @@ cdef class MappedFile(Account):
             self.check()
             if not wanted:
                 return b""
+            # Again: the key's numbers are free to run code that cuts the file.
+            self.check_range(max(wanted[0], wanted[len(wanted) - 1]), 1)
             if step == 1:
                 return read_copy(self.region, start, stop - start)
             # Only what lies between the ends is copied.
@@ -252,7 +254,9 @@ cdef class MappedFile(Account):
         if result < 0:
             self.length = before
             raise ResizeFailed(-result, f"cannot shrink to {count} bytes: {strerror(-result).decode()}", self._path)
-        self.length = count
+        # Others may have made the file longer than this handle had mapped, and the new length may be beyond that.
+        if self.region is not None:
+            self.refresh()
         self.resized()
 
     def refresh(self):
@@ -377,7 +381,7 @@ cdef class MappedFile(Account):
         if at < 0:
             at += self.length
         if at < 0 or <uint64_t>at >= self.length:
-            raise OutOfBounds(_errno.EINVAL, f"index {key} is outside the {self.length} bytes mapped", self._path)
+            raise OutOfBounds(_errno.EINVAL, f"index {told(key)} is outside the {self.length} bytes mapped", self._path)
         return at
 
     cdef int check(self) except -1:

@@ -18,6 +18,7 @@ from libc.string cimport memcpy
 
 from mmapio cimport _fault
 from mmapio._vm cimport READ_WRITE
+from mmapio.bounds cimport told
 from mmapio.region cimport Region, attach, detach, fault_in
 
 cdef char *BYTE_FORMAT = b"B"
@@ -117,7 +118,7 @@ cdef Py_ssize_t index_of(key, Py_ssize_t count) except -1:
     if index < 0:
         index += count
     if index < 0 or index >= count:
-        raise IndexError(f"index {key} is outside a view of {count} bytes")
+        raise IndexError(f"index {told(key)} is outside a view of {count} bytes")
     return index
 
 

@@ -221,7 +221,7 @@ class Ground(RuleBasedStateMachine):
                     call()
             return
         assert len(mapped) == model.length
-        assert mapped.reserved == model.reserved
+        assert mapped.reserved == model.reserved, (mapped.reserved, model.reserved)
         if model.is_whole:
             assert mapped.read_bytes(0, model.length) == model.stores.shown(0, model.length)
         end = self.furthest_view(handle)
