@@ -463,7 +463,7 @@ class FlushBytes(Flush):
 
 
 class FlushSmall(Flush):
-    """As `flush`, but the kernel was told `MADV_RANDOM` before the file was touched, and keeps small folios."""
+    """As `flush`; the kernel was told `MADV_RANDOM` before the file was touched, and keeps small folios."""
 
     name = "flush-small"
     operation = "page of small folios stored and durable"
