@@ -25,7 +25,7 @@ from .command import (
     write_json,
 )
 from .dataset import WrongAnswer
-from .harness import LOOP, Result
+from .harness import LOOP
 from .mapping_rounds import run
 from .mapping_workloads import WORKLOADS, Sizes
 from .targets import Limit, Suite, Target
@@ -76,30 +76,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     print(report.header(surroundings, peers, figures), flush=True)
 
-    results: dict[str, Result] = {}
+    workloads = []
+    for workload in (WORKLOADS[name](sizes) for name in options.workloads or SUITE.workloads):
+        if reason := workload.why_not(options.dir):
+            print(f"\nSKIPPED {workload.name}: {reason}.")
+        else:
+            workloads.append(workload)
     try:
         with tempfile.TemporaryDirectory(prefix=".run-", dir=options.dir) as scratch:
-            for name in options.workloads or SUITE.workloads:
-                workload = WORKLOADS[name](sizes)
-                if reason := workload.why_not(Path(scratch)):
-                    print(f"\nSKIPPED {name}: {reason}.")
-                    continue
-                result = run(workload, peers, Path(scratch), options.rounds, show_progress)
-                results[name] = result
-                show_progress("")
-                print(f"\n{report.table(result, SUITE.rivals)}", flush=True)
+            results = run(workloads, peers, Path(scratch), options.rounds, show_progress)
     except WrongAnswer as error:
         show_progress("")
         print(f"WRONG ANSWER, no figure of this run counts: {error}", file=sys.stderr)
         return EXIT_WRONG_ANSWER
+    show_progress("")
+    for result in results:
+        print(f"\n{report.table(result, SUITE.rivals)}")
+    by_name = {result.workload.name: result for result in results}
     parameters = {
         "rounds": options.rounds,
         "sample_us": options.sample_us,
         "touch_mib": options.touch_mib,
         "grow_mib": options.grow_mib,
     }
-    print(f"\n{report.verdicts(SUITE.targets, results, parameters)}")
-    write_json(options.json, report.as_json(surroundings, peers, missing, parameters, results, SUITE.targets))
+    print(f"\n{report.verdicts(SUITE.targets, by_name, parameters)}")
+    write_json(options.json, report.as_json(surroundings, peers, missing, parameters, by_name, SUITE.targets))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Runs a workload of the mapping layer: the harness' turns, taken by statements on stages."""
+"""Runs the workloads of the mapping layer: the harness' turns, taken by statements on stages."""
 
 from __future__ import annotations
 
@@ -13,33 +13,44 @@ from .mapping_workloads import Act, MappedWorkload
 
 
 def run(
-    workload: MappedWorkload,
+    workloads: Sequence[MappedWorkload],
     peers: Sequence[type[Peer]],
     directory: Path,
     rounds: int,
     progress: Callable[[str], None] = lambda message: None,
-) -> Result:
-    """Take so many samples of every statement for a workload, in turn.
+) -> list[Result]:
+    """Take so many samples of every statement: in each round all workloads, and in each of them the peers in turn.
 
-    Raises `WrongAnswer` as soon as one did not do what it must.
+    Whatever else the machine is busy with for a while so spoils a round of each workload, and not one workload.
+    Raises `WrongAnswer` as soon as a statement did not do what it must.
     """
     with ExitStack() as stack:
-        actors = [
-            _Actor(workload, peer, Row(peer.name, Form.STATEMENT, text, main=rank == 0), directory, stack)
-            for peer in peers
-            for rank, text in enumerate(peer.statements.get(workload.name, ()))
-        ]
-        if workload.has_loop:
-            actors.append(_Actor(workload, None, Row(LOOP, None, "pass"), directory, stack))
-        rows = [actor.row for actor in actors]
+        casts = [_cast(workload, peers, directory, stack) for workload in workloads]
         for number in range(rounds):
-            for _ in range(workload.tries):
-                for turn in in_order([actor.turn() for actor in actors]):
-                    progress(f"{workload.name} {number + 1}/{rounds} {turn.row.rival}")
-                    turn.take()
-            for row in rows:
-                row.samples[number:] = [min(row.samples[number:])]
-        return Result(workload, rows)
+            for workload, actors in zip(workloads, casts, strict=True):
+                for _ in range(workload.tries):
+                    for turn in in_order([actor.turn() for actor in actors]):
+                        progress(f"round {number + 1}/{rounds} {workload.name} {turn.row.rival}")
+                        turn.take()
+                for actor in actors:
+                    actor.row.samples[number:] = [min(actor.row.samples[number:])]
+        return [
+            Result(workload, [actor.row for actor in actors])
+            for workload, actors in zip(workloads, casts, strict=True)
+        ]
+
+
+def _cast(
+    workload: MappedWorkload, peers: Sequence[type[Peer]], directory: Path, stack: ExitStack
+) -> list[_Actor]:
+    actors = [
+        _Actor(workload, peer, Row(peer.name, Form.STATEMENT, text, main=rank == 0), directory, stack)
+        for peer in peers
+        for rank, text in enumerate(peer.statements.get(workload.name, ()))
+    ]
+    if workload.has_loop:
+        actors.append(_Actor(workload, None, Row(LOOP, None, "pass"), directory, stack))
+    return actors
 
 
 class _Actor:

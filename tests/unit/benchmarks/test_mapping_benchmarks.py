@@ -103,7 +103,7 @@ def check_result(name: str, result: dict[str, Any], present: set[str], output: s
 
 def test_growth_is_told_with_what_it_leaves_alone_and_what_the_stdlib_refuses(tmp_path: Path) -> None:
     """The figure alone would not tell that one side grew below a live view and the other could not."""
-    result = run(WORKLOADS["grow"](SIZES), [load_peer("mmapio"), StdlibMmap], tmp_path, 1)
+    (result,) = run([WORKLOADS["grow"](SIZES)], [load_peer("mmapio"), StdlibMmap], tmp_path, 1)
     ours, theirs = result.rows
     assert "the address stayed" in ours.note
     assert "BufferError" in theirs.note
@@ -145,7 +145,7 @@ def test_the_statements_take_turns(tmp_path: Path) -> None:
     """Timed one after the other instead, one would meet a busier machine than the other."""
     Notes.turns.clear()
     workload = WORKLOADS["mutex"](SIZES)
-    result = run(workload, [Notes], tmp_path, 3)
+    (result,) = run([workload], [Notes], tmp_path, 3)
     changes = sum(one != next_one for one, next_one in zip(Notes.turns, Notes.turns[1:], strict=False))
     assert changes == 2 * 3 * workload.tries - 1
     assert [len(row.samples) for row in result.rows] == [3, 3, 3]
@@ -190,7 +190,7 @@ def lying(statement: str, workload: str, **names: Any) -> type[Peer]:
 def test_a_wrong_answer_ends_the_run(workload: str, statement: str, tmp_path: Path) -> None:
     """A peer that left its work undone would lead the table."""
     with pytest.raises(WrongAnswer, match=f"^{workload}: "):
-        run(WORKLOADS[workload](SIZES), [lying(statement, workload)], tmp_path, 1)
+        run([WORKLOADS[workload](SIZES)], [lying(statement, workload)], tmp_path, 1)
     assert list(tmp_path.iterdir()) == []
 
 
