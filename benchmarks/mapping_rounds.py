@@ -19,9 +19,9 @@ def run(
     rounds: int,
     progress: Callable[[str], None] = lambda message: None,
 ) -> list[Result]:
-    """Take so many samples of every statement: in each round all workloads, and in each of them the peers in turn.
+    """Take so many samples of every statement: all workloads in each round, the peers in turn in each of them.
 
-    Whatever else the machine is busy with for a while so spoils a round of each workload, and not one workload.
+    Whatever else keeps the machine busy for a while so spoils one sample each, and not all samples of one.
     Raises `WrongAnswer` as soon as a statement did not do what it must.
     """
     with ExitStack() as stack:
