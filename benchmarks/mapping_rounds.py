@@ -19,7 +19,7 @@ def run(
     rounds: int,
     progress: Callable[[str], None] = lambda message: None,
 ) -> list[Result]:
-    """Take so many samples of every statement: all workloads in each round, the peers in turn in each of them.
+    """Take so many samples of every statement: all workloads in each round, and in each the peers in turn.
 
     Whatever else keeps the machine busy for a while so spoils one sample each, and not all samples of one.
     Raises `WrongAnswer` as soon as a statement did not do what it must.

@@ -12,7 +12,7 @@ import pytest
 from tests.support.tree import PROJECT
 
 WAIT_SECONDS_MAX = 300
-OPERATIONS = 2000
+OPERATIONS = 8000
 
 
 def fuzz(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -44,7 +44,7 @@ def test_threads_that_use_one_file_at_once_see_what_they_wrote(tmp_path: Path, t
 
 def test_a_planted_defect_is_caught_and_can_be_had_again(tmp_path: Path) -> None:
     """The control: bytes that change behind the models' back, and a line to run for whoever looks for it."""
-    ran = fuzz(tmp_path, "--operations", str(100 * OPERATIONS), "--threads", "2", "--seed", "1", "--plant")
+    ran = fuzz(tmp_path, "--operations", str(25 * OPERATIONS), "--threads", "2", "--seed", "1", "--plant")
     assert ran.returncode == 1, ran.stdout + ran.stderr
     assert re.search(r"^FAILED: .*thread \d+, operation \d+: ", ran.stdout, re.MULTILINE), ran.stdout
     again = r"^again: python -m tests\.fuzz_mapping --seed 1 --threads 2 --operations \d+ --plant$"

@@ -563,6 +563,17 @@ def test_a_size_too_long_to_be_printed_is_refused_like_any_other() -> None:
         unchanged(mapped)
 
 
+@pytest.mark.parametrize("number", [TOO_LONG, -TOO_LONG], ids=["positive", "negative"])
+def test_an_index_too_long_to_be_printed_is_refused_like_any_other(number: int) -> None:
+    """As of ``bytes``."""
+    with opened() as mapped:
+        held: Any = [mapped, mapped.as_slice(), mapped.as_slice_mut(), mapped.atomic_u64_slice(0, 3)]
+        while held:
+            with pytest.raises(IndexError):
+                held.pop()[number]
+        assert mapped[number:] == CONTENT[number:]
+
+
 def test_a_planted_wrap_around_is_caught() -> None:
     """The control: a search that never came to a sum beyond 64 bits would pass on this file, too."""
 
