@@ -118,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--sample-us",
         type=at_least(1),
-        default=10_000,
+        default=2_500,
         help="how long a measurement of a small operation takes at least, in us (%(default)s)",
     )
     return parser

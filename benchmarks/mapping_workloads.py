@@ -39,6 +39,7 @@ SMALL_FILE_BYTES = 1 << 20
 SLICE_OFFSET = 2 * PAGE
 
 LOOP_NS = 100e3
+TRIES = 20
 
 FLUSHED_FILE_BYTES = 64 << 20
 GROWTHS = 4
@@ -50,7 +51,7 @@ class Sizes:
 
     touch_bytes: int = 1 << 30
     grow_bytes: int = 64 << 20
-    sample_ns: float = 10e6
+    sample_ns: float = 2.5e6
     """How long a measurement of a small operation takes, at the least."""
 
 
@@ -91,7 +92,7 @@ class MappedWorkload(ABC):
     times: ClassVar[bool] = True
     """As of the store's workloads."""
 
-    tries: ClassVar[int] = 5
+    tries: ClassVar[int] = TRIES
     """Of how many measurements, taken in turn with the others', a sample is the smallest."""
 
     fresh: ClassVar[bool] = False
@@ -268,6 +269,7 @@ class Chunks(MappedWorkload):
 
     name = "chunks"
     operation = "piece of 4 KiB in a walk over the file"
+    tries = 5
     has_loop = False
     length: ClassVar[int] = 4096
 
@@ -357,6 +359,7 @@ class Grow(MappedWorkload):
     operation = "growth of a mapped file"
     unit = "us"
     unit_size = 1e3
+    tries = 5
     fresh = True
     has_loop = False
 
@@ -391,7 +394,7 @@ class Alone(MappedWorkload):
 
     def calibrate(self, act: Act) -> None:
         once = statistics.median(act.timer.repeat(5, 1))
-        act.loops = max(int(self.sizes.sample_ns / once), 1)
+        act.loops = max(int(TRIES * self.sizes.sample_ns / once), 1)
 
 
 class Flush(Alone):

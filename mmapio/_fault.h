@@ -68,7 +68,9 @@ static mmio_slot *mmio_find(uintptr_t address) {
         for (int i = 0; i < 128; i++) {
             mmio_slot *slot = &block->slots[i];
             size_t count = __atomic_load_n(&slot->count, __ATOMIC_ACQUIRE);
-            if (count && address - slot->base < count) return slot;
+            uintptr_t base = __atomic_load_n(&slot->base, __ATOMIC_ACQUIRE);
+            /* The count again: a slot that was given to another mapping in between must not be taken for a mixture of both. */
+            if (count && address - base < count && __atomic_load_n(&slot->count, __ATOMIC_ACQUIRE) == count) return slot;
         }
     return NULL;
 }
@@ -231,7 +233,7 @@ static mmio_slot *mmio_take_slot(void *base, size_t count, int kind, uint64_t de
     }
     slot = mmio_free;
     mmio_free = slot->next_free;
-    slot->base = (uintptr_t)base;
+    __atomic_store_n(&slot->base, (uintptr_t)base, __ATOMIC_RELEASE);
     slot->kind = kind;
     slot->device = device;
     slot->inode = inode;
@@ -251,9 +253,9 @@ static void mmio_give_slot(mmio_slot *slot) {
  * NULL: the two may be the same memory, and nobody can say where. */
 static const void *mmio_alias(const void *source, const void *target, size_t count) {
     mmio_slot *from = mmio_find((uintptr_t)source), *to = mmio_find((uintptr_t)target);
-    if (from == NULL || to == NULL || from == to || from->faulted || from->inode != to->inode || from->device != to->device) return source;
+    if (from == NULL || to == NULL || from == to || from->inode != to->inode || from->device != to->device) return source;
     size_t offset = (uintptr_t)source - from->base;
-    if (from->kind == MMIO_KIND_COPY_ON_WRITE || to->kind == MMIO_KIND_COPY_ON_WRITE || offset >= to->count ||
+    if (from->faulted || from->kind == MMIO_KIND_COPY_ON_WRITE || to->kind == MMIO_KIND_COPY_ON_WRITE || offset >= to->count ||
         count > to->count - offset)
         return NULL;
     return (const void *)(to->base + offset);

@@ -106,9 +106,10 @@ cdef class Account:
                 self.fail(-error.errno)
             self.unnamed = False
             self.parent = None
-        self.bytes_pending -= count
-        self.writes_pending -= writes
-        self.durable_generation = generation
+        # No less than nothing: a destructor that ran meanwhile, in this thread, may have synced and settled the same.
+        self.bytes_pending -= min(count, self.bytes_pending)
+        self.writes_pending -= min(writes, self.writes_pending)
+        self.durable_generation = max(generation, self.durable_generation)
         return 0
 
     cdef int sync_pages(self, Region region, uint64_t offset, uint64_t count) except -1:
@@ -127,7 +128,7 @@ cdef class Account:
             result = _vm.sync_range(descriptor.fd, held.base + first, offset + count - first)
         if result < 0:
             self.fail(result)
-        self.bytes_pending -= covered
+        self.bytes_pending -= min(covered, self.bytes_pending)
         return 0
 
     cdef int begin_writeback(self, Region region, uint64_t offset, uint64_t count) except -1:

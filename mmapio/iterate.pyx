@@ -29,6 +29,9 @@ cdef class Chunks:
         file.check()
         self.end = file.length
         self.region = file.view_region(self.end)
+        # Again: mapping it may have let another thread close the handle, or cut the file.
+        file.check()
+        self.end = min(self.end, file.length)
         self.owned = owned
         attach(self.region, &self.link, self.region.base, self.end)
 

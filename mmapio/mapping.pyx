@@ -115,6 +115,9 @@ cdef class MappedFile(Account):
         cdef uint64_t start, count
         self.span(offset, length, &start, &count)
         cdef Region region = self.view_region(start + count)
+        self.check()
+        if length is None:
+            count = min(count, self.length - min(start, self.length))
         self.check_range(start, count)  # again: mapping it may have let another thread cut the file
         return slice_of(region, region.base + start, count)
 
@@ -270,8 +273,10 @@ cdef class MappedFile(Account):
         cdef uint64_t found = self.learn_length()
         if self.kind == COPY_ON_WRITE and not self.faulted():
             return self.length  # it has no more than it was opened with
-        if found > self.region.reserved or self.faulted():
+        while found > self.region.reserved or self.faulted():
             self.renew(max(2 * found, self.region.reserved), found)
+            # Again: while this mapped, another thread may have cut or extended the file.
+            found = self.learn_length()
         self.length = found
         return found
 
@@ -402,7 +407,7 @@ cdef class MappedFile(Account):
             return True
         for each in self.retired:
             old = each()
-            if old is not None and old.slot.faulted:
+            if old is not None and old.slot.faulted and not old.forgiven:
                 return True
         return False
 
@@ -440,15 +445,18 @@ cdef class MappedFile(Account):
         # Views of a writable file point into a mapping of their own, which cannot be stored to: there a fault below somebody
         # else's code can be answered with zero pages, for no later store can be lost in them.
         cdef Region fresh, region = self.region
+        # Another thread may close the handle while this one maps, and the descriptor's number be another file's.
+        cdef Descriptor held = self.descriptor
         if self.viewed is None or self.viewed.reserved < end:
             if self.viewed is not None:
                 self.retire(self.viewed)
                 self.viewed = None
             try:
-                fresh = map_region(self.descriptor.fd, region.reserved, max(self.length, end), READ_ONLY, self._path)
+                fresh = map_region(held.fd, region.reserved, max(self.length, end), READ_ONLY, self._path)
             except OSError:
                 # Address space is short: better a view without that than none.
                 fresh = region
+            self.check_open()
             if self.viewed is not None and self.viewed.reserved >= end:
                 return self.viewed  # another thread's, who was faster
             self.viewed = fresh
@@ -456,16 +464,21 @@ cdef class MappedFile(Account):
         return self.viewed
 
     cdef int renew(self, uint64_t want, uint64_t least) except -1:
-        cdef Region fresh = map_region(self.descriptor.fd, want, least, self.kind, self._path)
-        if self.faulted():
-            # From a fault this is the way out: what was mapped before is not asked again.
-            self.retired = []
-        else:
-            self.retire(self.region)
-            if self.viewed is not None and self.viewed is not self.region:
-                self.retire(self.viewed)
+        # Another thread may close the handle while this one maps, and the descriptor's number be another file's.
+        cdef Descriptor held = self.descriptor
+        cdef Region old, fresh = map_region(held.fd, want, least, self.kind, self._path)
         if self.huge:
             fresh.ask_for_huge_pages()
+        self.check_open()
+        if self.faulted():
+            # From a fault this is the way out: what was mapped before is not asked for faults again. Its views still count.
+            for each in [self.region, self.viewed, *[reference() for reference in self.retired]]:
+                old = each
+                if old is not None:
+                    old.forgiven = True
+        self.retire(self.region)
+        if self.viewed is not None and self.viewed is not self.region:
+            self.retire(self.viewed)
         self.region = fresh
         self.base = fresh.base
         self.viewed = None if self.kind == READ_WRITE else fresh

@@ -21,6 +21,7 @@ cdef class Region:
     cdef size_t reserved
     cdef Kind kind
     cdef Slot *slot
+    cdef bint forgiven          # left behind by a refresh after a fault: its faults are its views' business alone
     cdef Link views             # the list's head; its own start and end mean nothing
     cdef object path
     cdef object __weakref__

@@ -84,10 +84,10 @@ class SegmentMut(Segment):
 
         Raises OutOfBounds when it is longer than the range, Closed, MappingFault.
         """
-        size = memoryview(data).nbytes
-        if size > self._length:
-            raise OutOfBounds(
-                errno.EINVAL, f"{size} bytes do not fit into a segment of {self._length}", self._parent.path
-            )
-        self._parent._locate(self._offset, self._length)
-        self._parent.update_region(self._offset, data)
+        # The buffer that was measured is the one that is written.
+        with memoryview(data) as view:
+            if view.nbytes > self._length:
+                text = f"{view.nbytes} bytes do not fit into a segment of {self._length}"
+                raise OutOfBounds(errno.EINVAL, text, self._parent.path)
+            self._parent._locate(self._offset, self._length)
+            self._parent.update_region(self._offset, view)

@@ -167,7 +167,7 @@ class Worker(threading.Thread):
     def write(self) -> None:
         """Through any handle, in any way, from any memory; looked at through another handle."""
         start, count = self.place()
-        given, data = self.source(count)
+        given, data = self.source(count, to=start, region=self.shared)
         handle, offset, count = self.writer(), self.begin + start, len(data)
         ways: tuple[Callable[[], object], ...] = (
             lambda: SegmentMut(handle, offset, count).write(given),
@@ -178,12 +178,17 @@ class Worker(threading.Thread):
         self.stored(start, data, ways[self.chance.randrange(4 if count == 1 else 3)], self.shared)
         self.equal("read back", self.handle().read_bytes(offset, count), start, data)
 
-    def source(self, count: int) -> tuple[Any, bytes]:
-        """Something to write, and a copy of it: new bytes, or what a view shows."""
+    def source(self, count: int, *, to: int, region: RegionModel) -> tuple[Any, bytes]:
+        """Something to write, and a copy of it: new bytes, or what a view shows.
+
+        Not what is there already: a copy onto itself stores nothing, and makes no page a private copy's own.
+        """
         view = self.chance.choice(self.views) if self.views else None
         if view is None or view.kind not in ("slice", "buffer") or self.chance.random() < 0.7:
             data = self.data(count)
             return self.chance.choice((bytes, bytearray, memoryview))(data), data
+        if view.region is region and view.start == to:
+            return self.source(count, to=to, region=region)
         data = view.region.shown(view.start, min(count, view.count))
         return memoryview(view.held)[: len(data)], data
 
@@ -269,7 +274,8 @@ class Worker(threading.Thread):
             return
         view = self.chance.choice(found)
         at = self.chance.randrange(view.count + 1)
-        given, data = self.source(min(self.chance.choice(COUNTS), view.count - at))
+        count = min(self.chance.choice(COUNTS), view.count - at)
+        given, data = self.source(count, to=view.start + at, region=view.region)
         if view.kind == "mutable buffer":
             given = data  # of a buffer that is somebody else's, nobody can ask whether a copy overlaps itself
         part, start = slice(at, at + len(data)), view.start + at
@@ -321,7 +327,7 @@ class Worker(threading.Thread):
             self.open_a_copy()
             return
         start, count = self.place()
-        given, data = self.source(count)
+        given, data = self.source(count, to=start, region=self.copied)
         copy = self.copy
         self.stored(start, data, lambda: copy.update_region(self.begin + start, given), self.copied)
         start, count = self.place()

@@ -129,10 +129,14 @@ class Ground(RuleBasedStateMachine):
         self.serial = (self.serial + 97) % 251
         return PATTERN[self.serial : self.serial + count]
 
-    def source(self, number: int | None, count: int) -> tuple[Buffer, bytes]:
-        """Something to write: new bytes, or what a view shows, so far as it shows enough; and a copy."""
+    def source(self, number: int | None, count: int, *, to: int, region: RegionModel) -> tuple[Buffer, bytes]:
+        """Something to write: new bytes, or what a view shows, so far as it shows enough; and a copy.
+
+        Not what is there already: a copy onto itself stores nothing, and makes no page a private copy's own.
+        """
         view = None if number is None else self.view_of(number, "slice", "buffer", "mutable buffer")
-        if view is None or view.is_missing or view.region.faulted:
+        unfit = view is None or view.is_missing or view.region.faulted
+        if view is None or unfit or (view.region is region and view.offset == to):
             data = self.data(count)
             return data, data
         return memoryview(view.held)[:count], view.region.shown(view.offset, view.count)[:count]

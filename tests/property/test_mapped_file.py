@@ -165,7 +165,8 @@ class MappedFiles(Ground):
         handle = self.pick(which)
         mapped, model = handle.mapped, handle.model
         offset, count = self.place(handle, where)
-        given, data = self.source(source, min(count, 1) if way == "item" else count)
+        count = min(count, 1) if way == "item" else count
+        given, data = self.source(source, count, to=offset, region=model.stores)
         if not self.may_store(model.stores, offset, len(data)) or (way == "item" and not data):
             return
         calls: dict[str, Callable[[], object]] = {
@@ -282,8 +283,10 @@ class MappedFiles(Ground):
             return
         region, start = view.region, min(at * PAGE_SIZE // 2, view.count)
         # Of a buffer that is somebody else's, nobody can ask whether a copy overlaps itself.
-        given, data = self.source(source if view.kind == "mutable" else None, min(count, view.count - start))
-        offset, part = view.offset + start, slice(start, start + len(data))
+        source = source if view.kind == "mutable" else None
+        offset, count = view.offset + start, min(count, view.count - start)
+        given, data = self.source(source, count, to=offset, region=region)
+        part = slice(start, start + len(data))
         if not self.may_store(region, offset, len(data)):
             return
         missing = region.first_missing(offset, len(data)) is not None
@@ -504,6 +507,30 @@ def test_a_copy_between_two_mappings_of_a_file_is_that_of_bytes(
         model[target : target + count] = shown
         assert sink[:] == model[: len(sink)]
         assert sink.mode is not READ_WRITE or path.read_bytes() == model
+
+
+def test_a_mapping_left_after_a_fault_is_not_forgotten(tmp_path: Path) -> None:
+    """``refresh()`` once forgot its views: a cut took the pages from under them, and a store was the end.
+
+    A copy from such a view to where the same pages lie now once overlapped itself unseen.
+    """
+    content = bytearray(at * 7 % 251 for at in range(3 * PAGE_SIZE))
+    with MemoryMappedFile.create_rw(tmp_path / "file", 4 * PAGE_SIZE) as mapped:
+        mapped.update_region(0, content)
+        view, last = mapped.as_slice(0, 2 * PAGE_SIZE), memoryview(mapped.as_slice(3 * PAGE_SIZE, 8))
+        os.truncate(mapped.path, 3 * PAGE_SIZE)
+        assert last[0] == 0
+        mapped.refresh()
+        mapped.update_region(1, memoryview(view)[:8000])
+        content[1:8001] = content[:8000]
+        assert mapped[:] == content
+        with pytest.raises(ResizeFailed, match=f"byte {3 * PAGE_SIZE + 8};"):
+            mapped.resize(1)
+        del last
+        with pytest.raises(ResizeFailed, match=f"byte {2 * PAGE_SIZE};"):
+            mapped.resize(PAGE_SIZE)
+        del view
+        mapped.resize(1)
 
 
 class LosesTheLastByte(MemoryMappedFile):
