@@ -92,7 +92,7 @@ def control_is_caught(python: Path, directory: Path) -> bool:
     caught = []
     for name in ("heap", "overflow", "harmless"):
         code = f"import ctypes; ctypes.CDLL({str(library)!r}).{name}(8)"
-        # With both libraries loaded, one may report to the standard error, not to a file; it ends the process.
+        # With both libraries loaded, one may report to the standard error, not a file; it ends the process.
         ended = run([python, "-c", code], directory, **surroundings(directory))
         caught.append(ended != 0 or bool(findings(directory)))
         for path in findings(directory):
