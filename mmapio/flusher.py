@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import sys
 import threading
 import weakref
 from typing import Protocol
@@ -21,14 +22,17 @@ class Flushable(Protocol):
     def _nobody_heard(self) -> None: ...
 
 
-# The thread ends with the interpreter, which may be before the bound is reached.
-_flushed: weakref.WeakSet[Flushable] = weakref.WeakSet()
+_running: weakref.WeakSet[Flusher] = weakref.WeakSet()
 
 
 @atexit.register
 def _flush_at_exit() -> None:
-    for handle in list(_flushed):
-        _flush(handle)
+    """What the end leaves no time for; and no thread is to be frozen with a lock in its hands."""
+    for flusher in list(_running):
+        flusher.stop()
+        handle = flusher.handle()
+        if handle is not None:
+            _flush(handle)
 
 
 class Flusher:
@@ -36,18 +40,22 @@ class Flusher:
 
     def __init__(self, handle: Flushable, milliseconds: int, name: str) -> None:
         self._stop = threading.Event()
-        _flushed.add(handle)
         # Weak, so that a handle that was dropped without close() can go.
+        self.handle = weakref.ref(handle)
         self._thread = threading.Thread(
             target=_run,
-            args=(weakref.ref(handle), milliseconds / 1000, self._stop),
+            args=(self.handle, milliseconds / 1000, self._stop),
             name=name,
             daemon=True,
         )
         self._thread.start()
+        _running.add(self)
 
     def stop(self) -> None:
         """End the thread and wait for it. The second time does nothing."""
+        # Other threads are frozen by then, this one too: to wait for it, or for its lock, would be for ever.
+        if sys.is_finalizing():
+            return
         self._stop.set()
         if self._thread is not threading.current_thread():
             self._thread.join()
