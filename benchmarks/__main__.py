@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 from . import bench_mmapkv, environment, report
 from .adapters import RIVALS, load_rival
@@ -19,6 +17,7 @@ from .command import (
     at_least,
     check_common_options,
     load,
+    scratch_directory,
     show_progress,
     summary,
     warn,
@@ -68,8 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     results: dict[str, Result] = {}
     try:
-        with tempfile.TemporaryDirectory(prefix=".run-", dir=options.dir) as scratch:
-            harness = Harness(data, contestants, Path(scratch), options.rounds, show_progress)
+        with scratch_directory(options.dir) as scratch:
+            harness = Harness(data, contestants, scratch, options.rounds, show_progress)
             for result in harness.run([WORKLOADS[name] for name in workload_names]):
                 results[result.workload.name] = result
                 show_progress("")

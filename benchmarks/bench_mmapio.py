@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 from . import environment, report
 from .adapters import PEERS, load_peer
@@ -19,6 +17,7 @@ from .command import (
     at_least,
     check_common_options,
     load,
+    scratch_directory,
     show_progress,
     summary,
     warn,
@@ -83,8 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             workloads.append(workload)
     try:
-        with tempfile.TemporaryDirectory(prefix=".run-", dir=options.dir) as scratch:
-            results = run(workloads, peers, Path(scratch), options.rounds, show_progress)
+        with scratch_directory(options.dir) as scratch:
+            results = run(workloads, peers, scratch, options.rounds, show_progress)
     except WrongAnswer as error:
         show_progress("")
         print(f"WRONG ANSWER, no figure of this run counts: {error}", file=sys.stderr)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import shutil
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -50,6 +53,18 @@ def check_common_options(parser: argparse.ArgumentParser, options: argparse.Name
         parser.error(f"--dir {options.dir}: not a directory; make it first, or leave the option out")
     if options.json is not None and not options.json.absolute().parent.is_dir():
         parser.error(f"--json {options.json}: its directory does not exist; make it first")
+
+
+@contextmanager
+def scratch_directory(parent: Path) -> Iterator[Path]:
+    """A directory for the files of one run, which is removed however the run ends."""
+    # Not tempfile's, whose name is known only once it is made: a signal in between would leave it behind.
+    scratch = parent / f".run-{os.getpid()}"
+    try:
+        scratch.mkdir()
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def load(names: Sequence[str], load_one: Callable[[str], T]) -> tuple[list[T], dict[str, str]]:

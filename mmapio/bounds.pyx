@@ -13,9 +13,6 @@ cdef extern from "Python.h":
     # With NULL for the exception it clamps instead of raising.
     Py_ssize_t as_ssize_t "PyNumber_AsSsize_t"(object number, void *exception) except? -1
 
-# File offsets are signed in the system interface.
-cdef uint64_t MAX_SIZE = 0x7FFFFFFFFFFFF000
-
 
 def checked(size, path):
     """A size as the number it is. InvalidSize for one that no file can have; `path` is of the file, for the message."""
@@ -24,20 +21,14 @@ def checked(size, path):
 
 cdef uint64_t checked_size(size, path) except? 0:
     size = operator.index(size)
-    if not 0 < size <= MAX_SIZE:
-        raise InvalidSize(_errno.EINVAL, f"a size must be between 1 and {MAX_SIZE} bytes, not {told(size)}", path)
+    if not 0 < size <= <uint64_t>MAX_SIZE:
+        raise InvalidSize(_errno.EINVAL, f"a size must be between 1 and {<uint64_t>MAX_SIZE} bytes, not {told(size)}", path)
     return size
 
 
-cdef uint64_t checked_offset(offset, uint64_t length, path) except? 0:
-    cdef Py_ssize_t small
-    if type(offset) is int:
-        # The common case without a comparison of Python objects.
-        small = as_ssize_t(offset, NULL)
-        if 0 <= small < <Py_ssize_t>MAX_SIZE:
-            return small
+cdef uint64_t converted_offset(offset, uint64_t length, path) except? 0xFFFFFFFFFFFFFFFF:
     offset = operator.index(offset)
-    if not 0 <= offset <= MAX_SIZE:
+    if not 0 <= offset <= <uint64_t>MAX_SIZE:
         raise OutOfBounds(_errno.EINVAL, f"offset or length {told(offset)} is outside the {length} bytes mapped", path)
     return offset
 

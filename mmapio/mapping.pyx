@@ -5,7 +5,6 @@ import errno as _errno
 import operator
 import threading
 import time
-import weakref
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
@@ -14,11 +13,12 @@ from libc.string cimport strerror
 
 from mmapio cimport _fault, _os, _vm
 from mmapio._os cimport Descriptor
-from mmapio._vm cimport COPY_ON_WRITE, READ_ONLY, READ_WRITE
-from mmapio.account cimport ON_EACH, Account, note
-from mmapio.bounds cimport checked_offset, checked_size, clamped, deadline_of, told
+from mmapio._vm cimport COPY_ON_WRITE, READ_ONLY, READ_WRITE, Kind
+from mmapio.account cimport ON_EACH, note
+from mmapio.bounds cimport checked_offset, checked_size, clamped, deadline_of, is_plain_int, told
 from mmapio.mutable cimport mutable_of
-from mmapio.region cimport Region, copy_guarded, fault_in, map_region, read_copy
+from mmapio.region cimport Region, copy_guarded, map_region, read_copy
+from mmapio.regions cimport MappedRegions, span
 from mmapio.view cimport slice_of
 
 from mmapio import _fork
@@ -30,13 +30,17 @@ from mmapio.options import FlushPolicy, MmapMode, Trigger
 DEFAULT_RESERVE = 64 << 30
 """Address space, in bytes, that a file may grow into without moving. Costs no memory."""
 
+cdef extern from "Python.h":
+    int unpack_slice "PySlice_Unpack"(object key, Py_ssize_t *start, Py_ssize_t *stop, Py_ssize_t *step) except -1
+    Py_ssize_t fit_slice "PySlice_AdjustIndices"(Py_ssize_t length, Py_ssize_t *start, Py_ssize_t *stop, Py_ssize_t step) noexcept
+
 cdef dict KINDS = {
     MmapMode.READ_ONLY: READ_ONLY, MmapMode.READ_WRITE: READ_WRITE, MmapMode.COPY_ON_WRITE: COPY_ON_WRITE}
 cdef dict MODES = {kind: mode for mode, kind in KINDS.items()}
 
 
 @cython.no_gc_clear
-cdef class MappedFile(Account):
+cdef class MappedFile(MappedRegions):
     """The native core of :class:`mmapio.MemoryMappedFile`, which has the constructors and everything that is rare."""
 
     def __init__(self):
@@ -113,18 +117,20 @@ cdef class MappedFile(Account):
         whatever the file holds. Raises OutOfBounds, Closed, MappingFault.
         """
         cdef uint64_t start, count
-        self.span(offset, length, &start, &count)
-        cdef Region region = self.view_region(start + count)
-        self.check()
-        if length is None:
-            count = min(count, self.length - min(start, self.length))
-        self.check_range(start, count)  # again: mapping it may have let another thread cut the file
+        span(self, offset, length, &start, &count)
+        cdef Region region = self.viewed
+        if region is None or region.reserved < start + count:
+            region = self.view_region(start + count)
+            self.check()
+            if length is None:
+                count = min(count, self.length - min(start, self.length))
+            self.check_range(start, count)  # again: mapping it may have let another thread cut the file
         return slice_of(region, region.base + start, count)
 
     def read_bytes(self, offset, length):
         """Copy `length` bytes at `offset`. Raises OutOfBounds, Closed, MappingFault."""
         cdef uint64_t start, count
-        self.span(offset, operator.index(length), &start, &count)
+        span(self, offset, operator.index(length), &start, &count)
         return read_copy(self.region, start, count)
 
     def read_into(self, offset, buffer):
@@ -149,22 +155,17 @@ cdef class MappedFile(Account):
 
     def __getitem__(self, key):
         """As of ``bytes``: an index gives an int, a slice a copy. Raises IndexError (OutOfBounds), Closed, MappingFault."""
+        cdef Py_ssize_t begin, end, stride, count
         self.check()
         if isinstance(key, slice):
-            start, stop, step = key.indices(self.length)
-            wanted = range(start, stop, step)
+            unpack_slice(key, &begin, &end, &stride)
             self.check()
-            if not wanted:
-                return b""
-            # Again: the key's numbers are free to run code that cuts the file.
-            self.check_range(max(wanted[0], wanted[len(wanted) - 1]), 1)
-            if step == 1:
-                return read_copy(self.region, start, stop - start)
+            count = fit_slice(self.length, &begin, &end, stride)
+            if stride == 1 or count == 0:
+                return read_copy(self.region, max(begin, 0), count)
             # Only what lies between the ends is copied.
-            first, last = wanted[0], wanted[len(wanted) - 1]
-            if step < 0:
-                first, last = last, first
-            return read_copy(self.region, first, last + 1 - first)[::step]
+            end = begin + (count - 1) * stride
+            return read_copy(self.region, min(begin, end), abs(end - begin) + 1)[::stride]
         return read_copy(self.region, self.index(key), 1)[0]
 
     def update_region(self, offset, data):
@@ -174,25 +175,11 @@ cdef class MappedFile(Account):
         OutOfBounds (nothing is written), InvalidMode on a read-only mapping, TypeError for what is no buffer, Closed,
         MappingFault (part of it may be written), FlushFailed.
         """
-        cdef uint64_t start = checked_offset(offset, self.length, self._path)
-        cdef Region region
-        cdef Py_buffer view
-        self.check_writable()
-        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
-        try:
-            self.check_writable()  # again: the exporter is free to run code that closes this handle
-            self.check_range(start, view.len)
-            region = self.region
-            copy_guarded(region, start, view.len, region.base + start, <const char *>view.buf, type(data) is not bytes)
-            if view.len:
-                note(self, view.len)
-        finally:
-            PyBuffer_Release(&view)
+        store(self, checked_offset(offset, self.length, self._path), data, -1)
 
     def __setitem__(self, key, value):
         """As of a ``bytearray`` that keeps its length. Raises what :meth:`update_region` does, and ValueError for another length."""
-        cdef Py_ssize_t size
-        cdef Py_buffer view
+        cdef Py_ssize_t begin, end, stride, count
         self.check_writable()
         if not isinstance(key, slice):
             start = self.index(key)
@@ -201,18 +188,12 @@ cdef class MappedFile(Account):
                 raise ValueError(f"a byte must be between 0 and 255, not {value}")
             self.update_region(start, value.to_bytes(1, "little"))
             return
-        start, stop, step = key.indices(self.length)
-        if step != 1:
-            raise ValueError(f"a slice that is assigned to must be contiguous: step must be 1, not {step}")
-        size = max(stop - start, 0)
+        unpack_slice(key, &begin, &end, &stride)
+        if stride != 1:
+            raise ValueError(f"a slice that is assigned to must be contiguous: step must be 1, not {stride}")
         self.check()
-        PyObject_GetBuffer(value, &view, PyBUF_SIMPLE)
-        try:
-            if view.len != size:
-                raise ValueError(f"a slice of {size} bytes cannot be assigned {view.len}: a mapped file does not shift")
-            self.update_region(start, value)
-        finally:
-            PyBuffer_Release(&view)
+        count = fit_slice(self.length, &begin, &end, stride)
+        store(self, begin, value, count)
 
     def __delitem__(self, key):
         raise TypeError("bytes of a mapped file cannot be deleted; resize the file")
@@ -223,7 +204,7 @@ cdef class MappedFile(Account):
         Costs the same whatever the length. Raises OutOfBounds, InvalidMode on a read-only mapping, Closed, MappingFault.
         """
         cdef uint64_t start, count
-        self.span(offset, length, &start, &count)
+        span(self, offset, length, &start, &count)
         self.check_writable()
         return mutable_of(self, self.region, self.base + start, count)
 
@@ -302,7 +283,7 @@ cdef class MappedFile(Account):
         Takes `length` off :attr:`pending_bytes`. Raises OutOfBounds, and what :meth:`flush` raises.
         """
         cdef uint64_t start, count
-        self.span(offset, operator.index(length), &start, &count)
+        span(self, offset, operator.index(length), &start, &count)
         if self.kind != READ_WRITE:
             return
         self.check_writable()
@@ -356,14 +337,8 @@ cdef class MappedFile(Account):
     def _locate(self, offset, length):
         # The checked numbers of a range; `length` None means to the end.
         cdef uint64_t start, count
-        self.span(offset, length, &start, &count)
+        span(self, offset, length, &start, &count)
         return start, count
-
-    def _regions(self):
-        # The region of stores, and that of views where it is another.
-        self.check()
-        cdef Region viewed = self.view_region(self.length)
-        return [self.region] if viewed is self.region else [self.region, viewed]
 
     def _descriptor(self):
         self.check()
@@ -389,28 +364,6 @@ cdef class MappedFile(Account):
             raise OutOfBounds(_errno.EINVAL, f"index {told(key)} is outside the {self.length} bytes mapped", self._path)
         return at
 
-    cdef int check(self) except -1:
-        self.check_open()
-        if self.faulted():
-            fault_in(self._path)
-        return 0
-
-    cdef int check_open(self) except -1:
-        if self.region is None:
-            raise Closed(_errno.EBADF, "the mapped file is closed; open it again", self._path)
-        return 0
-
-    cdef bint faulted(self) noexcept:
-        # Also below a view that growth has left behind.
-        cdef Region old
-        if self.region.slot.faulted or (self.viewed is not None and self.viewed.slot.faulted):
-            return True
-        for each in self.retired:
-            old = each()
-            if old is not None and old.slot.faulted and not old.forgiven:
-                return True
-        return False
-
     cdef int check_writable(self) except -1:
         self.check()
         return self.refuse_write() if self.stopped else 0
@@ -425,99 +378,6 @@ cdef class MappedFile(Account):
                 _errno.EBADF, "a writable mapping inherited by fork belongs to the parent; open the file again in the child",
                 self._path)
         return self.raise_poison()
-
-    cdef int span(self, offset, length, uint64_t *start, uint64_t *count) except -1:
-        # The numbers of a range, checked. First of all the conversions: they may run code that closes this handle.
-        start[0] = checked_offset(offset, self.length, self._path)
-        count[0] = 0 if length is None else checked_offset(length, self.length, self._path)
-        self.check()
-        if length is None:
-            count[0] = self.length - min(start[0], self.length)
-        return self.check_range(start[0], count[0])
-
-    cdef int check_range(self, uint64_t offset, uint64_t count) except -1:
-        if offset > self.length or count > self.length - offset:
-            raise OutOfBounds(
-                _errno.EINVAL, f"{count} bytes at offset {offset} reach outside the {self.length} bytes mapped", self._path)
-        return 0
-
-    cdef Region view_region(self, uint64_t end):
-        # Views of a writable file point into a mapping of their own, which cannot be stored to: there a fault below somebody
-        # else's code can be answered with zero pages, for no later store can be lost in them.
-        cdef Region fresh, region = self.region
-        # Another thread may close the handle while this one maps, and the descriptor's number be another file's.
-        cdef Descriptor held = self.descriptor
-        if self.viewed is None or self.viewed.reserved < end:
-            if self.viewed is not None:
-                self.retire(self.viewed)
-                self.viewed = None
-            try:
-                fresh = map_region(held.fd, region.reserved, max(self.length, end), READ_ONLY, self._path)
-            except OSError:
-                # Address space is short: better a view without that than none.
-                fresh = region
-            self.check_open()
-            if self.viewed is not None and self.viewed.reserved >= end:
-                return self.viewed  # another thread's, who was faster
-            self.viewed = fresh
-            return fresh
-        return self.viewed
-
-    cdef int renew(self, uint64_t want, uint64_t least) except -1:
-        # Another thread may close the handle while this one maps, and the descriptor's number be another file's.
-        cdef Descriptor held = self.descriptor
-        cdef Region old, fresh = map_region(held.fd, want, least, self.kind, self._path)
-        if self.huge:
-            fresh.ask_for_huge_pages()
-        self.check_open()
-        if self.faulted():
-            # From a fault this is the way out: what was mapped before is not asked for faults again. Its views still count.
-            for each in [self.region, self.viewed, *[reference() for reference in self.retired]]:
-                old = each
-                if old is not None:
-                    old.forgiven = True
-        self.retire(self.region)
-        if self.viewed is not None and self.viewed is not self.region:
-            self.retire(self.viewed)
-        self.region = fresh
-        self.base = fresh.base
-        self.viewed = None if self.kind == READ_WRITE else fresh
-        return 0
-
-    def _mark_if_cut(self):
-        # After the kernel refused a page: on a full disk nothing is lost, of a file that was cut something is.
-        self.check_open()
-        if self.learn_length() < self.length:
-            self.region.slot.faulted = 1
-
-    def _want_huge_pages(self):
-        # Also of what this is mapped to later. False when the kernel refuses.
-        self.check()
-        self.huge = True
-        return self.region.ask_for_huge_pages()
-
-    cdef int retire(self, Region region) except -1:
-        # Its views go on, and still count when the file is to shrink.
-        self.retired = [each for each in self.retired if each() is not None]
-        self.retired.append(weakref.ref(region))
-        return 0
-
-    cdef uint64_t furthest_view(self) except? 0:
-        cdef uint64_t end = self.region.last_view_end()
-        cdef Region old
-        if self.viewed is not None:
-            end = max(end, self.viewed.last_view_end())
-        for each in self.retired:
-            old = each()
-            if old is not None:
-                end = max(end, old.last_view_end())
-        return end
-
-    cdef uint64_t learn_length(self) except? 0:
-        cdef long long found = _os.size_of(self.descriptor.fd)
-        if found < 0:
-            raise OSError(<int>-found, strerror(<int>-found).decode(), self._path)
-        return found
 
     cdef int grow_to(self, uint64_t size) except -1:
         cdef Descriptor descriptor = self.descriptor
@@ -561,6 +421,26 @@ cdef class MappedFile(Account):
                 if self.poison is None:
                     self.sync_all()
         return 0
+
+
+cdef int store(MappedFile file, uint64_t start, data, Py_ssize_t wanted) except -1:
+    # All of a buffer, which has `wanted` bytes unless that is negative.
+    cdef Region region
+    cdef Py_buffer view
+    file.check_writable()
+    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+    try:
+        file.check_writable()  # again: the exporter is free to run code that closes this handle
+        if wanted >= 0 and view.len != wanted:
+            raise ValueError(f"a slice of {wanted} bytes cannot be assigned {view.len}: a mapped file does not shift")
+        file.check_range(start, view.len)
+        region = file.region
+        copy_guarded(region, start, view.len, region.base + start, <const char *>view.buf, type(data) is not bytes)
+        if view.len:
+            note(file, view.len)
+    finally:
+        PyBuffer_Release(&view)
+    return 0
 
 
 cdef adopt(cls, Descriptor opened, Kind kind, uint64_t reserve, policy):

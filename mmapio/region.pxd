@@ -32,8 +32,21 @@ cdef class Region:
     cdef uint64_t last_view_end(self) noexcept
 
 
-cdef void attach(Region region, Link *link, const char *start, uint64_t count) noexcept
-cdef void detach(Link *link) noexcept
+cdef inline void attach(Region region, Link *link, const char *start, uint64_t count) noexcept:
+    link.start = start
+    link.end = start + count
+    link.previous = &region.views
+    link.next = region.views.next
+    link.next.previous = link
+    region.views.next = link
+
+
+cdef inline void detach(Link *link) noexcept:
+    # Of a link that was never attached, or is no longer, nothing.
+    if link.next != NULL:
+        link.previous.next = link.next
+        link.next.previous = link.previous
+        link.next = NULL
 
 # Between `count` bytes at `offset` of a region and a buffer. `foreign`: nobody knows what memory the buffer is.
 cdef int copy_guarded(Region region, uint64_t offset, Py_ssize_t count, char *to, const char *source, bint foreign) except -1

@@ -52,6 +52,8 @@ cdef uint64_t LOCK_BASE = 1 << 62
 cdef int64_t SLICE_NS = 100_000_000
 
 
+cdef object FOR_EVER = -1
+
 cdef struct Request:
     void *mutex
     int64_t wait_ns
@@ -123,20 +125,23 @@ cdef class SharedMutex:
         """Whether it is held through this object."""
         return self.held
 
-    def acquire(self, bint blocking=True, timeout=-1):
+    def acquire(self, bint blocking=True, timeout=FOR_EVER):
         """Take the mutex; False when it was not free, at once or within `timeout` seconds. As of ``threading.Lock``.
 
         Waits without the GIL; signal handlers run. Look at :attr:`owner_died` before you trust what it guards. Raises RuntimeError
         in the thread that holds it, Closed, MappingFault.
         """
+        if timeout is FOR_EVER or timeout == FOR_EVER:
+            return self.take(blocking, None)
+        deadline = deadline_of(timeout)
+        if timeout < 0 or not blocking:
+            raise ValueError(f"a timeout of {timeout} s makes no sense: it must not be negative, and goes with blocking only")
+        return self.take(blocking, deadline)
+
+    cdef bint take(self, bint blocking, deadline) except -1:
         cdef Request request
         cdef int result
         cdef double left
-        deadline = deadline_of(timeout)
-        if timeout == -1:
-            deadline = None
-        elif timeout < 0 or not blocking:
-            raise ValueError(f"a timeout of {timeout} s makes no sense: it must not be negative, and goes with blocking only")
         request.mutex = &self.cell.mutex
         request.wait_ns = 0
         while True:
@@ -178,7 +183,7 @@ cdef class SharedMutex:
             if result == -EOWNERDEAD:
                 self.word(STORE, &self.cell.needs_recovery, 1)
         except MappingFault:
-            self.release()
+            self.give()
             raise
         return True
 
@@ -191,6 +196,9 @@ cdef class SharedMutex:
 
     def release(self):
         """Give the mutex back. RuntimeError unless this thread holds it through this object."""
+        self.give()
+
+    cdef int give(self) except -1:
         cdef Request request
         cdef int result
         if not self.held:
@@ -206,13 +214,14 @@ cdef class SharedMutex:
             self.lost()
         if result < 0:
             raise MmapIoError(-result, f"cannot unlock: {strerror(-result).decode()}", self.region.path)
+        return 0
 
     def __enter__(self):
-        self.acquire()
+        self.take(True, None)
         return self
 
     def __exit__(self, *exc):
-        self.release()
+        self.give()
         return False
 
     def __reduce__(self):
