@@ -14,15 +14,12 @@ from libc.string cimport strerror
 from mmapio cimport _fault, _wait
 from mmapio._fault cimport ADD, AND, COMPARE, LOAD, MAX, MIN, OR, STORE, SUB, SWAP, XOR
 from mmapio.account cimport note
-from mmapio.bounds cimport checked_offset, clamped, deadline_of, told
+from mmapio.bounds cimport checked_offset, clamped, deadline_of, is_plain_int, told
 from mmapio.mapping cimport MappedFile
 from mmapio.region cimport attach, detach, fault_in
 
 from mmapio.errors import Misaligned, OutOfBounds
 from mmapio.options import Ordering
-
-cdef extern from "Python.h":
-    unsigned long long as_unsigned "PyLong_AsUnsignedLongLong"(object number) except? 0xFFFFFFFFFFFFFFFF
 
 cdef object RELAXED = Ordering.RELAXED
 cdef object ACQUIRE = Ordering.ACQUIRE
@@ -295,9 +292,9 @@ cdef Atomic word_of(MappedFile file, region, char *word, uint64_t offset, bint w
 
 cdef inline uint64_t as_word(Atomic word, value) except? 0xFFFFFFFFFFFFFFFF:
     cdef uint64_t number
-    if type(value) is not int:
+    if not is_plain_int(value):
         value = operator.index(value)
-    number = as_unsigned(value)
+    number = <uint64_t>value
     if not word.wide and number > 0xFFFFFFFF:
         raise OverflowError(f"{value} does not fit into 32 bits")
     return number
