@@ -37,8 +37,9 @@ static size_t mmio_page_bytes;
 static struct sigaction mmio_previous;
 static uint64_t mmio_faults;
 
-/* Static TLS: the handler must not be the first to touch a variable that the C library allocates at the first touch. */
-#if defined(__linux__)
+/* Static TLS: the handler must not be the first to touch a variable that the C library allocates at the first touch. musl
+ * allocates when it loads a module, and refuses one that asks for static TLS then. */
+#if defined(__GLIBC__)
 #define MMIO_TLS static __thread __attribute__((tls_model("initial-exec")))
 #else
 #define MMIO_TLS static __thread
@@ -57,6 +58,13 @@ MMIO_TLS unsigned mmio_repeats;
 #define MMIO_RAISED SI_TKILL
 #else
 #define MMIO_RAISED SI_USER
+#endif
+
+/* On Linux the kernel tells an address that must not be odd from a page that is not there. */
+#if defined(__linux__)
+#define MMIO_IS_MISALIGNED(info) ((info)->si_code == BUS_ADRALN)
+#else
+#define MMIO_IS_MISALIGNED(info) 0
 #endif
 
 #define MMIO_BARRIER() __asm__ volatile("" ::: "memory")
@@ -183,7 +191,7 @@ static void mmio_on_sigbus(int number, siginfo_t *info, void *context) {
     /* Not a signal that somebody sent, nor news of a broken page that nobody touched. */
     int synchronous = info->si_code > 0 && info->si_code != MMIO_NOT_TOUCHED;
     sigjmp_buf *guard = mmio_guard;
-    mmio_slot *slot = synchronous ? mmio_find((uintptr_t)info->si_addr) : NULL;
+    mmio_slot *slot = synchronous && !MMIO_IS_MISALIGNED(info) ? mmio_find((uintptr_t)info->si_addr) : NULL;
     if (synchronous) __atomic_fetch_add(&mmio_faults, 1, __ATOMIC_SEQ_CST);
     /* A handler that was put over this one passes the fault on by raise(): without its address, but on our thread. */
     if (guard != NULL && (synchronous || (info->si_code == MMIO_RAISED && info->si_pid == getpid()))) {

@@ -43,6 +43,8 @@ class MmapAdvice(enum.IntEnum):
 
     NORMAL = 0
     RANDOM = 1
+    """No reading ahead. Given before the first touch, it also keeps the cache in small pieces: a flush of one
+    page then writes a page or two, and not some 260 KiB."""
     SEQUENTIAL = 2
     WILL_NEED = 3
     DONT_NEED = 4

@@ -73,6 +73,7 @@ cdef class MappedSlice:
         if flags & PyBUF_WRITABLE:
             raise BufferError("this view of a mapped file is read-only; use as_slice_mut or update_region to write")
         check_made(self.region)
+        self.region.check()
         self.shape = self.count
         fill_buffer(view, self, self.start, &self.shape, flags, True)
 

@@ -321,6 +321,20 @@ def test_foreign_code_in_a_view_of_a_closed_handle_sees_zeros(path: Path) -> Non
     assert in_child(work) == (bytes(8), "MappingFault")
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_a_view_that_is_known_to_have_lost_pages_hands_out_no_buffer(path: Path, mode: str) -> None:
+    """An array made after the fault would be of zeros from the start, and nothing would ever say so."""
+
+    def work() -> tuple[bytes, str]:
+        mapped = MODES[mode](path)
+        view = mapped.as_slice()
+        before = memoryview(view)
+        os.truncate(path, KEPT)
+        return bytes(before[FAR : FAR + 8]), outcome(lambda: memoryview(view))[0]
+
+    assert in_child(work) == (bytes(8), "MappingFault")
+
+
 def test_zeros_that_an_outgrown_view_gave_are_told_by_the_handle(tmp_path: Path) -> None:
     """Growth beyond the reservation leaves old views in the old mapping, whose mark the handle must heed."""
     path = tmp_path / "file"
