@@ -3,9 +3,10 @@
  * The kernel raises SIGBUS at the instruction that touched the page. One handler for the process decides, in this order:
  *
  *   1. The thread is inside one of our own accesses: they run below a setjmp, to which the handler jumps back.
- *   2. The address is in a mapping that stores cannot reach a file through (read-only, or private): zero pages are mapped over all
- *      of it from the faulting page on, in one piece, and its slot is marked. The instruction runs again and finds zeros, and
- *      the next call that is checked raises. In one piece because a process has a limit on mappings.
+ *   2. The address is in a mapping that stores cannot reach a file through (read-only, or private), or in one whose users look at the
+ *      mark after every store and before they tell anybody of it (checked): zero pages are mapped over all of it from the faulting
+ *      page on, in one piece, and its slot is marked. The instruction runs again and finds zeros, and the next call that is
+ *      checked raises. In one piece because a process has a limit on mappings.
  *   3. Anything else, a shared writable mapping included, where a private page would swallow later stores, goes to the handler
  *      that was there before.
  *
@@ -23,8 +24,8 @@
 #include <ucontext.h>
 #endif
 
-/* Numbers of _vm.Kind. */
-enum { MMIO_KIND_READ_ONLY, MMIO_KIND_READ_WRITE, MMIO_KIND_COPY_ON_WRITE };
+/* Numbers of _vm.Kind, and of a READ_WRITE mapping whose users check its mark. */
+enum { MMIO_KIND_READ_ONLY, MMIO_KIND_READ_WRITE, MMIO_KIND_COPY_ON_WRITE, MMIO_KIND_CHECKED };
 
 typedef struct mmio_block {
     mmio_slot slots[128];
@@ -86,7 +87,7 @@ static mmio_slot *mmio_find(uintptr_t address) {
 static int mmio_cover(mmio_slot *slot, uintptr_t address) {
     uintptr_t page = address & ~(uintptr_t)(mmio_page_bytes - 1);
     uintptr_t end = slot->covered;
-    int protection = slot->kind == MMIO_KIND_COPY_ON_WRITE ? PROT_READ | PROT_WRITE : PROT_READ;
+    int protection = slot->kind == MMIO_KIND_READ_ONLY ? PROT_READ : PROT_READ | PROT_WRITE;
     /* Marked first: whoever sees the zeros can see the mark. */
     __atomic_store_n(&slot->faulted, 1, __ATOMIC_SEQ_CST);
     /* Another thread may have been here first. What a private mapping has stored to earlier zero pages stays. */
@@ -263,7 +264,7 @@ static const void *mmio_alias(const void *source, const void *target, size_t cou
     mmio_slot *from = mmio_find((uintptr_t)source), *to = mmio_find((uintptr_t)target);
     if (from == NULL || to == NULL || from == to || from->inode != to->inode || from->device != to->device) return source;
     size_t offset = (uintptr_t)source - from->base;
-    if (from->faulted || from->kind == MMIO_KIND_COPY_ON_WRITE || to->kind == MMIO_KIND_COPY_ON_WRITE || offset >= to->count ||
+    if (from->faulted || to->faulted || from->kind == MMIO_KIND_COPY_ON_WRITE || to->kind == MMIO_KIND_COPY_ON_WRITE || offset >= to->count ||
         count > to->count - offset)
         return NULL;
     return (const void *)(to->base + offset);
@@ -287,6 +288,8 @@ static const void *mmio_alias(const void *source, const void *target, size_t cou
     } while (0)
 
 static int mmio_copy(void *to, const void *from, size_t count) {
+    /* An empty buffer may be nowhere. */
+    if (count == 0) return 0;
     MMIO_GUARDED(memmove(to, from, count));
     return 0;
 }

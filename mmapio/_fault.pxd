@@ -5,7 +5,12 @@ from libc.stdint cimport uint64_t
 
 cdef extern from "_slot.h" nogil:
     ctypedef struct Slot "mmio_slot":
+        int kind
         int faulted
+
+# The kind of a slot whose region can be stored to, and whose users look at the mark after every store and before they tell of it.
+cdef enum:
+    CHECKED = 3
 
 # Numbers of the atomic operations, and of the orders, as `mmapio.options.Ordering` has them.
 cdef enum Operation:

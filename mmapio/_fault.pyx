@@ -65,7 +65,8 @@ cdef struct Comparison:
 
 cdef int compare_now(void *argument) noexcept nogil:
     cdef Comparison *wanted = <Comparison *>argument
-    wanted.order = memcmp(wanted.a, wanted.b, wanted.count)
+    if wanted.count:  # an empty buffer may be nowhere
+        wanted.order = memcmp(wanted.a, wanted.b, wanted.count)
     return 0
 
 

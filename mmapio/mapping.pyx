@@ -17,7 +17,7 @@ from mmapio._vm cimport COPY_ON_WRITE, READ_ONLY, READ_WRITE, Kind
 from mmapio.account cimport ON_EACH, note
 from mmapio.bounds cimport checked_offset, checked_size, clamped, deadline_of, is_plain_int, told
 from mmapio.mutable cimport mutable_of
-from mmapio.region cimport Region, copy_guarded, map_region, read_copy
+from mmapio.region cimport Region, copy_guarded, read_copy
 from mmapio.regions cimport MappedRegions, span
 from mmapio.view cimport slice_of
 
@@ -51,13 +51,16 @@ cdef class MappedFile(MappedRegions):
         """Map the file of an open `Descriptor`.
 
         For a layer that guards its own handles and syncs by itself: the mapping is not told of forks, and runs no Python code.
+        Where it can be stored to and a page is missing, stores go into memory that is lost: the layer must look for the mark of
+        the region after each store, and before it tells anybody of it.
         """
-        return adopt(cls, descriptor, READ_WRITE if writable else READ_ONLY, checked_size(reserve, descriptor.path), FlushPolicy.NEVER)
+        return adopt(
+            cls, descriptor, READ_WRITE if writable else READ_ONLY, checked_size(reserve, descriptor.path), FlushPolicy.NEVER, writable)
 
     @classmethod
     def _adopt(cls, Descriptor descriptor not None, mode, reserve, flush_policy, bint created=False, Descriptor parent=None):
         # What the constructors end in: a handle that is told of forks and flushed as its policy says.
-        cdef MappedFile made = adopt(cls, descriptor, KINDS[mode], checked_size(reserve, descriptor.path), flush_policy)
+        cdef MappedFile made = adopt(cls, descriptor, KINDS[mode], checked_size(reserve, descriptor.path), flush_policy, False)
         made.unnamed = created
         made.parent = parent
         if made.kind == READ_WRITE:
@@ -443,11 +446,12 @@ cdef int store(MappedFile file, uint64_t start, data, Py_ssize_t wanted) except 
     return 0
 
 
-cdef adopt(cls, Descriptor opened, Kind kind, uint64_t reserve, policy):
+cdef adopt(cls, Descriptor opened, Kind kind, uint64_t reserve, policy, bint checked):
     cdef MappedFile made = cls.__new__(cls)
     made.descriptor = opened
     made.turn = threading.RLock()
     made.kind = kind
+    made.checked = checked
     made._path = opened.path
     made.retired = []
     made.set_policy(policy)
@@ -455,7 +459,7 @@ cdef adopt(cls, Descriptor opened, Kind kind, uint64_t reserve, policy):
     made.stopped = kind == READ_ONLY
     made.length = made.learn_length()
     # A private mapping has nothing to grow into.
-    made.region = map_region(opened.fd, 0 if kind == COPY_ON_WRITE else reserve, made.length, kind, opened.path)
+    made.region = made.map_stores(opened.fd, 0 if kind == COPY_ON_WRITE else reserve, made.length)
     made.base = made.region.base
     if kind != READ_WRITE:
         made.viewed = made.region

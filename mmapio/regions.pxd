@@ -16,6 +16,7 @@ cdef class MappedRegions(Account):
     cdef char *base             # of the region; constant while the file grows within it
     cdef uint64_t length        # of the file, as this handle last learnt it
     cdef Kind kind
+    cdef bint checked           # who stores looks at the marks afterwards
 
     cdef int check(self) except -1
     cdef int check_open(self) except -1
@@ -24,6 +25,7 @@ cdef class MappedRegions(Account):
     cdef int check_range(self, uint64_t offset, uint64_t count) except -1
     cdef int refuse_range(self, uint64_t offset, uint64_t count) except -1
     cdef Region view_region(self, uint64_t end)
+    cdef Region map_stores(self, int fd, uint64_t want, uint64_t least)
     cdef int renew(self, uint64_t want, uint64_t least) except -1
     cdef int retire(self, Region region) except -1
     cdef int forget_dead(self) except -1

@@ -9,6 +9,7 @@ from libc.stdint cimport uint64_t
 from libc.string cimport strerror
 
 from mmapio cimport _os
+from mmapio._fault cimport CHECKED
 from mmapio._os cimport Descriptor
 from mmapio._vm cimport READ_ONLY, READ_WRITE
 from mmapio.account cimport Account
@@ -95,10 +96,16 @@ cdef class MappedRegions(Account):
             return fresh
         return self.viewed
 
+    cdef Region map_stores(self, int fd, uint64_t want, uint64_t least):
+        cdef Region made = map_region(fd, want, least, self.kind, self._path)
+        if self.checked:
+            made.slot.kind = CHECKED
+        return made
+
     cdef int renew(self, uint64_t want, uint64_t least) except -1:
         # Another thread may close the handle while this one maps, and the descriptor's number be another file's.
         cdef Descriptor held = self.descriptor
-        cdef Region old, fresh = map_region(held.fd, want, least, self.kind, self._path)
+        cdef Region old, fresh = self.map_stores(held.fd, want, least)
         if self.huge:
             fresh.ask_for_huge_pages()
         self.check_open()

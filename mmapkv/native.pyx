@@ -26,8 +26,9 @@ from mmapkv.format cimport (
 )
 from mmapkv.index cimport ABSENT, PRESENT, REPLACED, UNSOUND, Hit, Index, Outcome
 from mmapkv.slots cimport SlotMap
+from mmaplog.appender cimport RECORD_START_END, record_size
 from mmaplog.checksum cimport xxh3
-from mmaplog.log cimport RECORD_START_END, Log, record_size
+from mmaplog.log cimport Log
 from mmaplog.segment cimport Segment
 
 from mmapio.errors import Closed
@@ -186,6 +187,7 @@ cdef class NativeStore:
         cdef Segment segment
         if self.index is None:
             self.raise_closed()
+        self.log.check_faults()
         self.index.region.check()
         for each in self.slots.segments:
             if each is not None:
@@ -240,6 +242,8 @@ cdef class NativeStore:
                 continue
             hash = xxh3(key_start, key_size, index.seed)
             outcome = index.find(hash, key_start, key_size, removed is not None and self.verify, &hit)
+            if _fault.faults() != self.faults:
+                self.check_faults()
             if outcome == PRESENT:
                 cell = hit.cell
                 tag = cell[0] >> ADDRESS_BITS << ADDRESS_BITS
@@ -278,7 +282,8 @@ cdef class NativeStore:
             memcpy(payload + PAYLOAD_HEADER_SIZE + PREVIOUS_SIZE, key_start, key_size)
         else:
             memcpy(payload + PAYLOAD_HEADER_SIZE, key_start, key_size)
-        memcpy(payload + head, value, value_size)
+        if value_size:  # a deletion has no value, and a copy from nowhere is undefined even of nothing
+            memcpy(payload + head, value, value_size)
         log.commit(payload_size)
 
         # Committed. A reader that sees the entry now sees a record that no crash takes away.
@@ -289,6 +294,8 @@ cdef class NativeStore:
         elif kind == KIND_DELETE:
             count -= 1
         index.publish(log.seq, count)
+        if _fault.faults() != self.faults:
+            self.check_faults()
         log.after_commit(payload_size, durable)
         return 1
 

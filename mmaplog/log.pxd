@@ -1,73 +1,13 @@
-from libc.stdint cimport uint64_t
+# A log as its users know it.
 
-from mmapio._os cimport Descriptor
-from mmaplog.control cimport Control
-from mmaplog.segment cimport Segment
-from mmaplog.segment_set cimport SegmentSet
+from mmaplog.appender cimport Appender
 
 
-cdef enum:
-    # No record starts at or beyond this offset: a store could not address it. One may reach beyond.
-    RECORD_START_END = 512 << 20
-
-
-cdef class Log:
-    cdef readonly Control control
-    cdef readonly SegmentSet segments
-    cdef Descriptor directory
+cdef class Log(Appender):
     cdef object locks           # LockFile
-    cdef object _path
-    cdef object manifest
     cdef object policy
     cdef object flusher
-    cdef object append_lock
-    cdef object flush_lock
     cdef object __weakref__
-    cdef readonly bint writable
-    cdef bint forked
-    cdef bint growing           # the holder of append_lock is finding space
-    cdef bint paused            # the holder of append_lock keeps everybody from appending
-    cdef bint flushing          # the holder of flush_lock is at work
     cdef readonly bint recovered
 
-    # The writer's position. `room` is where the next record must end at the latest. It is 0 whenever an
-    # append must not go ahead, whatever the reason, so that one comparison guards them all.
-    cdef Segment tail
-    cdef char *base
-    cdef uint64_t room
-    cdef uint64_t end
-    cdef uint64_t last
-    cdef uint64_t seq
-    cdef uint64_t base_seq
-    cdef uint64_t segment_id
-    cdef list unsynced          # segments before the tail that were written since the last sync
-    cdef bint names_unsynced    # the directory has entries that no sync covers
-
-    # What the policy counts.
-    cdef uint64_t bytes_bound
-    cdef uint64_t writes_bound
-    cdef bint always
-    cdef bint timestamps
-    cdef uint64_t bytes_pending
-    cdef uint64_t writes_pending
-
-    cdef int make_room(self, uint64_t payload_size) except -1
-    cdef char *begin(self, uint64_t payload_size) noexcept
-    cdef void commit(self, uint64_t payload_size) noexcept
-    cdef int after_commit(self, uint64_t size, bint durable) except -1
-    cdef int check(self) except -1
-    cdef int check_writable(self) except -1
-    cdef int roll(self, uint64_t need) except -1
-    cdef seal(self, Segment segment)
-    cdef adopt_unsynced(self)
-    cdef mark_clean(self)
     cdef release(self)
-    cdef raise_forked(self)
-    cdef void restore_room(self) noexcept
-    cdef flush_held(self)
-    cdef reentered(self, what)
-    cdef void move_to(self, Segment segment, uint64_t end, uint64_t last) noexcept
-
-
-cdef inline uint64_t record_size(uint64_t payload_size, bint timestamps) noexcept nogil:
-    return (payload_size + 16 + 8 * timestamps + 7) & ~<uint64_t>7

@@ -103,6 +103,8 @@ def find_tail(SegmentSet segments, floor):
             f"records {seq} to {floor - 1} were committed and are not in the segments any more; restore them from a "
             "backup, or delete CONTROL to go on without", segments.path)
     leftover = any_nonzero(segment.base, offset, segment.limit)
+    # Zeros in place of pages that are gone would pass for the end.
+    segments.check()
     return Tail(segment, seq, offset, last, start_seq, leftover, later)
 
 

@@ -55,7 +55,12 @@ cdef class Segment:
         return 0
 
     cdef int sync(self) except -1:
-        return self.handle().sync_all()
+        # What was cut off behind everybody's back is not there to be synced.
+        cdef MappedFile file = self.handle()
+        file.sync_all()
+        if file.learn_length() < self.limit:
+            self.region.fail()
+        return 0
 
     cdef int grow(self, uint64_t size) except -1:
         # Blocks are allocated here, so that no later store can meet a full disk.

@@ -20,6 +20,7 @@ cdef class SegmentSet:
     cdef Segment following(self, Segment segment)
     cdef Segment at_base(self, uint64_t base_seq)
     cdef Segment open(self, entry)
+    cdef int check(self) except -1
 
 
 cdef bint holds_records(Segment segment) noexcept

@@ -127,6 +127,12 @@ cdef class SegmentSet:
                 (<Segment>found).release()
         return <Segment>found
 
+    cdef int check(self) except -1:
+        # After reads and stores: MappingFault when one of them met a page that is gone.
+        for segment in self.opened.values():
+            (<Segment>segment).region.check()
+        return 0
+
     def bases(self):
         """The base numbers of the segments, each once, in order."""
         return sorted({entry[0] for entry in self.names})

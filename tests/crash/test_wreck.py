@@ -12,7 +12,7 @@ import pytest
 
 from mmapio import FlushPolicy
 from mmapkv import KVStore
-from mmaplog import log as log_module
+from mmaplog import appender as appender_module
 from tests.crash.child import Child
 from tests.crash.wreck import SEGMENT_HEADER_SIZE, Inside, Wreck, inspect
 
@@ -41,13 +41,13 @@ def test_a_kill_inside_a_roll_is_seen(path: Path) -> None:
     # The new segment has its name, and the log does not know of it yet.
     def body(started: Callable[[], None]) -> None:
         store = KVStore.open(path, "w", flush_policy=FlushPolicy.MANUAL)
-        create = vars(log_module)["create_segment"]
+        create = vars(appender_module)["create_segment"]
 
         def create_and_die(*arguments: object) -> None:
             create(*arguments)
             os.kill(os.getpid(), signal.SIGKILL)
 
-        vars(log_module)["create_segment"] = create_and_die
+        vars(appender_module)["create_segment"] = create_and_die
         store[b"c"] = bytes(30_000)
 
     before = inspect(path)

@@ -28,6 +28,7 @@ from mmapio.errors import (
 )
 from mmapio.file import MemoryMappedFile
 from mmapio.options import MmapAdvice, MmapMode, TouchHint
+from tests.support.sanitizers import not_below_sanitizers
 from tests.unit.mmapio import interposer as interposing
 from tests.unit.mmapio.async_calls import SIZE, Gate, anyio, gated_class, on_each_backend, run, sample
 from tests.unit.mmapio.interposer import PRELUDE
@@ -450,7 +451,10 @@ def slow_calls(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("fdatasync", "mapped.update_region_async(0, b'x')"),
         ("msync", "mapped.flush_range_async(0, 1)"),
         ("madvise", "mapped.touch_pages_async()"),
-        ("mlock", "mapped.lock_async(0, 1)"),
+        pytest.param(
+            *("mlock", "mapped.lock_async(0, 1)"),
+            marks=not_below_sanitizers("its mlock makes no system call"),
+        ),
         ("fallocate", "mapped.resize_async(1 << 20)"),
         ("fallocate", "mapped.punch_hole_async(0, 4096)"),
         ("ftruncate", "mapped.resize_async(4096)"),

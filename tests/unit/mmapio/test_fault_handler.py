@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.sanitizers import not_below_sanitizers
 from tests.unit.mmapio.processes import ROOT, TIMEOUT_SECONDS
 
 #: What a child that loops for ever ends by.
@@ -338,6 +339,7 @@ say(ends(lambda: mapped.read_bytes(FAR, 8)))
     assert said(tmp_path, code) == ["MappingFault", str(ord("x")), "MappingFault"]
 
 
+@not_below_sanitizers("it has an alternate stack of its own, and reports the planted overflow")
 def test_the_alternate_stack_can_be_used_again_after_a_jump(tmp_path: Path) -> None:
     """Our handler leaves faulthandler's stack by a jump: it must be free when the thread's own overflows."""
     code = """
@@ -554,6 +556,7 @@ say(*found)
     assert said(tmp_path, code) == ["MappingFault", "0"]
 
 
+@not_below_sanitizers("it has an alternate stack of its own, which the test replaces")
 def test_a_thread_whose_stack_is_full(tmp_path: Path, library: Path) -> None:
     """The kernel needs some KiB for a handler to begin: of the alternate stack, where a thread has one."""
     code = """

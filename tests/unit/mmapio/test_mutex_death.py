@@ -19,6 +19,7 @@ import pytest
 
 from mmapio import PAGE_SIZE, MemoryMappedFile, MmapIoError, SharedMutex
 from mmapio._wait import HAS_ROBUST_MUTEX
+from tests.support.sanitizers import not_below_sanitizers
 from tests.unit.mmapio.processes import (
     TIMEOUT_SECONDS,
     in_child,
@@ -206,6 +207,7 @@ def crash(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return library
 
 
+@not_below_sanitizers("it takes the place of the functions that the test makes die half way")
 @pytest.mark.parametrize("state", ["new", "before a reboot", "held before a reboot", "died before a reboot"])
 def test_its_maker_may_be_killed_at_any_byte(tmp_path: Path, crash: Path, state: str) -> None:
     """What a half-made one looks like must not be taken for somebody's data, and a death not be forgotten."""
