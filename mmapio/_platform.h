@@ -238,6 +238,26 @@ static inline int mmio_wake(uint32_t *word, int count) {
 #endif
 }
 
+/* A fence for others. Whoever stores one word and then looks at another, without a fence because he does it a million times a
+ * second, registers; who sleeps between the two has him fenced. Where there is no such call it fails, and the sleeper must look
+ * again by himself after a while. */
+static inline int mmio_register_for_fences(void) {
+#if defined(__linux__) && defined(SYS_membarrier)
+    return mmio_outcome((int)syscall(SYS_membarrier, 1 << 2 /* REGISTER_GLOBAL_EXPEDITED */, 0, 0));
+#else
+    return -ENOTSUP;
+#endif
+}
+
+static inline int mmio_fence_others(void) {
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+#if defined(__linux__) && defined(SYS_membarrier)
+    return mmio_outcome((int)syscall(SYS_membarrier, 1 << 1 /* GLOBAL_EXPEDITED */, 0, 0));
+#else
+    return -ENOTSUP;
+#endif
+}
+
 /* --- What a file is ------------------------------------------------------------------------------------ */
 
 #if defined(__linux__)

@@ -8,6 +8,11 @@ cdef int wait_word(uint32_t *word, uint32_t expected, int64_t timeout_ns) noexce
 # How many were woken, or a negative errno.
 cdef int wake_word(uint32_t *word, int count) noexcept nogil
 
+# For who stores a word and then looks whether anybody waits for that, and for who waits: the second has all who did the first
+# pass a full fence, in every process that registered. A negative errno where the kernel cannot.
+cdef int register_for_fences() noexcept nogil
+cdef int fence_others() noexcept nogil
+
 # Robust mutexes. lock_mutex waits for `wait_ns` at most; -EOWNERDEAD: locked, after an owner that died holding it.
 cdef int make_mutex(void *place) noexcept nogil
 cdef int lock_mutex(void *place, int64_t wait_ns) noexcept nogil

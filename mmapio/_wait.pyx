@@ -9,6 +9,8 @@ from libc.stdint cimport int64_t, uint32_t
 cdef extern from "_platform.h" nogil:
     int mmio_wait(uint32_t *word, uint32_t expected, int64_t timeout_ns)
     int mmio_wake(uint32_t *word, int count)
+    int mmio_register_for_fences()
+    int mmio_fence_others()
 
 cdef extern from "_mutex.h" nogil:
     enum: MMIO_ROBUST_MUTEX
@@ -34,6 +36,14 @@ cdef int wait_word(uint32_t *word, uint32_t expected, int64_t timeout_ns) noexce
 
 cdef int wake_word(uint32_t *word, int count) noexcept nogil:
     return mmio_wake(word, count)
+
+
+cdef int register_for_fences() noexcept nogil:
+    return mmio_register_for_fences()
+
+
+cdef int fence_others() noexcept nogil:
+    return mmio_fence_others()
 
 
 HAS_ROBUST_MUTEX = bool(MMIO_ROBUST_MUTEX)

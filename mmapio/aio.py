@@ -174,8 +174,9 @@ def _check_anyio() -> None:
 _limiters: RunVar[CapacityLimiter] | None = None
 
 
-def _waiting() -> CapacityLimiter:
-    # What counts the threads that wait for others in this event loop.
+def waiting() -> CapacityLimiter:
+    """For layers above: what counts the threads that wait for others, in this event loop."""
+    _check_anyio()
     global _limiters
     from anyio import CapacityLimiter
     from anyio.lowlevel import RunVar
@@ -453,7 +454,7 @@ async def wait_async(word: Atomic, expected: SupportsIndex, timeout: float | Non
     end = None if timeout is None else current_time() + timeout
     while True:
         seconds = SLICE_SECONDS if end is None else max(min(end - current_time(), SLICE_SECONDS), 0)
-        if await in_thread(functools.partial(word.wait, expected, seconds), limiter=_waiting()):
+        if await in_thread(functools.partial(word.wait, expected, seconds), limiter=waiting()):
             return True
         if end is not None and not current_time() < end:
             return False
@@ -506,7 +507,7 @@ class AsyncWatch:
         while (event := self._inbox.take()) is None:
             if self._handle is None or not self._handle.is_active:
                 raise StopAsyncIteration
-            await in_thread(self._inbox.wait, limiter=_waiting())
+            await in_thread(self._inbox.wait, limiter=waiting())
         return event
 
     async def aclose(self) -> None:

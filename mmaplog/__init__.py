@@ -5,14 +5,18 @@ layer below and nothing of the store above.
 """
 
 from mmapio.options import FlushPolicy
+from mmaplog.batch import Batch
 from mmaplog.errors import CorruptionError, FormatError, Locked, LogError, Poisoned, RecordTooLarge
+from mmaplog.follow import Follower
 from mmaplog.log import Log
 from mmaplog.replay import Entry
 
 __all__ = [
+    "Batch",
     "CorruptionError",
     "Entry",
     "FlushPolicy",
+    "Follower",
     "FormatError",
     "Locked",
     "Log",

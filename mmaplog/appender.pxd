@@ -1,9 +1,10 @@
 # The writing half of a log, which Log completes.
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint8_t, uint64_t
 
 from mmapio._os cimport Descriptor
 from mmaplog.control cimport Control
+from mmaplog.pieces cimport Pieces
 from mmaplog.segment cimport Segment
 from mmaplog.segment_set cimport SegmentSet
 
@@ -38,6 +39,7 @@ cdef class Appender:
     cdef uint64_t seq
     cdef uint64_t base_seq
     cdef uint64_t segment_id
+    cdef uint64_t time          # of the last record, where they have times
     cdef uint64_t faults        # of the process, when this log's files were last found whole
     cdef list unsynced          # segments before the tail that were written since the last sync
     cdef bint names_unsynced    # the directory has entries that no sync covers
@@ -49,8 +51,14 @@ cdef class Appender:
     cdef uint64_t writes_pending
 
     cdef int make_room(self, uint64_t payload_size) except -1
-    cdef char *begin(self, uint64_t payload_size) noexcept
-    cdef void commit(self, uint64_t payload_size) noexcept
+    cdef int find_room(self, uint64_t need, uint64_t records) except -1
+    cdef int refuse_size(self, uint64_t payload_size) except -1
+    cdef char *begin(self, uint64_t payload_size) noexcept nogil
+    cdef void commit(self, uint64_t payload_size) noexcept nogil
+    cdef void write_record(self, uint64_t payload_size, uint8_t flags) noexcept nogil
+    cdef void publish(self) noexcept nogil
+    cdef object write_many(self, Pieces pieces, bint atomic, bint durable)
+    cdef uint64_t write_run(self, Pieces pieces, uint64_t at, bint atomic) noexcept
     cdef int after_commit(self, uint64_t size, bint durable) except -1
     cdef int check(self) except -1
     cdef int check_faults(self) except -1
@@ -60,6 +68,7 @@ cdef class Appender:
     cdef adopt_unsynced(self)
     cdef mark_clean(self)
     cdef raise_forked(self)
+    cdef raise_poisoned(self, poison)
     cdef void restore_room(self) noexcept
     cdef flush_held(self)
     cdef reentered(self, what)

@@ -1,4 +1,5 @@
-from typing import Never
+from collections.abc import Iterable, Sequence
+from typing import Never, SupportsIndex, overload
 
 from typing_extensions import Buffer
 
@@ -10,6 +11,19 @@ class Appender:
     @property
     def writable(self) -> bool: ...
     def append(self, data: Buffer, *, durable: bool = False) -> int: ...
+    @overload
+    def append_many(
+        self, records: Iterable[Buffer], offsets: None = None, *, atomic: bool = False, durable: bool = False
+    ) -> range: ...
+    @overload
+    def append_many(
+        self,
+        records: Buffer,
+        offsets: Sequence[SupportsIndex] | Buffer,
+        *,
+        atomic: bool = False,
+        durable: bool = False,
+    ) -> range: ...
     def flush(self) -> None: ...
     def needs_flush(self) -> bool: ...
 

@@ -5,14 +5,15 @@ import errno as _errno
 import os
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from mmapio cimport _fault
 from mmapio cimport _memory as memory
 from mmapio._os cimport now_ns
 from mmaplog.format cimport (
-    FLAG_PAD,
+    FLAG_BATCH,
+    FLAG_BATCH_END,
     FLAG_TIME,
     LAG_UNKNOWN,
     RECORD_HEADER_SIZE,
@@ -30,6 +31,7 @@ from mmaplog.format cimport (
     checksum_of,
     read_record,
 )
+from mmaplog.pieces cimport Pieces, pieces_of, slices_of
 from mmaplog.segment cimport Segment
 
 from mmapio import _os as system
@@ -41,6 +43,8 @@ from mmaplog.segment import create_segment
 cdef uint64_t FIRST_ALLOCATION = 64 << 10
 cdef uint64_t STEP_MAX = 4 << 20
 cdef uint64_t SEQ_PER_SEGMENT_MAX = 0xFFFFFFFF
+# What is atomic is in one segment, in which no record starts at or beyond RECORD_START_END.
+cdef uint64_t BATCH_SIZE_MAX = RECORD_START_END - SEGMENT_HEADER_SIZE
 
 
 cdef class Appender:
@@ -74,6 +78,92 @@ cdef class Appender:
         finally:
             PyBuffer_Release(&view)
         return seq
+
+    def append_many(self, records, offsets=None, *, bint atomic=False, bint durable=False):
+        """Append records one after the other, with none of another thread's in between, and return their numbers as a range.
+
+        `records` is an iterable of contiguous buffers. With `offsets` it is one buffer, and record i its bytes from
+        ``offsets[i]`` to ``offsets[i + 1]``; offsets are integers, in any sequence or in a buffer of unsigned 64-bit
+        words, and then no Python object is touched per record and other threads run meanwhile. With `atomic` all of them are in the
+        log or none, whatever happens, a power cut included. `durable` costs one sync for all.
+
+        Everything is checked before anything is written: TypeError for what is no buffer, ValueError for offsets that go back or
+        beyond the buffer, RecordTooLarge for a record, or with `atomic` for all of them. Raises OSError(ENOSPC) when the
+        disk is full: with `atomic` nothing is written, otherwise those before are in the log, up to :attr:`committed`; and what
+        :meth:`append` raises.
+        """
+        cdef Pieces pieces
+        if offsets is None:
+            pieces = pieces_of(records)
+        else:
+            pieces = slices_of(records, offsets)
+        try:
+            return self.write_many(pieces, atomic, durable)
+        finally:
+            pieces.release()
+
+    cdef object write_many(self, Pieces pieces, bint atomic, bint durable):
+        cdef uint64_t first = 0, need, total = 0, at = 0, done, size
+        self.check_writable()
+        for at in range(pieces.count):
+            size = record_size(pieces.sizes[at], self.timestamps)
+            if size > RECORD_SIZE_MAX:
+                self.refuse_size(pieces.sizes[at])
+            total += size
+        if atomic and total > BATCH_SIZE_MAX:
+            raise RecordTooLarge(
+                f"{pieces.count} records of {total} bytes in all are more than the {BATCH_SIZE_MAX} that are atomic", self._path)
+        with self.append_lock:
+            self.check_writable()
+            if self.growing or self.paused:
+                raise self.reentered("an append")
+            # Nobody else finds room until this is through, also while this thread has let go of the GIL.
+            self.growing = True
+            self.room = 0
+            first = self.seq
+            at = 0
+            try:
+                while at < pieces.count:
+                    need = total if atomic else record_size(pieces.sizes[at], self.timestamps)
+                    self.find_room(need, pieces.count if atomic else 1)
+                    done = self.write_run(pieces, at, atomic)
+                    if _fault.faults() != self.faults:
+                        self.check_faults()
+                    at += done
+                    if at < pieces.count and self.bytes_pending >= self.bytes_bound:
+                        self.flush()
+            finally:
+                self.growing = False
+                self.restore_room()
+        if pieces.count and (durable or self.bytes_pending >= self.bytes_bound or self.writes_pending >= self.writes_bound):
+            self.flush()
+        return range(first, first + pieces.count)
+
+    cdef uint64_t write_run(self, Pieces pieces, uint64_t at, bint atomic) noexcept:
+        # Writes records from number `at` on for as long as they fit, and returns how many. The first one does.
+        cdef uint64_t begun = at, limit = self.tail.limit, size
+        cdef uint8_t flags = 0
+        cdef const char *source
+        cdef char *payload
+        with nogil:
+            while at < pieces.count:
+                size = pieces.sizes[at]
+                if (self.end + record_size(size, self.timestamps) > limit or self.end >= RECORD_START_END
+                        or self.seq - self.base_seq >= SEQ_PER_SEGMENT_MAX):
+                    break
+                payload = self.begin(size)
+                source = pieces.starts[at]
+                if size:
+                    memcpy(payload, source, size)
+                if atomic and pieces.count > 1:
+                    flags = FLAG_BATCH | (FLAG_BATCH_END if at + 1 == pieces.count else 0)
+                self.write_record(size, flags)
+                if not atomic or at + 1 == pieces.count:
+                    self.publish()
+                self.bytes_pending += size
+                self.writes_pending += 1
+                at += 1
+        return at - begun
 
     def flush(self):
         """Make every record that is committed now durable: on the device when it returns. Runs without the GIL.
@@ -130,7 +220,7 @@ cdef class Appender:
             self.unsynced = before + self.unsynced
             self.names_unsynced = True
             raise
-        memory.store_release(&self.control.hot.durable, target.seq)
+        self.control.publish_durable(target.seq)
         # Others may have appended while the sync ran; that is not covered.
         self.bytes_pending -= bytes_covered
         self.writes_pending -= writes_covered
@@ -177,9 +267,7 @@ cdef class Appender:
             self.raise_forked()
         cdef uint64_t poison = memory.load_acquire(&self.control.hot.poison)
         if poison:
-            raise Poisoned(
-                poison, f"an earlier sync failed ({os.strerror(poison)}), so nothing is acknowledged any more; "
-                "close every handle and open the log again", self._path)
+            self.raise_poisoned(poison)
         if _fault.faults() != self.faults:
             self.check_faults()
         return 0
@@ -198,6 +286,11 @@ cdef class Appender:
         self.faults = faults
         return 0
 
+    cdef raise_poisoned(self, poison):
+        raise Poisoned(
+            poison, f"an earlier sync failed ({os.strerror(poison)}), so nothing is acknowledged any more; "
+            "close every handle and open the log again", self._path)
+
     cdef raise_forked(self):
         raise Closed(_errno.EBADF, "a log inherited by fork belongs to the parent; open it again in the child", self._path)
 
@@ -215,10 +308,9 @@ cdef class Appender:
     cdef int make_room(self, uint64_t payload_size) except -1:
         # The slow half of every append: what is wrong is raised here, and space is found before anything is written.
         cdef uint64_t need = record_size(payload_size, self.timestamps)
-        cdef uint64_t step
         self.check_writable()
         if payload_size > RECORD_SIZE_MAX or need > RECORD_SIZE_MAX:
-            raise RecordTooLarge(f"a record of {payload_size} bytes is larger than the {RECORD_SIZE_MAX} that fit", self._path)
+            self.refuse_size(payload_size)
         # Holding the lock, and with no room left for those who do not, this thread may let go of the GIL.
         with self.append_lock:
             self.check_writable()
@@ -229,16 +321,25 @@ cdef class Appender:
             self.growing = True
             self.room = 0
             try:
-                if (self.end + need > self.tail.capacity or self.end >= RECORD_START_END
-                        or self.seq - self.base_seq >= SEQ_PER_SEGMENT_MAX):
-                    self.roll(need)
-                elif self.end + need > self.tail.limit:
-                    step = min(max(self.tail.limit, FIRST_ALLOCATION), STEP_MAX)
-                    grow_or_just_enough(self.tail, self.tail.limit + step, self.end + need)
+                self.find_room(need, 1)
             finally:
                 self.growing = False
                 self.restore_room()
         return 0
+
+    cdef int find_room(self, uint64_t need, uint64_t records) except -1:
+        # Room for so many bytes, in one segment, of so many records. By who holds the lock and has set `growing`.
+        cdef uint64_t step
+        if (self.end + need > self.tail.capacity or self.end >= RECORD_START_END
+                or self.seq - self.base_seq + records > SEQ_PER_SEGMENT_MAX):
+            self.roll(need)
+        elif self.end + need > self.tail.limit:
+            step = min(max(self.tail.limit, FIRST_ALLOCATION), STEP_MAX)
+            grow_or_just_enough(self.tail, self.tail.limit + step, self.end + need)
+        return 0
+
+    cdef int refuse_size(self, uint64_t payload_size) except -1:
+        raise RecordTooLarge(f"a record of {payload_size} bytes is larger than the {RECORD_SIZE_MAX} that fit", self._path)
 
     cdef int roll(self, uint64_t need) except -1:
         cdef uint64_t capacity = max(<uint64_t>self.manifest.segment_bytes, SEGMENT_HEADER_SIZE + need)
@@ -281,34 +382,41 @@ cdef class Appender:
         self.end = end
         self.last = last
 
-    cdef char *begin(self, uint64_t payload_size) noexcept:
+    cdef char *begin(self, uint64_t payload_size) noexcept nogil:
         # Where the payload of the next record goes. Only after make_room, and commit must follow.
         memory.store_release(&self.control.hot.in_flight, self.end + record_size(payload_size, self.timestamps))
         memory.fence_release()
         return self.base + self.end + RECORD_HEADER_SIZE + TIME_SIZE * self.timestamps
 
-    cdef void commit(self, uint64_t payload_size) noexcept:
+    cdef void commit(self, uint64_t payload_size) noexcept nogil:
         # Seals the record whose payload is in place and makes it visible to all.
+        self.write_record(payload_size, 0)
+        self.publish()
+
+    cdef void write_record(self, uint64_t payload_size, uint8_t flags) noexcept nogil:
+        # Seals the record whose payload is in place. What is written next follows it.
         cdef uint64_t size = record_size(payload_size, self.timestamps)
         cdef uint64_t used = RECORD_HEADER_SIZE + TIME_SIZE * self.timestamps + payload_size
         cdef uint64_t behind = self.seq - memory.load_relaxed(&self.control.hot.durable)
         cdef char *record = self.base + self.end
         cdef RecordHeader *header = <RecordHeader *>record
-        cdef uint64_t now
-        cdef CommitSlot slot
         header.length = size // UNIT
         header.seq = <uint32_t>(self.seq - self.base_seq)
         header.type = TYPE_DATA
-        header.flags = <uint32_t>(size - used) | (FLAG_TIME if self.timestamps else 0)
+        header.flags = <uint8_t>(size - used) | flags | (FLAG_TIME if self.timestamps else 0)
         header.lag = <uint16_t>behind if behind < LAG_UNKNOWN else LAG_UNKNOWN
         if self.timestamps:
-            now = now_ns()
-            memcpy(record + RECORD_HEADER_SIZE, &now, sizeof(now))
+            # The clock may be set back; times in a log never go back, so that they can be searched.
+            self.time = max(now_ns(), self.time)
+            memcpy(record + RECORD_HEADER_SIZE, &self.time, sizeof(self.time))
         memset(record + used, 0, size - used)
         header.checksum = checksum_of(record, self.segment_id, self.end, header.length)
         self.last = self.end
         self.end += size
         self.seq += 1
+
+    cdef void publish(self) noexcept nogil:
+        cdef CommitSlot slot
         slot.seq = self.seq
         slot.segment_id = self.segment_id
         slot.end = self.end // UNIT

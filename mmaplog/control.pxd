@@ -1,4 +1,4 @@
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint64_t
 
 from mmapio.mapping cimport MappedFile
 from mmaplog.format cimport CommitSlot, ControlHot
@@ -10,7 +10,12 @@ cdef class Control:
     cdef ControlHot *hot
     cdef readonly uint64_t incarnation
     cdef readonly bint private
+    cdef bint can_ring          # `waiting` can be set here
 
     cdef int check(self) except -1
     cdef CommitSlot committed(self) noexcept nogil
     cdef void publish(self, CommitSlot *slot) noexcept nogil
+    cdef void wake_followers(self) noexcept nogil
+    cdef void publish_durable(self, uint64_t seq) noexcept nogil
+    cdef int wait_for_turn(self, uint64_t turn, int64_t span_ns) noexcept nogil
+    cdef int wait_for_durable(self, uint64_t durable, int64_t span_ns) noexcept nogil

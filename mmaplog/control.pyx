@@ -7,11 +7,13 @@ to: same boot, same mount, same file. `load` checks that; when it answers None, 
 
 import os
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
 from mmapio cimport _memory as memory
+from mmapio cimport _wait
 from mmapio._os cimport Descriptor
+from mmapio._vm cimport READ_WRITE
 from mmapio.mapping cimport MappedFile
 from mmaplog.checksum cimport xxh3
 from mmaplog.format cimport (
@@ -29,6 +31,9 @@ from mmapio import _os as system
 NAME = "CONTROL"
 TEMPORARY = "CONTROL.tmp"
 ERRNO_MAX = 4095
+cdef int ALL = 0x7FFFFFFF
+# How long a follower sleeps that nobody knows of: one that may not write CONTROL, or on a kernel that cannot fence the writer.
+cdef int64_t UNHEARD_NS = 2_000_000
 
 
 cdef class Control:
@@ -89,6 +94,34 @@ cdef class Control:
         memory.fence_release()
         self.hot.slots[turn & 1] = slot[0]
         memory.store_release(&self.hot.turn, turn)
+        # No fence in between: who sleeps has seen to that.
+        memory.fence_compiler()
+        if memory.load_relaxed(&self.hot.waiting):
+            self.wake_followers()
+
+    cdef void wake_followers(self) noexcept nogil:
+        # The flag first: who sets it after this looks at `turn` again before he sleeps.
+        memory.store_release(&self.hot.waiting, 0)
+        _wait.wake_word(<uint32_t *>&self.hot.turn, ALL)
+
+    cdef void publish_durable(self, uint64_t seq) noexcept nogil:
+        # Whoever waits for it is told without being asked for: beside a sync, the call costs nothing.
+        memory.store_release(&self.hot.durable, seq)
+        _wait.wake_word(<uint32_t *>&self.hot.durable, ALL)
+
+    cdef int wait_for_turn(self, uint64_t turn, int64_t span_ns) noexcept nogil:
+        # Sleeps until `turn` has moved, or about so long. The caller looks again, whatever ended it.
+        if self.can_ring:
+            memory.store_release(&self.hot.waiting, 1)
+        if not self.can_ring or _wait.fence_others() < 0:
+            span_ns = min(span_ns, UNHEARD_NS)
+        if memory.load_acquire(&self.hot.turn) != turn:
+            return 0
+        return _wait.wait_word(<uint32_t *>&self.hot.turn, <uint32_t>turn, span_ns)
+
+    cdef int wait_for_durable(self, uint64_t durable, int64_t span_ns) noexcept nogil:
+        # The same for `durable`.
+        return _wait.wait_word(<uint32_t *>&self.hot.durable, <uint32_t>durable, span_ns)
 
 
 cdef uint64_t hot_sum(ControlHot *hot, uint64_t incarnation) noexcept nogil:
@@ -103,6 +136,7 @@ cdef Control wrap(MappedFile file, bint private):
     made.hot = <ControlHot *>(file.base + CONTROL_HOT_OFFSET)
     made.incarnation = identity.incarnation
     made.private = private
+    made.can_ring = file.kind == READ_WRITE
     return made
 
 
@@ -122,6 +156,21 @@ cdef int describe(ControlIdentity *identity, Descriptor opened, bytes log_uuid) 
     identity.birth_nanoseconds = nanoseconds
     identity.mount_id = mount if unique else random_word()
     return 0
+
+
+def for_waiting(Descriptor directory, Control known):
+    """The same CONTROL for one who sleeps: it stays when the log is closed, and can be told of a waiter where that is allowed."""
+    cdef Control made = wrap(known.file, known.private)
+    if made.can_ring:
+        return made
+    try:
+        opened = system.open_file(NAME, True, follow=False, directory=directory)
+    except OSError:
+        return made
+    if system.file_size(opened) != CONTROL_SIZE:
+        return made
+    ringing = wrap(MappedFile.from_descriptor(opened, writable=True, reserve=CONTROL_SIZE), False)
+    return ringing if ringing.incarnation == made.incarnation else made
 
 
 def load(Descriptor directory, log_uuid, bint writable, bint live):

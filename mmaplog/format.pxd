@@ -104,7 +104,8 @@ cdef packed struct ControlHot:
     uint64_t line1[5]
     # Line 2.
     uint64_t clean_sum          # XXH3-64 of lines 0 and 1 since a clean close; 0 while a writer is at work
-    uint64_t line2[7]
+    uint64_t waiting            # not 0: somebody sleeps on the low half of `turn`
+    uint64_t line2[6]
 
 
 # What reading one record found.

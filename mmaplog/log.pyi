@@ -1,9 +1,12 @@
+from collections.abc import Iterable, Iterator
 from os import PathLike
-from typing import Literal, Self, SupportsIndex, TypeAlias, TypeVar
+from typing import Literal, Self, SupportsIndex, TypeAlias, TypeVar, overload
 
 from mmapio.options import FlushPolicy
 from mmaplog.appender import Appender
-from mmaplog.replay import Replay
+from mmaplog.batch import Batch
+from mmaplog.follow import Follower
+from mmaplog.replay import Entry, Replay
 
 _Path: TypeAlias = str | bytes | PathLike[str] | PathLike[bytes]
 _Mode: TypeAlias = Literal["r", "w", "c", "n"]
@@ -34,9 +37,32 @@ class Log(Appender):
     @property
     def durable(self) -> int: ...
     def __len__(self) -> int: ...
+    def batch(self, *, durable: bool = False) -> Batch: ...
+    def __getitem__(self, seq: SupportsIndex, /) -> Entry: ...
+    def read_many(self, seqs: Iterable[SupportsIndex]) -> list[Entry]: ...
+    def seek_time(self, nanoseconds: SupportsIndex) -> int: ...
+    def follow(
+        self, start: SupportsIndex | None = None, *, timeout: float | None = None, verify: bool = True
+    ) -> Follower: ...
+    def wait_durable(self, seq: SupportsIndex, timeout: float | None = None) -> bool: ...
+    @overload
     def replay(
-        self, start: SupportsIndex = 0, stop: SupportsIndex | None = None, *, verify: bool = True
+        self,
+        start: SupportsIndex = 0,
+        stop: SupportsIndex | None = None,
+        *,
+        verify: bool = True,
+        reverse: Literal[False] = False,
     ) -> Replay: ...
+    @overload
+    def replay(
+        self,
+        start: SupportsIndex = 0,
+        stop: SupportsIndex | None = None,
+        *,
+        verify: bool = True,
+        reverse: bool,
+    ) -> Iterator[Entry]: ...
     @property
     def flushes_on_close(self) -> bool: ...
     def close(self) -> None: ...

@@ -1,28 +1,40 @@
 # cython: language_level=3, auto_pickle=False, boundscheck=False, wraparound=False
 """The append-only log: one writer, any number of readers in any process."""
 
+import bisect
 import errno as _errno
 import operator
 import os
 import threading
+import time
 
-from libc.stdint cimport uint64_t
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport int64_t, uint64_t
 
+from mmapio cimport _wait
 from mmaplog.appender cimport Appender
+from mmaplog.control cimport Control
 from mmaplog.format cimport UNIT, CommitSlot
+from mmaplog.replay cimport Replay
 
 from mmapio import _fork
 from mmapio import _os as system
 from mmapio.flusher import Flusher
 from mmapio.options import FlushPolicy, Trigger
 from mmaplog import attach
-from mmaplog.errors import Locked
-from mmaplog.replay import Replay
+from mmaplog import control as control_file
+from mmaplog.batch import Batch
+from mmaplog.errors import Locked, LogError
+from mmaplog.follow import Follower
+from mmaplog.replay import backwards
 
 DEFAULT_SEGMENT_BYTES = 64 << 20
 """How large a segment grows before the log rolls to the next."""
 
 DEFAULT_POLICY = FlushPolicy.every_millis(1000)
+
+# Who waits looks around this often: for signals, and whether its handle was closed by another thread.
+cdef double SLICE_SECONDS = 0.1
 
 
 cdef class Log(Appender):
@@ -85,11 +97,121 @@ cdef class Log(Appender):
     def __len__(self):
         return self.committed - self.manifest.first_seq
 
-    def replay(self, start=0, stop=None, *, verify=True):
+    def batch(self, *, durable=False):
+        """Records that are in the log together or not at all: a :class:`Batch`, appended when its ``with`` block ends.
+
+        >>> import tempfile, os
+        >>> with Log.open(os.path.join(tempfile.mkdtemp(), "events")) as log:
+        ...     with log.batch() as batch:
+        ...         batch.append(b"debit")
+        ...         batch.append(b"credit")
+        ...     batch.seqs
+        range(0, 2)
+        """
+        self.check_writable()
+        return Batch(self, durable)
+
+    def __getitem__(self, seq):
+        """The entry with this number; negative ones count from the end.
+
+        Costs a walk over 1,024 records at most, once its segment was walked from the start for the first time. Raises IndexError
+        when there is none, CorruptionError, Closed.
+        """
+        cdef Replay found
+        committed = self.committed
+        number = operator.index(seq)
+        if number < 0:
+            number += committed
+        if not self.manifest.first_seq <= number < committed:
+            raise IndexError(f"record {seq} is not in the log, which holds [{self.manifest.first_seq}, {committed})")
+        return next(Replay(self.segments, number, number + 1, True))
+
+    def read_many(self, seqs):
+        """The entries with these numbers, as a list in their order. Costs and raises what ``log[seq]`` does, for each."""
+        return [self[seq] for seq in seqs]
+
+    def seek_time(self, nanoseconds):
+        """The number of the first record that is not older than a time, in nanoseconds since 1970; `committed` when all are.
+
+        Costs some twenty look-ups. Times never go back within a log that one version of the clock wrote. Raises LogError when
+        records have none: they were appended without ``timestamps=True``.
+        """
+        committed = self.committed
+        wanted = operator.index(nanoseconds)
+
+        def time_of(seq):
+            timestamp = self[seq].timestamp
+            if timestamp is None:
+                raise LogError(
+                    _errno.EINVAL, f"record {seq} has no time: the log was opened without timestamps=True", self._path)
+            return timestamp
+
+        # Between segments first: the first record of each is found without a walk.
+        bases = [base for base in self.segments.bases() if base < committed]
+        at = max(bisect.bisect_left(bases, wanted, key=time_of) - 1, 0)
+        stop = bases[at + 1] if at + 1 < len(bases) else committed
+        return bisect.bisect_left(range(stop), wanted, bases[at] if bases else 0, key=time_of)
+
+    def follow(self, start=None, *, timeout=None, verify=True):
+        """Iterate over the records from `start` on and wait for those to come: a :class:`Follower`, also for ``async for``.
+
+        From now on when `start` is None. With `timeout` it ends when no record came for so many seconds. Sleeps without polling
+        until the writer appends, in whichever process; one that may not write CONTROL looks again every 2 ms. Raises
+        IndexError for a start that is not in the log, and while iterating CorruptionError, MappingFault, Closed.
+
+        >>> import tempfile, os
+        >>> with Log.open(os.path.join(tempfile.mkdtemp(), "events")) as log:
+        ...     log.append(b"first")
+        ...     [bytes(entry.payload) for entry in log.follow(0, timeout=0)]
+        0
+        [b'first']
+        """
+        committed = self.committed
+        start = committed if start is None else operator.index(start)
+        if not self.manifest.first_seq <= start <= committed:
+            raise IndexError(f"record {start} is not in the log, which holds [{self.manifest.first_seq}, {committed})")
+        return Follower(
+            self, control_file.for_waiting(self.directory, self.control), Replay(self.segments, start, start, verify), timeout)
+
+    def wait_durable(self, seq, timeout=None):
+        """Wait until record `seq` is on the device: True once it is, False after `timeout` seconds.
+
+        A writer does not wait for its policy, it flushes; a reader waits for the writer, in whichever process. Raises IndexError when
+        there is no such record, FlushFailed and Poisoned, for a sync that failed is never made good, Closed.
+        """
+        cdef Control control
+        cdef uint64_t durable
+        cdef int64_t span
+        wanted = operator.index(seq)
+        committed = self.committed
+        if not 0 <= wanted < committed:
+            raise IndexError(f"record {wanted} is not in the log, which holds [{self.manifest.first_seq}, {committed})")
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            durable = self.durable
+            if wanted < durable:
+                return True
+            if self.writable and not self.forked:
+                self.flush()
+                continue
+            if self.control.poison:
+                self.raise_poisoned(self.control.poison)
+            left = SLICE_SECONDS if deadline is None else min(deadline - time.monotonic(), SLICE_SECONDS)
+            if left <= 0:
+                return False
+            # Its own: another thread may close the log meanwhile.
+            control = control_file.for_waiting(self.directory, self.control)
+            span = <int64_t>(left * 1e9)
+            with nogil:
+                control.wait_for_durable(durable, span)
+            PyErr_CheckSignals()
+
+    def replay(self, start=0, stop=None, *, verify=True, reverse=False):
         """Iterate over the entries [start, stop), in order; to the end as it is now when `stop` is None.
 
-        Each has `seq`, `timestamp` and a zero-copy `payload`. Reaching `start` costs a walk through its segment.
-        Raises IndexError for a range that is not in the log, CorruptionError when a record does not verify, Closed.
+        Each has `seq`, `timestamp` and a zero-copy `payload`. Reaching `start` costs what ``log[start]`` does. With `reverse` they
+        come from the last to the first. Raises IndexError for a range that is not in the log, CorruptionError when a record
+        does not verify, Closed.
         """
         committed = self.committed
         first = self.manifest.first_seq
@@ -99,7 +221,7 @@ cdef class Log(Appender):
             start = first
         if not first <= start <= stop <= committed:
             raise IndexError(f"records [{start}, {stop}) are not all in the log, which holds [{first}, {committed})")
-        return Replay(self.segments, start, stop, verify)
+        return backwards(self.segments, start, stop, verify) if reverse else Replay(self.segments, start, stop, verify)
 
     @property
     def flushes_on_close(self):
@@ -237,9 +359,12 @@ def open_log(cls, path, mode, flush_policy, timestamps, segment_bytes, derived):
     slot = log.control.committed()
     log.seq = slot.seq
     log.move_to(log.segments.by_id(slot.segment_id), <uint64_t>slot.end * UNIT, <uint64_t>slot.last * UNIT)
+    if timestamps and slot.seq > log.manifest.first_seq:
+        log.time = log[slot.seq - 1].timestamp or 0
     log.adopt_unsynced()
     log.check_faults()
     log.restore_room()
+    _wait.register_for_fences()
     _fork.register(log)
     if flush_policy.trigger is Trigger.MILLIS:
         log.flusher = Flusher(log, flush_policy.bound, "mmaplog-flusher")

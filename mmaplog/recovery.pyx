@@ -17,6 +17,7 @@ from mmapio cimport _memory as memory
 from mmaplog.control cimport Control
 from mmaplog.format cimport (
     FLAG_BATCH,
+    FLAG_BATCH_END,
     FLAG_KNOWN,
     LAG_UNKNOWN,
     RECORD_HEADER_SIZE,
@@ -69,7 +70,7 @@ def find_tail(SegmentSet segments, floor):
     bases = segments.bases()
     cdef uint64_t seq, offset, last = 0
     cdef uint64_t boundary
-    cdef bint followed
+    cdef bint followed, in_batch = False
     cdef Segment segment
     cdef Record record
     cdef Found found_kind
@@ -85,6 +86,9 @@ def find_tail(SegmentSet segments, floor):
             found_kind = read_record(segment.base, offset, segment.limit, segment.id, segment.base_seq, True, &record)
             if found_kind != Found.RECORD or record.seq != seq:
                 break
+            if record.flags & FLAG_BATCH and not in_batch:
+                before_batch = at, seq, offset, last
+            in_batch = record.flags & FLAG_BATCH and not record.flags & FLAG_BATCH_END
             last = offset
             offset += record.size
             seq += 1
@@ -98,6 +102,11 @@ def find_tail(SegmentSet segments, floor):
             f"record {seq} at offset {offset} is of a kind this code does not know; upgrade mmapkv", segment.path)
     later = [segments.at_base(base) for base in bases[at + 1:]]
     deny_witness(segment, offset, later, seq)
+    if in_batch:
+        # Its end is missing, so it never counted.
+        at, seq, offset, last = before_batch
+        segment = segments.at_base(bases[at])
+        later = [segments.at_base(base) for base in bases[at + 1:]]
     if seq < floor:
         raise CorruptionError(
             f"records {seq} to {floor - 1} were committed and are not in the segments any more; restore them from a "

@@ -17,4 +17,7 @@ cdef class Replay:
     cdef bint verify
 
     cdef int enter(self, Segment segment) except -1
+    cdef int look_ahead(self) except -1
+    cdef int walk_to(self, uint64_t seq) except -1
+    cdef int extend(self, uint64_t stop, uint64_t tail_id) except -1
     cdef int read(self, Record *record, bint verify) except -1

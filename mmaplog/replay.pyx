@@ -11,6 +11,9 @@ from mmaplog.segment_set cimport SegmentSet
 
 from mmaplog.errors import CorruptionError, FormatError
 
+# How many records are read at once on the way back.
+cdef uint64_t BLOCK = 256
+
 
 @cython.final
 @cython.freelist(64)
@@ -32,7 +35,6 @@ cdef class Replay:
     """Iterates over the records [start, stop) of a log. Made by ``Log.replay``."""
 
     def __init__(self, SegmentSet segments, uint64_t start, uint64_t stop, bint verify):
-        cdef Record record
         self.segments = segments
         self.seq = start
         self.stop = stop
@@ -40,9 +42,7 @@ cdef class Replay:
         if start >= stop:
             return
         self.enter(segments.holding(start))
-        # Records have no fixed size, so the way to the first one leads over those before it.
-        while self.seq < start:
-            self.read(&record, False)
+        self.walk_to(start)
 
     def __iter__(self):
         return self
@@ -61,12 +61,40 @@ cdef class Replay:
 
     cdef int enter(self, Segment segment) except -1:
         self.segment = segment
-        self.following = self.segments.following(segment)
-        self.boundary = self.following.base_seq if self.following is not None else self.stop
         self.offset = SEGMENT_HEADER_SIZE
         self.seq = segment.base_seq
+        return self.look_ahead()
+
+    cdef int look_ahead(self) except -1:
+        self.following = self.segments.following(self.segment)
+        self.boundary = self.following.base_seq if self.following is not None else self.stop
         # The writer may have grown the file since it was mapped here.
-        segment.refresh()
+        self.segment.refresh()
+        return 0
+
+    cdef int walk_to(self, uint64_t seq) except -1:
+        # To a record of the segment just entered.
+        cdef Record record
+        cdef uint64_t base = self.segment.base_seq
+        self.seq = base + self.segment.positions.nearest(seq - base, &self.offset)
+        while self.seq < seq:
+            self.segment.positions.note(self.seq - base, self.offset)
+            self.read(&record, False)
+        return 0
+
+    cdef int extend(self, uint64_t stop, uint64_t tail_id) except -1:
+        # Goes on where it stopped: there are more records now, the last of them in the segment `tail_id`.
+        cdef uint64_t seq = self.seq
+        self.stop = stop
+        if self.segment is None:
+            self.enter(self.segments.holding(seq))
+            return self.walk_to(seq)
+        if self.following is None:
+            if self.segment.id == tail_id:
+                self.segment.refresh()
+                self.boundary = stop
+            else:
+                self.look_ahead()
         return 0
 
     cdef int read(self, Record *record, bint verify) except -1:
@@ -88,3 +116,14 @@ cdef class Replay:
         raise CorruptionError(
             f"record {self.seq} at offset {self.offset} is damaged, though records up to {self.stop - 1} were committed; "
             "restore the segment from a backup", self.segment.path)
+
+
+def backwards(SegmentSet segments, uint64_t start, uint64_t stop, bint verify):
+    """The records [start, stop) from the last to the first. Read in blocks, forwards, for they have no way back."""
+    cdef uint64_t first
+    while stop > start:
+        first = stop - min(stop - start, BLOCK)
+        entries = list(Replay(segments, first, stop, verify))
+        entries.reverse()
+        yield from entries
+        stop = first

@@ -4,6 +4,7 @@ from mmapio._os cimport Descriptor
 from mmapio.mapping cimport MappedFile
 from mmapio.region cimport Region
 from mmaplog.format cimport DurableMark, Footer
+from mmaplog.positions cimport Positions
 
 
 cdef class Segment:
@@ -15,6 +16,7 @@ cdef class Segment:
     cdef char *base
     cdef uint64_t limit         # bytes of the file that may be touched
     cdef uint64_t end           # after the last record, once the writer rolled past it; 0: not known
+    cdef Positions positions
     cdef readonly uint64_t id
     cdef readonly uint64_t base_seq
     cdef readonly uint64_t capacity

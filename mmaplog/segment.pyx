@@ -23,6 +23,7 @@ from mmaplog.format cimport (
     Footer,
     SegmentHeader,
 )
+from mmaplog.positions cimport Positions
 
 from mmapio import _os as system
 from mmaplog.control import random_word
@@ -196,6 +197,7 @@ def open_segment(Descriptor directory, name, log_uuid, bint writable):
     if header.capacity < SEGMENT_HEADER_SIZE or header.capacity > <uint64_t>8 << 30:
         raise FormatError(f"the segment claims a capacity of {header.capacity} bytes, outside what the format allows", opened.path)
     made.file = MappedFile.from_descriptor(opened, writable=writable, reserve=header.capacity)
+    made.positions = Positions()
     made.directory = directory
     made.log_uuid = log_uuid
     made.writable = writable

@@ -237,7 +237,11 @@ class Ground(RuleBasedStateMachine):
     def check_view(self, view: View) -> None:
         """What it shows, to who is checked and to who is not."""
         held, region, offset, count = view.held, view.region, view.offset, view.count
-        if view.kind == "slice":
+        if view.kind == "slice" and region.faulted:
+            for use in (memoryview, bytes, lambda each: each == b""):
+                with pytest.raises(MappingFault):
+                    use(held)
+        elif view.kind == "slice":
             shown = region.foreign(offset, count)
             assert bytes(memoryview(held)) == shown
             with faults_if(region.faulted):

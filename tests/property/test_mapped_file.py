@@ -517,11 +517,11 @@ def test_a_mapping_left_after_a_fault_is_not_forgotten(tmp_path: Path) -> None:
     content = bytearray(at * 7 % 251 for at in range(3 * PAGE_SIZE))
     with MemoryMappedFile.create_rw(tmp_path / "file", 4 * PAGE_SIZE) as mapped:
         mapped.update_region(0, content)
-        view, last = mapped.as_slice(0, 2 * PAGE_SIZE), memoryview(mapped.as_slice(3 * PAGE_SIZE, 8))
+        view, last = map(memoryview, (mapped.as_slice(0, 2 * PAGE_SIZE), mapped.as_slice(3 * PAGE_SIZE, 8)))
         os.truncate(mapped.path, 3 * PAGE_SIZE)
         assert last[0] == 0
         mapped.refresh()
-        mapped.update_region(1, memoryview(view)[:8000])
+        mapped.update_region(1, view[:8000])
         content[1:8001] = content[:8000]
         assert mapped[:] == content
         with pytest.raises(ResizeFailed, match=f"byte {3 * PAGE_SIZE + 8};"):

@@ -426,7 +426,7 @@ def test_a_waiting_task_finds_the_end(backend: str, tmp_path: Path) -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(iterate)
             # It waits in a thread that is none of the usual ones.
-            while events._handle is None or aio._waiting().borrowed_tokens != 1:
+            while events._handle is None or aio.waiting().borrowed_tokens != 1:
                 await anyio.sleep(0.001)
             await events.aclose()
         await events.aclose()

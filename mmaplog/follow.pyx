@@ -1,0 +1,100 @@
+# cython: language_level=3, auto_pickle=False
+"""Reading a log as it grows: asleep until the writer, of whichever process, says that there is more."""
+
+import time
+
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport int64_t, uint64_t
+
+from mmapio cimport _memory as memory
+from mmaplog.control cimport Control
+from mmaplog.format cimport CommitSlot
+from mmaplog.replay cimport Replay
+
+# A sleeper looks around this often: for signals, and whether its handle was closed by another thread.
+cdef double SLICE_SECONDS = 0.1
+
+
+cdef class Follower:
+    """Iterates over the records from a number on, and waits for those that are still to come. Made by ``Log.follow``.
+
+    `seq` is the number of the next one. With a timeout the iteration ends when there was no record for so many seconds, and can
+    be gone on with. For ``async for`` there is the same in a thread. For one thread or task at a time.
+    """
+
+    def __init__(self, log, Control control, replay, timeout):
+        self.log = log
+        self.control = control
+        self.replay = replay
+        self.timeout = timeout
+
+    @property
+    def seq(self):
+        """The number of the record that comes next."""
+        return self.replay.seq
+
+    def poll(self):
+        """The next entry, or None when there is none yet. Raises CorruptionError, MappingFault, Closed."""
+        return next(self.replay) if self.fetch() else None
+
+    def wait(self, timeout=None):
+        """Sleep until there is a next record, at most `timeout` seconds. True when there is. Raises Closed."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        cdef uint64_t turn
+        while True:
+            turn = memory.load_acquire(&self.control.hot.turn)
+            if self.fetch():
+                return True
+            left = SLICE_SECONDS if deadline is None else min(deadline - time.monotonic(), SLICE_SECONDS)
+            if left <= 0:
+                return False
+            self.sleep(turn, left)
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if not self.fetch() and not self.wait(self.timeout):
+            raise StopIteration
+        return next(self.replay)
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        if not self.fetch() and not await wait_in_thread(self, self.timeout):
+            raise StopAsyncIteration
+        return next(self.replay)
+
+    cdef bint fetch(self) except -1:
+        # Whether the next record is there.
+        cdef CommitSlot slot
+        if self.replay.seq < self.replay.stop:
+            return True
+        self.log.committed  # raises what stands in the way of reading
+        slot = self.control.committed()
+        if slot.seq <= self.replay.seq:
+            return False
+        self.replay.extend(slot.seq, slot.segment_id)
+        return True
+
+    cdef bint sleep(self, uint64_t turn, double seconds) except -1:
+        cdef Control control = self.control
+        cdef int64_t span = <int64_t>(seconds * 1e9)
+        with nogil:
+            control.wait_for_turn(turn, span)
+        PyErr_CheckSignals()
+        return True
+
+
+async def wait_in_thread(follower, timeout):
+    """:meth:`Follower.wait` in a thread, so that an event loop goes on. Can be cancelled within 0.1 s. Unsupported without anyio."""
+    from mmapio.aio import in_thread, waiting
+
+    deadline = None if timeout is None else time.monotonic() + timeout
+    while True:
+        left = SLICE_SECONDS if deadline is None else max(min(deadline - time.monotonic(), SLICE_SECONDS), 0)
+        if await in_thread(lambda: follower.wait(left), limiter=waiting()):
+            return True
+        if deadline is not None and time.monotonic() >= deadline:
+            return False
