@@ -6,6 +6,7 @@ cdef size_t PAGE
 
 # Of the pieces of advice, by their number in `mmapio.options.MmapAdvice`.
 cdef enum:
+    ADVICE_POPULATE_WRITE = 8
     ADVICE_HUGE_PAGE = 9
 
 cdef enum Kind:

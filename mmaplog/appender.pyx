@@ -330,12 +330,20 @@ cdef class Appender:
     cdef int find_room(self, uint64_t need, uint64_t records) except -1:
         # Room for so many bytes, in one segment, of so many records. By who holds the lock and has set `growing`.
         cdef uint64_t step
+        cdef Segment tail
         if (self.end + need > self.tail.capacity or self.end >= RECORD_START_END
                 or self.seq - self.base_seq + records > SEQ_PER_SEGMENT_MAX):
             self.roll(need)
         elif self.end + need > self.tail.limit:
             step = min(max(self.tail.limit, FIRST_ALLOCATION), STEP_MAX)
             grow_or_just_enough(self.tail, self.tail.limit + step, self.end + need)
+        else:
+            return 0
+        if self.bytes_pending >= STEP_MAX:
+            # So much since the last flush: this will be filled before the next one, too, which then writes little in vain.
+            tail = self.tail
+            with nogil:
+                tail.prefault(self.end, tail.limit)
         return 0
 
     cdef int refuse_size(self, uint64_t payload_size) except -1:
