@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mmapkv._command import named
+from mmaplog._command import named
 
 __all__ = ["Listing", "Loaded", "SkippedFileError", "list_files", "read_file"]
 

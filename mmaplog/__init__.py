@@ -10,10 +10,12 @@ from mmaplog.errors import CorruptionError, FormatError, Locked, LogError, Poiso
 from mmaplog.follow import Follower
 from mmaplog.log import Log
 from mmaplog.replay import Entry
+from mmaplog.verify import Damage, Verified
 
 __all__ = [
     "Batch",
     "CorruptionError",
+    "Damage",
     "Entry",
     "FlushPolicy",
     "Follower",
@@ -23,4 +25,5 @@ __all__ = [
     "LogError",
     "Poisoned",
     "RecordTooLarge",
+    "Verified",
 ]

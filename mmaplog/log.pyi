@@ -7,6 +7,7 @@ from mmaplog.appender import Appender
 from mmaplog.batch import Batch
 from mmaplog.follow import Follower
 from mmaplog.replay import Entry, Replay
+from mmaplog.verify import Verified
 
 _Path: TypeAlias = str | bytes | PathLike[str] | PathLike[bytes]
 _Mode: TypeAlias = Literal["r", "w", "c", "n"]
@@ -45,6 +46,8 @@ class Log(Appender):
         self, start: SupportsIndex | None = None, *, timeout: float | None = None, verify: bool = True
     ) -> Follower: ...
     def wait_durable(self, seq: SupportsIndex, timeout: float | None = None) -> bool: ...
+    def verify(self) -> Verified: ...
+    def stats(self) -> dict[str, int | str]: ...
     @overload
     def replay(
         self,

@@ -27,6 +27,7 @@ from mmaplog.batch import Batch
 from mmaplog.errors import Locked, LogError
 from mmaplog.follow import Follower
 from mmaplog.replay import backwards
+from mmaplog.verify import verify
 
 DEFAULT_SEGMENT_BYTES = 64 << 20
 """How large a segment grows before the log rolls to the next."""
@@ -205,6 +206,29 @@ cdef class Log(Appender):
             with nogil:
                 control.wait_for_durable(durable, span)
             PyErr_CheckSignals()
+
+    def verify(self):
+        """Check the checksum, number and place of every committed record, and change nothing: a :class:`Verified`.
+
+        Its `damages` are empty when all is well. Costs one pass over the files, without the GIL; the log can be used meanwhile. Raises
+        MappingFault, Closed.
+        """
+        return verify(self.segments, self.manifest.first_seq, self.committed)
+
+    def stats(self):
+        """Numbers about the log, as a dict: of records, segments, bytes on the disk, and what is durable. Raises Closed."""
+        committed = self.committed
+        return {
+            "records": committed - self.manifest.first_seq,
+            "first_seq": self.manifest.first_seq,
+            "committed": committed,
+            "durable": self.durable,
+            "segments": len(self.segments.bases()),
+            "segment_bytes": self.manifest.segment_bytes,
+            "bytes_on_disk": self.disk_usage(),
+            "log_uuid": str(self.manifest.log_uuid),
+            "poison": self.control.poison,
+        }
 
     def replay(self, start=0, stop=None, *, verify=True, reverse=False):
         """Iterate over the entries [start, stop), in order; to the end as it is now when `stop` is None.

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from mmapkv import demo
-from mmapkv._command import UsageError, named
 from mmapkv.cli import main
+from mmaplog._command import UsageError, named
 
 
 def run_module(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -104,6 +104,13 @@ class SegmentFile:
         digest = xxhash.xxh3_64_intdigest(bytes(self.data[:CHECKSUM_AT]), 0)
         struct.pack_into("<Q", self.data, CHECKSUM_AT, digest)
 
+    def reseal_footer(self, seq: int) -> None:
+        """Have both copies of the footer say that the record `seq` follows, with the right checksums."""
+        for offset in FOOTER_OFFSETS:
+            struct.pack_into("<Q", self.data, offset, seq)
+            digest = xxhash.xxh3_64_intdigest(bytes(self.data[offset : offset + 40]), self.segment_id)
+            struct.pack_into("<Q", self.data, offset + 40, digest)
+
     def drop_mark(self) -> None:
         """Take the durable mark and the footer away, as if the log had never been closed."""
         for offset in (*MARK_OFFSETS, *FOOTER_OFFSETS):

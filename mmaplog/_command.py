@@ -1,0 +1,73 @@
+"""What the commands of this distribution share: exit codes, messages, and names in messages.
+
+Exit codes: 0 all is well, 1 something is not as it should be or an operation failed, 2 the request cannot be
+carried out as it was made, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from importlib.metadata import version
+from typing import Any
+
+__all__ = ["EXIT_FAILED", "UsageError", "Version", "named", "perform"]
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+
+class UsageError(Exception):
+    """The request itself is wrong: the command prints the message and exits with 2, nothing was written."""
+
+
+class Version(argparse.Action):
+    """Looks the version up when it is asked for: that reads files, which no other command needs."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        print(f"{parser.prog} {version('mmapkv')}")
+        parser.exit()
+
+
+def perform(program: str, arguments: argparse.Namespace) -> int:
+    """Call the function `arguments.run` with the arguments and return the exit code.
+
+    Messages about what went wrong go to stderr, in one line.
+    """
+    run: Callable[[argparse.Namespace], int] = arguments.run
+    try:
+        code = run(arguments)
+        # A reader that went away shows up here rather than in the interpreter's last flush.
+        sys.stdout.flush()
+    except UsageError as error:
+        return _say(program, arguments, f"error: {error}", EXIT_USAGE)
+    except BrokenPipeError:
+        # The interpreter flushes stdout once more when it exits, unless it is closed.
+        with suppress(BrokenPipeError):
+            sys.stdout.close()
+        return EXIT_FAILED
+    except OSError as error:
+        return _say(program, arguments, f"error: {error}", EXIT_FAILED)
+    except KeyboardInterrupt:
+        return _say(program, arguments, "interrupted", EXIT_INTERRUPTED)
+    return code
+
+
+def _say(program: str, arguments: argparse.Namespace, message: str, code: int) -> int:
+    print(f"{program} {arguments.command}: {message}", file=sys.stderr)
+    return code
+
+
+def named(path: str | bytes | os.PathLike[str]) -> str:
+    r"""`path` as a message may show it: quoted ASCII, whatever bytes the name is made of.
+
+    File names are bytes and may hold line ends, terminal escapes or no valid text at all.
+
+    >>> print(named(b"caf\xe9.txt"), named("a b"))
+    'caf\udce9.txt' 'a b'
+    """
+    return ascii(os.fsdecode(path))

@@ -1,0 +1,162 @@
+"""The ``mmaplog`` command: a log from the shell.
+
+Payloads are written as they are, each followed by a line end; with ``--json`` there is a JSON object on each
+line instead, its payload in base64. Exit codes: see :mod:`mmaplog._command`; ``verify`` gives 1 when it found
+damage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import dataclasses
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Protocol, cast
+
+from mmaplog._command import EXIT_FAILED, UsageError, Version, named, perform
+from mmaplog.log import Log
+from mmaplog.replay import Entry
+
+__all__ = ["main"]
+
+#: How much of the input is asked for at once.
+PIECE_BYTES = 1 << 16
+
+
+class _Input(Protocol):
+    """What the standard input has beyond its declared type."""
+
+    def read1(self, size: int, /) -> bytes: ...
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    `argv` is what follows the program's name; None takes it from ``sys.argv``. Raises SystemExit, as
+    argparse does, with 2 for arguments that do not parse and with 0 after ``--help`` and ``--version``.
+    """
+    return perform("mmaplog", _parser().parse_args(argv))
+
+
+def append(arguments: argparse.Namespace) -> int:
+    """Append each line of the standard input as a record."""
+    with Log.open(arguments.log, timestamps=arguments.timestamps) as log:
+        first = log.committed
+        # As they come: no line waits for the next, and many that are there go together.
+        rest = bytearray()
+        lines_in = cast("_Input", sys.stdin.buffer)
+        while piece := lines_in.read1(PIECE_BYTES):
+            rest += piece
+            if b"\n" in piece:
+                *lines, last_line = bytes(rest).split(b"\n")
+                log.append_many(lines, durable=arguments.durable)
+                rest = bytearray(last_line)
+        if rest:
+            log.append(rest, durable=arguments.durable)
+        last = log.committed
+        if arguments.json:
+            print(json.dumps({"start": first, "stop": last, "durable": arguments.durable}))
+        else:
+            print(f"{last - first:,} records appended: [{first}, {last})")
+    return 0
+
+
+def tail(arguments: argparse.Namespace) -> int:
+    """Show the last records, and with --follow those to come."""
+    with Log.open(arguments.log, "r") as log:
+        start = max(log.committed - arguments.lines, log.stats()["first_seq"])
+        follower = log.follow(start, timeout=None if arguments.follow else 0)
+        for entry in follower:
+            _show(entry, arguments.json)
+            # Nobody is to wait for a full buffer.
+            sys.stdout.flush()
+    return 0
+
+
+def replay(arguments: argparse.Namespace) -> int:
+    """Show records in order."""
+    with Log.open(arguments.log, "r") as log:
+        try:
+            entries = log.replay(arguments.start, arguments.stop, reverse=arguments.reverse)
+        except IndexError as error:
+            raise UsageError(str(error)) from None
+        for entry in entries:
+            _show(entry, arguments.json)
+    return 0
+
+
+def stat(arguments: argparse.Namespace) -> int:
+    """Show how large a log is, and how much of it is durable."""
+    with Log.open(arguments.log, "r") as log:
+        found = log.stats()
+    if arguments.json:
+        print(json.dumps(found))
+    else:
+        _table(found.items())
+    return 0
+
+
+def verify(arguments: argparse.Namespace) -> int:
+    """Check every record, and change nothing."""
+    with Log.open(arguments.log, "r") as log:
+        found = log.verify()
+    if arguments.json:
+        print(json.dumps(dataclasses.asdict(found)))
+    else:
+        _table((name, getattr(found, name)) for name in ("segments", "records", "record_bytes"))
+        for each in found.damages:
+            print(f"DAMAGE: {named(each.path)}: record {each.seq} at offset {each.offset}: {each.reason}")
+        print("damaged" if found.damages else "all is well")
+    return EXIT_FAILED if found.damages else 0
+
+
+def _show(entry: Entry, as_json: bool) -> None:
+    payload = bytes(entry.payload)
+    if as_json:
+        told = {
+            "seq": entry.seq,
+            "timestamp": entry.timestamp,
+            "payload": base64.b64encode(payload).decode(),
+        }
+        sys.stdout.write(json.dumps(told) + "\n")
+    else:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(payload + b"\n")
+
+
+def _table(rows: Iterable[tuple[str, object]]) -> None:
+    for name, value in rows:
+        shown = f"{value:,}" if isinstance(value, int) else value
+        print(f"{name.replace('_', ' '):<16} {shown}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mmaplog", description="An append-only log in a directory.")
+    parser.add_argument("--version", action=Version, nargs=0, help="show the version and exit")
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
+    made = {}
+    for run in (append, tail, replay, stat, verify):
+        each = commands.add_parser(run.__name__, help=run.__doc__, description=run.__doc__)
+        each.add_argument("log", metavar="DIRECTORY", help="where the log is")
+        each.add_argument("--json", action="store_true", help="JSON, an object on each line")
+        each.set_defaults(run=run)
+        made[run.__name__] = each
+    made["append"].add_argument("--durable", action="store_true", help="sync before going on")
+    made["append"].add_argument("--timestamps", action="store_true", help="store the time with each record")
+    made["tail"].add_argument(
+        "-n", "--lines", type=_count, default=10, metavar="N", help="how many records (%(default)s)"
+    )
+    made["tail"].add_argument("-f", "--follow", action="store_true", help="go on with those to come")
+    made["replay"].add_argument("--start", type=_count, default=0, metavar="SEQ", help="the first record")
+    made["replay"].add_argument("--stop", type=_count, metavar="SEQ", help="the one after the last")
+    made["replay"].add_argument("--reverse", action="store_true", help="from the last to the first")
+    return parser
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} is negative")
+    return value

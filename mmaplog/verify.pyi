@@ -1,0 +1,19 @@
+from dataclasses import dataclass
+
+from mmaplog.segment_set import SegmentSet
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    path: str
+    seq: int
+    offset: int
+    reason: str
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    segments: int
+    records: int
+    record_bytes: int
+    damages: tuple[Damage, ...]
+
+def verify(segments: SegmentSet, first: int, committed: int) -> Verified: ...
