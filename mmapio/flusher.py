@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import sys
 import threading
 import weakref
@@ -40,6 +41,7 @@ class Flusher:
 
     def __init__(self, handle: Flushable, milliseconds: int, name: str) -> None:
         self._stop = threading.Event()
+        self._pid = os.getpid()
         # Weak, so that a handle that was dropped without close() can go.
         self.handle = weakref.ref(handle)
         self._thread = threading.Thread(
@@ -53,8 +55,8 @@ class Flusher:
 
     def stop(self) -> None:
         """End the thread and wait for it. The second time does nothing."""
-        # Other threads are frozen by then, this one too: to wait for it, or for its lock, would be for ever.
-        if sys.is_finalizing():
+        # The thread is frozen by then, and a forked child never had it: the wait would be for ever.
+        if sys.is_finalizing() or os.getpid() != self._pid:
             return
         self._stop.set()
         if self._thread is not threading.current_thread():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import tempfile
 from pathlib import Path
@@ -58,10 +59,27 @@ class LogAgainstList(RuleBasedStateMachine):
         if durable:
             assert self.log.durable == len(self.model)
 
-    @rule(batch=st.lists(payloads, max_size=30))
-    def append_many(self, batch: list[bytes]) -> None:
-        for payload in batch:
-            self.append(payload, durable=False)
+    @rule(batch=st.lists(payloads, max_size=30), atomic=st.booleans(), joined=st.booleans())
+    def append_many(self, batch: list[bytes], atomic: bool, joined: bool) -> None:
+        expected = range(len(self.model), len(self.model) + len(batch))
+        if joined:
+            offsets = [0, *itertools.accumulate(map(len, batch))]
+            assert self.log.append_many(b"".join(batch), offsets, atomic=atomic) == expected
+        else:
+            assert self.log.append_many(batch, atomic=atomic) == expected
+        self.model += batch
+
+    @precondition(lambda self: self.model)
+    @rule(data=st.data())
+    def look_up(self, data: st.DataObject) -> None:
+        number = data.draw(st.integers(-len(self.model), len(self.model) - 1))
+        entry = self.log[number]
+        assert (entry.seq, bytes(entry.payload)) == (number % len(self.model), self.model[number])
+
+    @rule()
+    def verify(self) -> None:
+        found = self.log.verify()
+        assert (found.records, found.damages) == (len(self.model), ())
 
     @rule()
     def flush(self) -> None:
@@ -75,20 +93,21 @@ class LogAgainstList(RuleBasedStateMachine):
         entries = list(self.log.replay(start, stop))
         assert [entry.seq for entry in entries] == list(range(start, stop))
         assert [bytes(entry.payload) for entry in entries] == self.model[start:stop]
+        back = self.log.replay(start, stop, reverse=True)
+        assert [bytes(entry.payload) for entry in back] == self.model[start:stop][::-1]
 
     @rule(policy=policies)
     def reopen(self, policy: str) -> None:
         self.log.close()
         self.open(policy)
 
-    @rule(policy=policies, batch=st.lists(payloads, max_size=10))
-    def a_killed_writer(self, policy: str, batch: list[bytes]) -> None:
+    @rule(policy=policies, batch=st.lists(payloads, max_size=10), atomic=st.booleans())
+    def a_killed_writer(self, policy: str, batch: list[bytes], atomic: bool) -> None:
         self.log.close()
 
         def write() -> Log:
             self.open(policy)
-            for payload in batch:
-                self.log.append(payload)
+            self.log.append_many(batch, atomic=atomic)
             return self.log
 
         killed_after(write)
