@@ -54,7 +54,7 @@ cdef Pieces slices_of(buffer, offsets):
     cdef Pieces made = Pieces.__new__(Pieces)
     cdef Py_buffer bounds
     cdef const uint64_t *words
-    cdef uint64_t at, length
+    cdef uint64_t at, length, start, stop
     if not is_words(offsets):
         try:
             offsets = array.array("Q", offsets)
@@ -69,14 +69,15 @@ cdef Pieces slices_of(buffer, offsets):
         if bounds.len < 8:
             raise ValueError("there is one offset more than there are records, so at least one")
         made.allocate(bounds.len // 8 - 1)
+        start = words[0]
         for at in range(made.count):
-            made.starts[at] = <const char *>made.view.buf + words[at]
-            made.sizes[at] = words[at + 1] - words[at]
-            # In this order, and of what was stored: nothing is read twice.
-            if made.sizes[at] > length or <uint64_t>(made.starts[at] - <const char *>made.view.buf) > length - made.sizes[at]:
+            stop = words[at + 1]
+            if not start <= stop <= length:
                 raise ValueError(
-                    f"record {at} is from offset {words[at]} to {words[at + 1]}, which is not a part of the {length} bytes "
-                    "of the buffer")
+                    f"record {at} is from offset {start} to {stop}, which is not a part of the {length} bytes of the buffer")
+            made.starts[at] = <const char *>made.view.buf + start
+            made.sizes[at] = stop - start
+            start = stop
     finally:
         PyBuffer_Release(&bounds)
     return made
