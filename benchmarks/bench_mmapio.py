@@ -7,26 +7,10 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from . import environment, report
 from .adapters import PEERS, load_peer
-from .command import (
-    EXIT_TERMINATED,
-    EXIT_UNUSABLE,
-    EXIT_WRONG_ANSWER,
-    add_common_options,
-    at_least,
-    check_common_options,
-    load,
-    scratch_directory,
-    show_progress,
-    summary,
-    warn,
-    write_json,
-)
-from .dataset import WrongAnswer
-from .harness import LOOP
-from .mapping_rounds import run
+from .command import EXIT_TERMINATED, add_common_options, at_least, check_common_options, summary
 from .mapping_workloads import WORKLOADS, Sizes
+from .staged import run_suite
 from .targets import Limit, Suite, Target
 
 SUBJECT = "mmapio"
@@ -62,45 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check_common_options(parser, options)
     sizes = Sizes(options.touch_mib << 20, options.grow_mib << 20, options.sample_us * 1e3)
 
-    peers, missing = load(options.rivals or (*SUITE.subjects, *SUITE.rivals), load_peer)
-    if not peers:
-        print("Nothing to measure. `pip install -e .` builds the subject.", file=sys.stderr)
-        return EXIT_UNUSABLE
-
-    surroundings = environment.describe(options.dir)
-    warn(surroundings)
-    figures = (
-        f"median, lowest and highest of {options.rounds} rounds, and how many times as fast as each rival's "
-        f"first statement; {LOOP} is contained in all that are below it"
-    )
-    print(report.header(surroundings, peers, figures), flush=True)
-
-    workloads = []
-    for workload in (WORKLOADS[name](sizes) for name in options.workloads or SUITE.workloads):
-        if reason := workload.why_not(options.dir):
-            print(f"\nSKIPPED {workload.name}: {reason}.")
-        else:
-            workloads.append(workload)
-    try:
-        with scratch_directory(options.dir) as scratch:
-            results = run(workloads, peers, scratch, options.rounds, show_progress)
-    except WrongAnswer as error:
-        show_progress("")
-        print(f"WRONG ANSWER, no figure of this run counts: {error}", file=sys.stderr)
-        return EXIT_WRONG_ANSWER
-    show_progress("")
-    for result in results:
-        print(f"\n{report.table(result, SUITE.rivals)}")
-    by_name = {result.workload.name: result for result in results}
     parameters = {
         "rounds": options.rounds,
         "sample_us": options.sample_us,
         "touch_mib": options.touch_mib,
         "grow_mib": options.grow_mib,
     }
-    print(f"\n{report.verdicts(SUITE.targets, by_name, parameters)}")
-    write_json(options.json, report.as_json(surroundings, peers, missing, parameters, by_name, SUITE.targets))
-    return 0
+    workloads = [WORKLOADS[name](sizes) for name in options.workloads or SUITE.workloads]
+    return run_suite(SUITE, options, workloads, load_peer, parameters)
 
 
 def _parser() -> argparse.ArgumentParser:

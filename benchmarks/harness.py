@@ -76,7 +76,18 @@ class Result:
 
     def main_row(self, rival: str) -> Row | None:
         """Return the row of a rival's main form, `None` if the rival did not take part."""
-        return next((row for row in self.rows if row.rival == rival and row.main), None)
+        return self.row(rival, None)
+
+    def row(self, rival: str, spelling: str | None) -> Row | None:
+        """Return the row of a rival's form, by default its main form; `None` if it did not take part."""
+        return next(
+            (
+                row
+                for row in self.rows
+                if row.rival == rival and (row.main if spelling is None else row.spelling == spelling)
+            ),
+            None,
+        )
 
 
 @dataclass(frozen=True, slots=True)

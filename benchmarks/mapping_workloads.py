@@ -407,7 +407,7 @@ class Flush(Alone):
     name = "flush"
     operation = "page stored and durable"
     unit = "us"
-    unit_size = 1e3
+    unit_size: ClassVar[float] = 1e3
     advice: ClassVar[int | None] = None
     """What the kernel was told before it brought the file in."""
 
@@ -437,16 +437,14 @@ class Flush(Alone):
             raise WrongAnswer(f"{self.name}: after {act.statement} the page at {at.last} is {found[:16]!r}")
 
 
-class FlushBytes(Flush):
-    """The same, but measured is how much the device has written, by the kernel's count of its sectors.
+class ToTheDevice(MappedWorkload):
+    """A workload that measures how much the device has written, by the kernel's count of its sectors.
 
     The middle one of many, since whoever else writes meanwhile is counted too.
     """
 
-    name = "flush-bytes"
-    operation = "page stored and durable"
     unit = "KiB to the device"
-    unit_size = 1024
+    unit_size: ClassVar[float] = 1024
     times = False
 
     def why_not(self, directory: Path) -> str:
@@ -463,6 +461,13 @@ class FlushBytes(Flush):
         assert before is not None, "`why_not` comes first"
         assert after is not None
         return after - before
+
+
+class FlushBytes(ToTheDevice, Flush):
+    """The same, but measured is how much the device has written, by the kernel's count of its sectors."""
+
+    name = "flush-bytes"
+    operation = "page stored and durable"
 
 
 class FlushSmall(Flush):

@@ -10,7 +10,7 @@ from .targets import Limit, Target
 
 JSON_VERSION = 1
 
-STATED_FOR = ("key_count", "touch_mib")
+STATED_FOR = ("key_count", "touch_mib", "log_mib", "rival_spelling")
 
 
 class Contestant(Protocol):
@@ -82,13 +82,14 @@ def _ratio_line(target: Target, results: Mapping[str, Result]) -> str:
 
 
 def _limit_line(target: Limit, results: Mapping[str, Result]) -> str:
-    asked = f"target <= {target.ns_max:g} ns"
+    size = target.unit_size
+    asked = f"target <= {target.ns_max / size:g} {target.unit}"
     verdict = target.judge(results)
     if verdict is None:
         return f"  {target.workload}: {target.subject}: {asked}: not judged, this run did not time it"
     return (
-        f"  {target.workload}: {target.subject} {verdict.spelling}: {verdict.ns:,.1f} ns "
-        f"(by round {verdict.ns_lowest:,.1f}..{verdict.ns_highest:,.1f}), "
+        f"  {target.workload}: {target.subject} {verdict.spelling}: {verdict.ns / size:,.1f} {target.unit} "
+        f"(by round {verdict.ns_lowest / size:,.1f}..{verdict.ns_highest / size:,.1f}), "
         f"{asked}: {'met' if verdict.met else 'MISSED'}"
     )
 
@@ -100,6 +101,9 @@ def _caveat(target: Target | Limit, parameters: Mapping[str, object]) -> str:
     mib = target.touch_mib
     if mib is not None and mib != parameters["touch_mib"]:
         return f" (but it is stated for a file of {mib:,} MiB, this one had {parameters['touch_mib']:,})"
+    mib = target.log_mib if isinstance(target, Limit) else None
+    if mib is not None and mib != parameters["log_mib"]:
+        return f" (but it is stated for a log of {mib:,} MiB, this one had {parameters['log_mib']:,})"
     return ""
 
 
@@ -148,12 +152,14 @@ def _target_as_json(target: Target | Limit, results: Mapping[str, Result]) -> di
     about: dict[str, object] = {"workload": target.workload, "subject": target.subject}
     if isinstance(target, Limit):
         limit = target.judge(results)
-        about |= {"ns_max": target.ns_max, "touch_mib": target.touch_mib}
-        about |= {"ns": limit.ns if limit else None, "met": limit.met if limit else None}
+        counted = "ns" if target.times else "bytes"
+        about |= {f"{counted}_max": target.ns_max, "touch_mib": target.touch_mib, "log_mib": target.log_mib}
+        about |= {counted: limit.ns if limit else None, "met": limit.met if limit else None}
     else:
         verdict = target.judge(results)
         about |= {"rival": target.rival, "ratio_min": target.ratio_min}
         about |= {"key_count": target.key_count, "touch_mib": target.touch_mib}
+        about |= {"rival_spelling": target.rival_spelling}
         about |= {"ratio": verdict.ratio if verdict else None, "met": verdict.met if verdict else None}
     return {name: value for name, value in about.items() if value is not None or name not in STATED_FOR}
 

@@ -22,12 +22,16 @@ class Target:
     touch_mib: int | None = None
     """The size of the new file it is stated for, in MiB; `None`: for any."""
 
+    rival_spelling: str | None = None
+    """The rival's row, where that is not its main form; the rival may then be the subject itself."""
+
     def judge(self, results: Mapping[str, Result]) -> Verdict | None:
         """Return how the run did, `None` if it did not time both."""
         result = results.get(self.workload)
         if result is None:
             return None
-        subject, rival = result.main_row(self.subject), result.main_row(self.rival)
+        subject = result.main_row(self.subject)
+        rival = result.row(self.rival, self.rival_spelling)
         if subject is None or rival is None:
             return None
         each_round = [theirs / ours for theirs, ours in zip(rival.samples, subject.samples, strict=True)]
@@ -60,13 +64,26 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """`subject` takes at most `ns_max` for an operation, in its main form, the loop around it included."""
+    """`subject` takes at most `ns_max` for an operation, in its main form, the loop around it included.
+
+    Where a workload does not measure times but bytes, it is so many bytes.
+    """
 
     workload: str
     subject: str
     ns_max: float
     touch_mib: int | None = None
     """As of a `Target`."""
+
+    log_mib: int | None = None
+    """The size of the log it is stated for, in MiB; `None`: for any."""
+
+    unit: str = "ns"
+    unit_size: float = 1
+    """What it is shown in, and how many ns or bytes make one."""
+
+    times: bool = True
+    """Whether it is a time, as of the workload."""
 
     def judge(self, results: Mapping[str, Result]) -> LimitVerdict | None:
         """Return how the run did, `None` if it did not time this."""
@@ -79,7 +96,7 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class LimitVerdict:
-    """The median, and the lowest and highest sample, in ns."""
+    """The median, and the lowest and highest sample, in ns, or in bytes."""
 
     target: Limit
     spelling: str

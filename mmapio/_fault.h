@@ -222,6 +222,9 @@ static int mmio_install(void) {
 
 /* --- The table ------------------------------------------------------------------------------------------ */
 
+/* A page was found missing without a signal. */
+static void mmio_met(void) { __atomic_fetch_add(&mmio_faults, 1, __ATOMIC_SEQ_CST); }
+
 /* NULL when there is no memory. Below the GIL. */
 static mmio_slot *mmio_take_slot(void *base, size_t count, int kind, uint64_t device, uint64_t inode) {
     static int begun;

@@ -23,6 +23,8 @@ cdef void give_slot(Slot *slot) noexcept
 # How many faults this process has met. Who reads mapped memory by itself compares it before and after: only when it
 # moved is it worth asking each region.
 cdef uint64_t faults() noexcept nogil
+# Counts one that raised no signal: who compares the number learns of it, too.
+cdef void met() noexcept nogil
 
 # Copies between buffers of which one is not ours, so that they may be two mappings of one file. -ENOMEM, -EFAULT.
 cdef int copy_aliased(void *to, const void *source, size_t count) noexcept nogil

@@ -9,6 +9,7 @@ from libc.string cimport memcmp
 cdef extern from "_fault.h" nogil:
     uint64_t mmio_faults
     int mmio_install()
+    void mmio_met()
     Slot *mmio_take_slot(void *base, size_t count, int kind, uint64_t device, uint64_t inode)
     const void *mmio_alias(const void *source, const void *target, size_t count)
     void mmio_give_slot(Slot *slot)
@@ -29,6 +30,10 @@ cdef Slot *take_slot(void *base, size_t count, int kind, uint64_t device, uint64
 
 cdef void give_slot(Slot *slot) noexcept:
     mmio_give_slot(slot)
+
+
+cdef void met() noexcept nogil:
+    mmio_met()
 
 
 cdef uint64_t faults() noexcept nogil:

@@ -15,6 +15,7 @@ cdef extern from * nogil:
     static inline void mmio_store_relaxed_u64(void *p, uint64_t v) { __atomic_store_n((uint64_t *)p, v, __ATOMIC_RELAXED); }
     static inline void mmio_store_relaxed_u32(void *p, uint32_t v) { __atomic_store_n((uint32_t *)p, v, __ATOMIC_RELAXED); }
     static inline void mmio_fence_acquire(void) { __atomic_thread_fence(__ATOMIC_ACQUIRE); }
+    static inline void mmio_fence_full(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
     static inline void mmio_fence_compiler(void) { __atomic_signal_fence(__ATOMIC_SEQ_CST); }
     static inline void mmio_fence_release(void) { __atomic_thread_fence(__ATOMIC_RELEASE); }
     static inline void mmio_prefetch(const void *p) { __builtin_prefetch(p, 0, 3); }
@@ -27,6 +28,7 @@ cdef extern from * nogil:
     void store_relaxed "mmio_store_relaxed_u64"(void *word, uint64_t value) noexcept
     void store_relaxed_u32 "mmio_store_relaxed_u32"(void *word, uint32_t value) noexcept
     void fence_acquire "mmio_fence_acquire"() noexcept
+    void fence_full "mmio_fence_full"() noexcept
     void fence_compiler "mmio_fence_compiler"() noexcept
     void fence_release "mmio_fence_release"() noexcept
     void prefetch "mmio_prefetch"(const void *address) noexcept

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import logging
 import os
 import sys
@@ -10,9 +11,12 @@ import threading
 import weakref
 from typing import Protocol
 
-from mmapio.errors import MappingFault
+from mmapio.errors import FlushFailed, MappingFault
 
 logger = logging.getLogger("mmapio")
+
+#: What says nothing of the file: it is tried again when the time has come.
+PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EDEADLK})
 
 
 class Flushable(Protocol):
@@ -80,7 +84,10 @@ def _flush(handle: Flushable) -> bool:
     except MappingFault:
         # Every call of the user's says so, until refresh() mends it.
         return True
-    except OSError as error:
+    except (OSError, MemoryError) as error:
+        if isinstance(error, MemoryError) or (error.errno in PASSING and not isinstance(error, FlushFailed)):
+            logger.warning("background flush put off: %s", error)
+            return True
         # The handle is poisoned now: the next call of its user raises, with the traceback that matters.
         handle._nobody_heard()
         logger.error("background flush failed: %s", error)  # noqa: TRY400

@@ -54,6 +54,7 @@ cdef class Region:
     cdef int fail(self) except -1:
         # A page was missing, and nobody but the caller knows: the kernel said so instead of raising a signal.
         self.slot.faulted = 1
+        _fault.met()
         return fault_in(self.path)
 
     cdef uint64_t last_view_end(self) noexcept:

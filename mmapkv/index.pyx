@@ -289,6 +289,8 @@ cdef class Index:
     cdef int make_room(self) except -1:
         cdef uint64_t least = self.state.end + directory_size((self.state.root & 0x7F) + 1) + 2 * SEGMENT_SIZE
         cdef uint64_t step = min(max(self.limit // 8, STEP_MIN), STEP_MAX)
+        if self.file.learn_length() < self.limit:
+            self.region.fail()  # cut by others: growing would fill with zeros what is gone
         try:
             self.file.grow_to(max(least, self.limit + step))
         except OSError as error:

@@ -205,8 +205,8 @@ class KVStore(NativeStore, MutableMapping[bytes, bytes]):
         if index is None:
             return
         if not log.flushes_on_close:
-            self._forget()
             log.close()
+            self._forget()
             return
         # Held to the end, so that no other thread's put comes between the mark and the farewell.
         try:
@@ -219,10 +219,12 @@ class KVStore(NativeStore, MutableMapping[bytes, bytes]):
             if index_file.read_mark(index) is None:
                 index_file.mark_clean(index, log.committed, *log.end_of_tail)
         finally:
-            self._forget()
             try:
                 log.close()
             finally:
+                # Refused, it was not closed: a destructor may have interrupted a sync of this very thread.
+                if log.closed:
+                    self._forget()
                 log.resume()
 
     def __enter__(self) -> Self:

@@ -21,12 +21,12 @@ cdef class Appender:
     cdef object _path
     cdef object manifest
     cdef object append_lock
-    cdef object flush_lock
+    cdef object flush_turn      # a condition: whether somebody is at `flushing`
     cdef readonly bint writable
     cdef bint forked
     cdef bint growing           # the holder of append_lock is finding space
     cdef bint paused            # the holder of append_lock keeps everybody from appending
-    cdef bint flushing          # the holder of flush_lock is at work
+    cdef unsigned long flushing # the thread that is syncing, or 0
     cdef bint timestamps
 
     # The writer's position. `room` is where the next record must end at the latest. It is 0 whenever an
@@ -71,7 +71,11 @@ cdef class Appender:
     cdef raise_poisoned(self, poison)
     cdef void restore_room(self) noexcept
     cdef flush_held(self)
+    cdef int flush_to(self, uint64_t seq) except -1
+    cdef int take_turn(self) except -1
+    cdef int give_turn(self) except -1
     cdef reentered(self, what)
+    cdef int refuse_within_flush(self, what) except -1
     cdef void move_to(self, Segment segment, uint64_t end, uint64_t last) noexcept
 
 

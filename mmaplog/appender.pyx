@@ -3,6 +3,7 @@
 
 import errno as _errno
 import os
+import threading
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -113,6 +114,7 @@ cdef class Appender:
         if atomic and total > BATCH_SIZE_MAX:
             raise RecordTooLarge(
                 f"{pieces.count} records of {total} bytes in all are more than the {BATCH_SIZE_MAX} that are atomic", self._path)
+        self.refuse_within_flush("an append")
         with self.append_lock:
             self.check_writable()
             if self.growing or self.paused:
@@ -141,7 +143,7 @@ cdef class Appender:
 
     cdef uint64_t write_run(self, Pieces pieces, uint64_t at, bint atomic) noexcept:
         # Writes records from number `at` on for as long as they fit, and returns how many. The first one does.
-        cdef uint64_t begun = at, limit = self.tail.limit, size
+        cdef uint64_t begun = at, limit = self.tail.limit, size, bytes = 0
         cdef uint8_t flags = 0
         cdef const char *source
         cdef char *payload
@@ -160,9 +162,11 @@ cdef class Appender:
                 self.write_record(size, flags)
                 if not atomic or at + 1 == pieces.count:
                     self.publish()
-                self.bytes_pending += size
-                self.writes_pending += 1
+                bytes += size
                 at += 1
+        # Below the GIL, and once they are published: a flush of another thread takes off the books what it finds there.
+        self.bytes_pending += bytes
+        self.writes_pending += at - begun
         return at - begun
 
     def flush(self):
@@ -172,16 +176,40 @@ cdef class Appender:
         the kernel would report success for it later. InvalidMode on a reader, Closed.
         """
         self.check_writable()
-        # Whoever waits here finds the work done by the one before.
-        with self.flush_lock:
-            self.check_writable()
-            if self.flushing:
-                raise self.reentered("a flush")
-            self.flushing = True
-            try:
-                self.flush_held()
-            finally:
-                self.flushing = False
+        self.flush_to(self.control.committed().seq)
+
+    cdef int flush_to(self, uint64_t seq) except -1:
+        # Every record below `seq`, and what else there is when the sync begins. Whoever waits here while another one syncs finds
+        # the work done by it, or by the next: what was appended meanwhile is the business of who appended it.
+        with self.flush_turn:
+            while True:
+                self.check_writable()
+                if self.control.durable >= seq:
+                    return 0
+                if not self.flushing:
+                    break
+                self.refuse_within_flush("a flush")
+                self.flush_turn.wait()
+            self.flushing = threading.get_ident()
+        try:
+            self.flush_held()
+        finally:
+            self.give_turn()
+        return 0
+
+    cdef int take_turn(self) except -1:
+        # Keeps others from syncing; who holds `append_lock` may wait for it, for nobody who syncs waits for that.
+        with self.flush_turn:
+            while self.flushing:
+                self.flush_turn.wait()
+            self.flushing = threading.get_ident()
+        return 0
+
+    cdef int give_turn(self) except -1:
+        with self.flush_turn:
+            self.flushing = 0
+            self.flush_turn.notify_all()
+        return 0
 
     cdef flush_held(self):
         cdef Segment segment
@@ -189,10 +217,16 @@ cdef class Appender:
         target = self.control.committed()
         cdef uint64_t bytes_covered = self.bytes_pending, writes_covered = self.writes_pending
         if self.control.durable >= target.seq:
+            if _fault.faults() != self.faults:
+                self.check_faults()
             self.bytes_pending = self.writes_pending = 0
             return
         # Found before anything is at stake: a file that is missing is no failed sync.
         cdef Segment last = self.segments.by_id(target.segment_id)
+        # Likewise a descriptor that cannot be had.
+        for segment in self.unsynced:
+            segment.handle()
+        last.handle()
         before, self.unsynced = self.unsynced, []
         names, self.names_unsynced = self.names_unsynced, False
         try:
@@ -233,6 +267,7 @@ cdef class Appender:
 
     def pause(self):
         """For layers above: hold off every append, of all threads, until `resume`. Not reentrant."""
+        self.refuse_within_flush("a close or a rebuild")
         self.append_lock.acquire()
         try:
             self.check_writable()
@@ -305,18 +340,28 @@ cdef class Appender:
             _errno.EDEADLK, f"{what} from a destructor or signal handler that interrupted another one of the same log; "
             "let the handler leave a note instead, and act on it later", self._path)
 
+    cdef int refuse_within_flush(self, what) except -1:
+        # A destructor that interrupted a sync of this thread has the turn in hand: with that it must not wait for append_lock,
+        # whose holder may be waiting for it.
+        if self.flushing == threading.get_ident():
+            raise self.reentered(what)
+        return 0
+
     cdef int make_room(self, uint64_t payload_size) except -1:
         # The slow half of every append: what is wrong is raised here, and space is found before anything is written.
         cdef uint64_t need = record_size(payload_size, self.timestamps)
         self.check_writable()
         if payload_size > RECORD_SIZE_MAX or need > RECORD_SIZE_MAX:
             self.refuse_size(payload_size)
+        self.refuse_within_flush("an append")
         # Holding the lock, and with no room left for those who do not, this thread may let go of the GIL.
         with self.append_lock:
             self.check_writable()
             if self.growing or self.paused:
                 raise self.reentered("an append")
             if self.end + need <= self.tail.limit and self.end < RECORD_START_END:
+                # There may be room that nobody gave back: what had met a fault elsewhere left none.
+                self.restore_room()
                 return 0
             self.growing = True
             self.room = 0
@@ -332,6 +377,7 @@ cdef class Appender:
         cdef uint64_t step
         cdef Segment tail
         if (self.end + need > self.tail.capacity or self.end >= RECORD_START_END
+                or (records > 1 and self.end + need > RECORD_START_END)
                 or self.seq - self.base_seq + records > SEQ_PER_SEGMENT_MAX):
             self.roll(need)
         elif self.end + need > self.tail.limit:
@@ -432,16 +478,17 @@ cdef class Appender:
         self.control.publish(&slot)
 
     cdef int after_commit(self, uint64_t size, bint durable) except -1:
+        # By who has committed it, before anybody else can: `seq` is still the number after his record.
         # The policies that are bounds on what is written; the one on time has a thread.
         self.bytes_pending += size
         self.writes_pending += 1
         if durable or self.bytes_pending >= self.bytes_bound or self.writes_pending >= self.writes_bound:
-            self.flush()
+            self.flush_to(self.seq)
         return 0
 
     cdef seal(self, Segment segment):
         # Only what is durable is sealed, and only once its successor's name is durable too.
-        cdef Segment successor = self.segments.following(segment)
+        cdef Segment successor = self.segments.following(segment, 0)
         cdef Footer footer
         if successor is None:
             raise CorruptionError("the segment that follows is missing; restore it from a backup", segment.path)
@@ -459,10 +506,10 @@ cdef class Appender:
         if durable >= self.seq:
             return
         self.names_unsynced = True
-        segment = self.segments.holding(durable)
+        segment = self.segments.holding(durable, 0)
         while segment is not None and segment.base_seq < self.base_seq:
             self.unsynced.append(segment)
-            segment = self.segments.following(segment)
+            segment = self.segments.following(segment, 0)
 
     cdef mark_clean(self):
         # After a reboot, opening starts reading here instead of at the segment's beginning.

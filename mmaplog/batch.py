@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from mmaplog.errors import LogError
+from mmaplog.pieces import copied
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -30,7 +31,7 @@ class Batch:
         """Add a record. Costs a copy. Raises TypeError for what is no buffer, LogError after the end."""
         if self.seqs is not None:
             raise LogError(errno.EINVAL, "the batch was appended already; begin another one", self._log.path)
-        self._records.append(bytes(memoryview(data).cast("B")))
+        self._records.append(copied(data))
 
     def __len__(self) -> int:
         return len(self._records)

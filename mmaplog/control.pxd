@@ -10,6 +10,7 @@ cdef class Control:
     cdef ControlHot *hot
     cdef readonly uint64_t incarnation
     cdef readonly bint private
+    cdef bint fenced            # others can have this process pass a fence
     cdef bint can_ring          # `waiting` can be set here
 
     cdef int check(self) except -1

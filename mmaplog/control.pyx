@@ -68,11 +68,6 @@ cdef class Control:
         """Take the checksum back, before a writer's work."""
         memory.store_release(&self.hot.clean_sum, 0)
 
-    def close(self):
-        """Unmap. The words stay where they are for the others."""
-        self.file = None
-        self.hot = NULL
-
     cdef int check(self) except -1:
         # After a read: words may have come from pages that the fault handler put in place of missing ones.
         return self.file.region.check()
@@ -94,15 +89,19 @@ cdef class Control:
         memory.fence_release()
         self.hot.slots[turn & 1] = slot[0]
         memory.store_release(&self.hot.turn, turn)
-        # No fence in between: who sleeps has seen to that.
-        memory.fence_compiler()
+        # No fence in between where who sleeps can see to that.
+        if self.fenced:
+            memory.fence_compiler()
+        else:
+            memory.fence_full()
         if memory.load_relaxed(&self.hot.waiting):
             self.wake_followers()
 
     cdef void wake_followers(self) noexcept nogil:
         # The flag first: who sets it after this looks at `turn` again before he sleeps.
         memory.store_release(&self.hot.waiting, 0)
-        _wait.wake_word(<uint32_t *>&self.hot.turn, ALL)
+        memory.store_release(&self.hot.bell, self.hot.bell + 1)
+        _wait.wake_word(<uint32_t *>&self.hot.bell, ALL)
 
     cdef void publish_durable(self, uint64_t seq) noexcept nogil:
         # Whoever waits for it is told without being asked for: beside a sync, the call costs nothing.
@@ -111,13 +110,14 @@ cdef class Control:
 
     cdef int wait_for_turn(self, uint64_t turn, int64_t span_ns) noexcept nogil:
         # Sleeps until `turn` has moved, or about so long. The caller looks again, whatever ended it.
+        cdef uint64_t bell = memory.load_acquire(&self.hot.bell)
         if self.can_ring:
             memory.store_release(&self.hot.waiting, 1)
         if not self.can_ring or _wait.fence_others() < 0:
             span_ns = min(span_ns, UNHEARD_NS)
         if memory.load_acquire(&self.hot.turn) != turn:
             return 0
-        return _wait.wait_word(<uint32_t *>&self.hot.turn, <uint32_t>turn, span_ns)
+        return _wait.wait_word(<uint32_t *>&self.hot.bell, <uint32_t>bell, span_ns)
 
     cdef int wait_for_durable(self, uint64_t durable, int64_t span_ns) noexcept nogil:
         # The same for `durable`.

@@ -104,8 +104,9 @@ cdef packed struct ControlHot:
     uint64_t line1[5]
     # Line 2.
     uint64_t clean_sum          # XXH3-64 of lines 0 and 1 since a clean close; 0 while a writer is at work
-    uint64_t waiting            # not 0: somebody sleeps on the low half of `turn`
-    uint64_t line2[6]
+    uint64_t waiting            # not 0: somebody sleeps
+    uint64_t bell               # what they sleep on: raised, after `waiting` was cleared, before they are woken
+    uint64_t line2[5]
 
 
 # What reading one record found.

@@ -1,6 +1,7 @@
 # A log as its users know it.
 
 from mmaplog.appender cimport Appender
+from mmaplog.format cimport CommitSlot
 
 
 cdef class Log(Appender):
@@ -10,4 +11,6 @@ cdef class Log(Appender):
     cdef object __weakref__
     cdef readonly bint recovered
 
+    cdef CommitSlot end_now(self) except *
+    cdef close_now(self)
     cdef release(self)

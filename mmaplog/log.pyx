@@ -14,7 +14,7 @@ from libc.stdint cimport int64_t, uint64_t
 from mmapio cimport _wait
 from mmaplog.appender cimport Appender
 from mmaplog.control cimport Control
-from mmaplog.format cimport UNIT, CommitSlot
+from mmaplog.format cimport UNIT, CommitSlot, Found, Record, read_record
 from mmaplog.replay cimport Replay
 
 from mmapio import _fork
@@ -82,10 +82,15 @@ cdef class Log(Appender):
     @property
     def committed(self):
         """The next sequence number: every record below it is visible to all. Raises Closed."""
+        return self.end_now().seq
+
+    cdef CommitSlot end_now(self) except *:
+        # The next number, and the segment that it goes to.
+        cdef CommitSlot slot
         self.check()
-        cdef uint64_t seq = self.control.committed().seq
+        slot = self.control.committed()
         self.control.check()
-        return seq
+        return slot
 
     @property
     def durable(self):
@@ -118,14 +123,13 @@ cdef class Log(Appender):
         Costs a walk over 1,024 records at most, once its segment was walked from the start for the first time. Raises IndexError
         when there is none, CorruptionError, Closed.
         """
-        cdef Replay found
-        committed = self.committed
         number = operator.index(seq)
+        cdef CommitSlot slot = self.end_now()
         if number < 0:
-            number += committed
-        if not self.manifest.first_seq <= number < committed:
-            raise IndexError(f"record {seq} is not in the log, which holds [{self.manifest.first_seq}, {committed})")
-        return next(Replay(self.segments, number, number + 1, True))
+            number += slot.seq
+        if not self.manifest.first_seq <= number < slot.seq:
+            raise IndexError(f"record {seq} is not in the log, which holds [{self.manifest.first_seq}, {slot.seq})")
+        return next(Replay(self.segments, number, number + 1, True, slot.segment_id))
 
     def read_many(self, seqs):
         """The entries with these numbers, as a list in their order. Costs and raises what ``log[seq]`` does, for each."""
@@ -171,8 +175,9 @@ cdef class Log(Appender):
         start = committed if start is None else operator.index(start)
         if not self.manifest.first_seq <= start <= committed:
             raise IndexError(f"record {start} is not in the log, which holds [{self.manifest.first_seq}, {committed})")
+        self.check()  # again: the conversion is free to run code that closes the log
         return Follower(
-            self, control_file.for_waiting(self.directory, self.control), Replay(self.segments, start, start, verify), timeout)
+            self, control_file.for_waiting(self.directory, self.control), Replay(self.segments, start, start, verify, 0), timeout)
 
     def wait_durable(self, seq, timeout=None):
         """Wait until record `seq` is on the device: True once it is, False after `timeout` seconds.
@@ -197,10 +202,15 @@ cdef class Log(Appender):
                 continue
             if self.control.poison:
                 self.raise_poisoned(self.control.poison)
+            if self.control.private:
+                raise LogError(
+                    _errno.EACCES, "this reader may not write, and found the end of the log by itself: it is not told what becomes "
+                    "durable; open it again later", self._path)
             left = SLICE_SECONDS if deadline is None else min(deadline - time.monotonic(), SLICE_SECONDS)
             if left <= 0:
                 return False
             # Its own: another thread may close the log meanwhile.
+            self.check()
             control = control_file.for_waiting(self.directory, self.control)
             span = <int64_t>(left * 1e9)
             with nogil:
@@ -217,7 +227,8 @@ cdef class Log(Appender):
 
     def stats(self):
         """Numbers about the log, as a dict: of records, segments, bytes on the disk, and what is durable. Raises Closed."""
-        committed = self.committed
+        committed, used = self.committed, self.disk_usage()
+        self.check()  # again: the GIL was let go of
         return {
             "records": committed - self.manifest.first_seq,
             "first_seq": self.manifest.first_seq,
@@ -225,7 +236,7 @@ cdef class Log(Appender):
             "durable": self.durable,
             "segments": len(self.segments.bases()),
             "segment_bytes": self.manifest.segment_bytes,
-            "bytes_on_disk": self.disk_usage(),
+            "bytes_on_disk": used,
             "log_uuid": str(self.manifest.log_uuid),
             "poison": self.control.poison,
         }
@@ -237,15 +248,18 @@ cdef class Log(Appender):
         come from the last to the first. Raises IndexError for a range that is not in the log, CorruptionError when a record
         does not verify, Closed.
         """
-        committed = self.committed
         first = self.manifest.first_seq
         start = operator.index(start)
-        stop = committed if stop is None else operator.index(stop)
+        if stop is not None:
+            stop = operator.index(stop)
+        cdef CommitSlot slot = self.end_now()
+        if stop is None:
+            stop = slot.seq
         if start == 0:
             start = first
-        if not first <= start <= stop <= committed:
-            raise IndexError(f"records [{start}, {stop}) are not all in the log, which holds [{first}, {committed})")
-        return backwards(self.segments, start, stop, verify) if reverse else Replay(self.segments, start, stop, verify)
+        if not first <= start <= stop <= slot.seq:
+            raise IndexError(f"records [{start}, {stop}) are not all in the log, which holds [{first}, {slot.seq})")
+        return (backwards if reverse else Replay)(self.segments, start, stop, verify, slot.segment_id)
 
     @property
     def flushes_on_close(self):
@@ -300,30 +314,42 @@ cdef class Log(Appender):
         """
         if self.control is None:
             return
-        if self.flusher is not None:
-            self.flusher.stop()
         if self.forked:
             self.release()
             return
-        # No other thread is in the middle of an append or a flush from here on.
+        self.refuse_within_flush("a close")
         with self.append_lock:
             if self.growing:
                 raise self.reentered("a close")
-            self.room = 0
+        # With no lock in hand: the thread may be waiting for one.
+        if self.flusher is not None:
+            self.flusher.stop()
+        # No other thread is in the middle of an append or a sync from here on, and none begins one before CONTROL is sealed.
+        with self.append_lock:
+            if self.growing:
+                raise self.reentered("a close")
+            self.take_turn()
             try:
-                if self.flushes_on_close:
-                    self.flush()
-                    self.mark_clean()
-                if self.writable and self.control is not None:
-                    self.control.seal()
+                self.close_now()
             finally:
-                with self.flush_lock:
-                    self.release()
+                self.give_turn()
+
+    cdef close_now(self):
+        if self.control is None:
+            return
+        self.room = 0
+        try:
+            if self.flushes_on_close:
+                self.check_writable()
+                self.flush_held()
+                self.mark_clean()
+            if self.writable:
+                self.control.seal()
+        finally:
+            self.release()
 
     cdef release(self):
         self.room = 0
-        if self.control is not None:
-            self.control.close()
         self.control = None
         self.tail = None
         self.unsynced = []
@@ -351,6 +377,15 @@ cdef class Log(Appender):
         raise TypeError("a log cannot be pickled or copied; open its path again")
 
 
+cdef uint64_t time_before(Log log, CommitSlot *slot) except? 0:
+    # Of the last record; 0 when it has none. CONTROL says where it is, but for the first after a roll.
+    cdef Record record
+    if slot.last and read_record(
+            log.base, log.last, log.tail.limit, log.segment_id, log.base_seq, True, &record) == Found.RECORD:
+        return record.time
+    return log[slot.seq - 1].timestamp or 0
+
+
 def open_log(cls, path, mode, flush_policy, timestamps, segment_bytes, derived):
     """What :meth:`Log.open` does, for layers above that keep `derived` files of their own in the directory."""
     cdef Log log = cls.__new__(cls)
@@ -368,7 +403,7 @@ def open_log(cls, path, mode, flush_policy, timestamps, segment_bytes, derived):
     log.policy = flush_policy
     log.timestamps = timestamps
     log.append_lock = threading.RLock()
-    log.flush_lock = threading.RLock()
+    log.flush_turn = threading.Condition(threading.RLock())
     log.unsynced = []
     log.bytes_bound = log.writes_bound = <uint64_t>-1
     if mode == "r":
@@ -384,11 +419,11 @@ def open_log(cls, path, mode, flush_policy, timestamps, segment_bytes, derived):
     log.seq = slot.seq
     log.move_to(log.segments.by_id(slot.segment_id), <uint64_t>slot.end * UNIT, <uint64_t>slot.last * UNIT)
     if timestamps and slot.seq > log.manifest.first_seq:
-        log.time = log[slot.seq - 1].timestamp or 0
+        log.time = time_before(log, &slot)
     log.adopt_unsynced()
     log.check_faults()
     log.restore_room()
-    _wait.register_for_fences()
+    log.control.fenced = _wait.register_for_fences() == 0
     _fork.register(log)
     if flush_policy.trigger is Trigger.MILLIS:
         log.flusher = Flusher(log, flush_policy.bound, "mmaplog-flusher")

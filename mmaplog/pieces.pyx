@@ -4,7 +4,7 @@
 import array
 
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport free, malloc
 
@@ -33,6 +33,16 @@ cdef class Pieces:
         return 0
 
 
+def copied(data):
+    """The content of a contiguous buffer as bytes. TypeError, BufferError."""
+    cdef Py_buffer view
+    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+    try:
+        return PyBytes_FromStringAndSize(<const char *>view.buf, view.len)
+    finally:
+        PyBuffer_Release(&view)
+
+
 cdef Pieces pieces_of(records):
     # Every other buffer than bytes is copied here: to ask for it may run Python code, which must not come between two records.
     cdef Pieces made = Pieces.__new__(Pieces)
@@ -40,7 +50,7 @@ cdef Pieces pieces_of(records):
     cdef Py_ssize_t at, count = len(items)
     for at in range(count):
         if not PyBytes_CheckExact(items[at]):
-            items[at] = bytes(memoryview(items[at]).cast("B"))
+            items[at] = copied(items[at])
     made.items = items
     made.allocate(count)
     for at in range(count):
@@ -57,7 +67,7 @@ cdef Pieces slices_of(buffer, offsets):
     cdef uint64_t at, length, start, stop
     if not is_words(offsets):
         try:
-            offsets = array.array("Q", offsets)
+            offsets = array.array("Q", list(offsets))
         except OverflowError as error:
             raise ValueError(f"an offset is not between 0 and the length of the buffer: {error}") from None
     PyObject_GetBuffer(buffer, &made.view, PyBUF_SIMPLE)

@@ -228,7 +228,7 @@ def salvage(SegmentSet segments, tail, uint64_t durable, uint64_t segment_bytes)
     stale = [entry for entry in segments.listing() if entry[0] >= durable]
     epoch = 1 + max(segments.by_id(entry[1]).epoch for entry in segments.listing())
     made = []
-    replay = Replay(segments, min(durable, tail.seq), tail.seq, True)
+    replay = Replay(segments, min(durable, tail.seq), tail.seq, True, 0)
     while target is None or replay.seq < tail.seq:
         record.size = 0
         if replay.seq < tail.seq:

@@ -13,6 +13,7 @@ cdef class Replay:
     cdef uint64_t offset        # ... which ended here
     cdef uint64_t seq
     cdef uint64_t stop
+    cdef uint64_t tail_id       # of the segment that was the last when `stop` was committed; 0: not known
     cdef uint64_t boundary      # the first number that is not in `segment`, whatever bytes may follow
     cdef bint verify
 

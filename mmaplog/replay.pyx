@@ -34,14 +34,15 @@ cdef class Entry:
 cdef class Replay:
     """Iterates over the records [start, stop) of a log. Made by ``Log.replay``."""
 
-    def __init__(self, SegmentSet segments, uint64_t start, uint64_t stop, bint verify):
+    def __init__(self, SegmentSet segments, uint64_t start, uint64_t stop, bint verify, uint64_t tail_id):
         self.segments = segments
         self.seq = start
         self.stop = stop
         self.verify = verify
         if start >= stop:
             return
-        self.enter(segments.holding(start))
+        self.tail_id = tail_id
+        self.enter(segments.holding(start, tail_id))
         self.walk_to(start)
 
     def __iter__(self):
@@ -66,10 +67,12 @@ cdef class Replay:
         return self.look_ahead()
 
     cdef int look_ahead(self) except -1:
-        self.following = self.segments.following(self.segment)
+        self.following = self.segments.following(self.segment, self.tail_id)
         self.boundary = self.following.base_seq if self.following is not None else self.stop
         # The writer may have grown the file since it was mapped here.
         self.segment.refresh()
+        if self.following is not None:
+            self.segment.settled = True
         return 0
 
     cdef int walk_to(self, uint64_t seq) except -1:
@@ -84,24 +87,34 @@ cdef class Replay:
 
     cdef int extend(self, uint64_t stop, uint64_t tail_id) except -1:
         # Goes on where it stopped: there are more records now, the last of them in the segment `tail_id`.
-        cdef uint64_t seq = self.seq
+        cdef uint64_t seq = self.seq, before = self.stop
         self.stop = stop
-        if self.segment is None:
-            self.enter(self.segments.holding(seq))
-            return self.walk_to(seq)
-        if self.following is None:
-            if self.segment.id == tail_id:
-                self.segment.refresh()
-                self.boundary = stop
-            else:
-                self.look_ahead()
+        self.tail_id = tail_id
+        try:
+            if self.segment is None:
+                self.enter(self.segments.holding(seq, tail_id))
+                return self.walk_to(seq)
+            if self.following is None:
+                if self.segment.id == tail_id:
+                    self.segment.refresh()
+                    self.boundary = stop
+                else:
+                    self.look_ahead()
+        except BaseException:
+            # As it was: the next call begins anew.
+            self.seq = seq
+            self.stop = before
+            self.segment = None
+            self.following = None
+            raise
         return 0
 
     cdef int read(self, Record *record, bint verify) except -1:
         # Everything below `stop` is committed, so it must be there: what is missing is damage.
         cdef Found found
         if self.seq == self.boundary:
-            self.enter(self.following)
+            # Not `following` itself: an empty segment may have been replaced by a larger one since.
+            self.enter(self.segments.holding(self.seq, self.tail_id))
         found = read_record(
             self.segment.base, self.offset, self.segment.limit, self.segment.id, self.segment.base_seq, verify, record)
         self.segment.region.check()
@@ -118,12 +131,12 @@ cdef class Replay:
             "restore the segment from a backup", self.segment.path)
 
 
-def backwards(SegmentSet segments, uint64_t start, uint64_t stop, bint verify):
+def backwards(SegmentSet segments, uint64_t start, uint64_t stop, bint verify, uint64_t tail_id):
     """The records [start, stop) from the last to the first. Read in blocks, forwards, for they have no way back."""
     cdef uint64_t first
     while stop > start:
         first = stop - min(stop - start, BLOCK)
-        entries = list(Replay(segments, first, stop, verify))
+        entries = list(Replay(segments, first, stop, verify, tail_id))
         entries.reverse()
         yield from entries
         stop = first

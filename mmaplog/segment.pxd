@@ -12,6 +12,7 @@ cdef class Segment:
     cdef Descriptor directory
     cdef object log_uuid
     cdef bint writable
+    cdef bint settled           # it has a successor, and its length was learnt since: it does not grow any more
     cdef Region region          # what `base` points into, whatever becomes of `file`
     cdef char *base
     cdef uint64_t limit         # bytes of the file that may be touched

@@ -52,8 +52,9 @@ cdef class Segment:
 
     cdef int refresh(self) except -1:
         # Another process may have grown the file. A full one has nowhere to grow.
-        if self.limit < self.capacity:
-            self.limit = min(<uint64_t>self.handle().refresh(), self.capacity)
+        if self.limit < self.capacity and not self.settled:
+            # Never down: of a file that was cut, reads and syncs find out.
+            self.limit = max(self.limit, min(<uint64_t>self.handle().refresh(), self.capacity))
         return 0
 
     cdef int sync(self) except -1:
@@ -66,6 +67,8 @@ cdef class Segment:
 
     cdef int grow(self, uint64_t size) except -1:
         # Blocks are allocated here, so that no later store can meet a full disk.
+        if self.handle().learn_length() < self.limit:
+            self.region.fail()  # cut by others: growing would fill with zeros what is gone
         self.handle().grow_to(min(size, self.capacity))
         self.limit = min(self.file.length, self.capacity)
         return 0
@@ -156,10 +159,10 @@ def create_segment(Descriptor directory, log_uuid, uint64_t base_seq, epoch, uin
         system.grow(opened, size)
         system.write_at(opened, (<char *>&header)[:sizeof(header)], 0)
         system.sync(opened)
+        made = open_segment(directory, temporary, log_uuid, True)
     except BaseException:
         system.remove_file(directory, temporary)
         raise
-    made = open_segment(directory, temporary, log_uuid, True)
     if publish:
         publish_segment(directory, made)
     return made

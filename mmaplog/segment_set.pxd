@@ -16,8 +16,10 @@ cdef class SegmentSet:
     cdef Segment last           # of those opened for reading, the one that keeps its descriptor
 
     cdef Segment by_id(self, uint64_t segment_id)
-    cdef Segment holding(self, uint64_t seq)
-    cdef Segment following(self, Segment segment)
+    # `tail_id` is the id of the last segment there is, by a commit slot that was read after the number in question was committed;
+    # 0: not known. It spares a look at the directory.
+    cdef Segment holding(self, uint64_t seq, uint64_t tail_id)
+    cdef Segment following(self, Segment segment, uint64_t tail_id)
     cdef Segment at_base(self, uint64_t base_seq)
     cdef Segment open(self, entry)
     cdef int check(self) except -1

@@ -67,26 +67,28 @@ cdef class SegmentSet:
         raise CorruptionError(
             f"the segment with id {segment_id:016x} is missing; restore it from a backup", self.path)
 
-    cdef Segment holding(self, uint64_t seq):
+    cdef Segment holding(self, uint64_t seq, uint64_t tail_id):
         # The segment with the record `seq`, which must be committed.
         cdef Segment found
         for attempt in range(ATTEMPTS):
             at = bisect.bisect_right(self.names, seq, key=base_of) - 1
             # The last one known may have been followed by others since.
-            if at >= 0 and (attempt or at + 1 < len(self.names)):
+            if at >= 0 and (attempt or at + 1 < len(self.names) or self.names[at][1] == tail_id):
                 found = self.at_base(self.names[at][0])
                 if found is not None:
                     return found
             self.relist()
         raise CorruptionError(f"no segment holds record {seq}; restore the missing file from a backup", self.path)
 
-    cdef Segment following(self, Segment segment):
+    cdef Segment following(self, Segment segment, uint64_t tail_id):
         # The segment that starts where this one ends, or None when this is the last.
         cdef Segment found
+        if segment.id == tail_id:
+            return None
         for attempt in range(ATTEMPTS):
             at = bisect.bisect_right(self.names, segment.base_seq, key=base_of)
             # The last name known may be that of an empty segment which is gone, and has a namesake in its place.
-            if at < len(self.names) and (attempt or at + 1 < len(self.names)):
+            if at < len(self.names) and (attempt or at + 1 < len(self.names) or self.names[at][1] == tail_id):
                 found = self.at_base(self.names[at][0])
                 if found is not None:
                     return found

@@ -46,12 +46,12 @@ def verify(SegmentSet segments, uint64_t first, uint64_t committed):
     count = 0
     while seq < committed or count == 0:
         try:
-            segment = segments.holding(seq)
+            segment = segments.holding(seq, 0)
         except CorruptionError as error:
             damages.append(Damage(segments.path, seq, 0, error.strerror))
             break
         count += 1
-        following = segments.following(segment)
+        following = segments.following(segment, 0)
         boundary = following.base_seq if following is not None else committed
         segment.refresh()
         check_footer(segment, boundary, following is not None, damages)

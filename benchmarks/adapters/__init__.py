@@ -2,7 +2,8 @@
 
 A new one is a file with a subclass of `Rival`, and a line in `RIVALS`. Its docstring cites where the rival's
 own documentation says what its settings do; `spellings` says which workloads it takes part in. Against the
-mapping layer it is a subclass of `Peer` and a line in `PEERS`, and `statements` says the same.
+mapping layer it is a subclass of `Peer` and a line in `PEERS`, against the log one of `LogPeer` and a line in
+`LOG_PEERS`, and `statements` says the same.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from .peer import Peer, Stage
 from .rival import Form, Rival, Session
 
 __all__ = [
+    "LOG_PEERS",
     "PEERS",
     "RIVALS",
     "Form",
@@ -22,6 +24,7 @@ __all__ = [
     "RivalMissing",
     "Session",
     "Stage",
+    "load_log_peer",
     "load_peer",
     "load_rival",
 ]
@@ -47,6 +50,22 @@ PEERS = {
 """The same for the mapping layer."""
 
 
+LOG_PEERS = {
+    "mmaplog": "mmaplog_log:MmaplogLog",
+    "buffered-file": "file_log:BufferedFile",
+    "pwrite": "file_log:Pwrite",
+    "sqlite": "sqlite_log:SqliteLog",
+    "lmdb": "lmdb_log:LmdbLog",
+    "persist-queue": "persist_queue_log:PersistQueueLog",
+    "queuelib": "queuelib_log:QueuelibLog",
+    "rocksdict": "rocksdict_log:RocksdictLog",
+    "plyvel": "plyvel_log:PlyvelLog",
+    "mp-pipe": "mp_wake:PipeWake",
+    "mp-queue": "mp_wake:QueueWake",
+}
+"""The same for the log."""
+
+
 class RivalMissing(Exception):
     """A rival's package is not installed here, or does not import."""
 
@@ -60,6 +79,12 @@ def load_rival(name: str) -> type[Rival]:
 def load_peer(name: str) -> type[Peer]:
     """Import the adapter of a peer of the mapping layer, and with it the peer. Raises `RivalMissing`."""
     peer: type[Peer] = _load(name, PEERS[name])
+    return peer
+
+
+def load_log_peer(name: str) -> type[Peer]:
+    """Import the adapter of a peer of the log, and with it the peer. Raises `RivalMissing`."""
+    peer: type[Peer] = _load(name, LOG_PEERS[name])
     return peer
 
 

@@ -194,3 +194,33 @@ def test_the_lag_of_records_says_what_was_durable(tmp_path: Path) -> None:
     assert lags[:8] == [0, 1, 0, 1, 2, 0, 1, 2]
     assert lags[5 + NO_CLAIM - 1] == NO_CLAIM - 1
     assert set(lags[5 + NO_CLAIM :]) == {NO_CLAIM}
+
+
+def test_a_sync_serves_all_who_wait_for_it(tmp_path: Path, interposer: Path) -> None:
+    """Each of them once found that others had appended since, and synced again: threads were no use."""
+    code = (
+        PRELUDE
+        + """
+import time
+from mmaplog import FlushPolicy, Log
+log = Log.open(arguments[0], flush_policy=FlushPolicy.NEVER)
+log.append(b"x", durable=True)
+before = sum(syncs())
+library.interposer_hold(FDATASYNC, 2)
+threads = [threading.Thread(target=lambda: log.append(b"x", durable=True)) for _ in range(4)]
+threads[0].start()
+wait_until_held()
+for thread in threads[1:]:
+    thread.start()
+while log.committed < 5:
+    time.sleep(0.001)
+library.interposer_let_on()
+wait_until_held()
+log.append(b"of somebody who does not wait")
+library.interposer_let_on()
+for thread in threads:
+    thread.join()
+answer([sum(syncs()) - before, log.durable, log.committed])
+"""
+    )
+    assert run_python(code, tmp_path / "log", preload=interposer) == [2, 5, 6]

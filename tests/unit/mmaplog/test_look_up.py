@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import struct
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 
 from mmapio import Closed
 from mmaplog import CorruptionError, FlushPolicy, Log, LogError
+from tests.unit.mmapio.processes import run_python
 from tests.unit.mmaplog.segment_file import HEADER_SIZE, RECORD, SegmentFile, segment_paths
 
 COUNT = 5000
@@ -116,6 +118,34 @@ def test_damage_on_the_way_is_told(log: Log, tmp_path: Path) -> None:
                 use()
         assert reader[11].seq == 11
         assert len(list(reader.replay(0, 20, verify=False, reverse=True))) == 20
+
+
+def test_a_look_up_does_not_look_at_the_directory(log: Log, tmp_path: Path) -> None:
+    """CONTROL says which segment is the last; listing the files each time cost thirty times the look-up."""
+    strace = shutil.which("strace")
+    if strace is None:
+        pytest.skip("no strace: NOT TESTED what a look-up asks of the system")
+    code = """
+from mmaplog import Log
+log = Log.open(arguments[0], "r")
+numbers = [0, 1, 2500, 4998, 4999]
+log.read_many(numbers)
+print("begin", flush=True)
+for _ in range(100):
+    log.read_many(numbers)
+    list(log.replay(4000, 4010, reverse=True))
+print("end", flush=True)
+answer(len(log))
+"""
+    trace = tmp_path / "trace"
+    command = (strace, "-qq", "-o", str(trace), "-e", "trace=write,getdents64,openat")
+    assert run_python(code, tmp_path / "log", prefix=command) == COUNT
+    calls = trace.read_text().splitlines()
+    places = [at for at, line in enumerate(calls) if line.startswith('write(1, "')]
+    # The line and its end are two calls.
+    begin = next(at for at in places if '"begin' in calls[at])
+    end = next(at for at in places if '"end' in calls[at])
+    assert [line for line in calls[begin:end] if not line.startswith("write(1, ")] == []
 
 
 # By time.
