@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -133,3 +134,71 @@ def test_a_store_that_is_whole_goes_on_beside_one_that_is_cut(tmp_path: Path) ->
         return told, whole[b"after"]
 
     assert in_child(work) == ("MappingFault", b"as ever")
+
+
+def log_of(path: Path) -> tuple[Log, Path]:
+    """A log that nearly fills what was allocated for it, and its segment."""
+    log = Log.open(path, flush_policy=FlushPolicy.MANUAL)
+    log.append_many([b"%03d" % number + b"x" * 97 for number in range(500)])
+    (segment,) = path.glob("*.seg")
+    return log, segment
+
+
+STEPS: dict[str, Callable[[Log], object]] = {
+    "growing": lambda log: log.append(b"y" * 10_000),
+    "growing by many": lambda log: log.append_many([b"y" * 10_000], durable=True),
+    "looking at the first record": lambda log: log[0],
+}
+
+
+@pytest.mark.parametrize("step", STEPS.values(), ids=STEPS.keys())
+def test_growth_does_not_make_a_cut_unseen(tmp_path: Path, step: Callable[[Log], object]) -> None:
+    """It filled with zeros what was gone, no page was missing any more, and all of it was called durable."""
+
+    def work() -> list[str]:
+        log, segment = log_of(tmp_path / "log")
+        os.truncate(segment, 8192)
+        outcome(lambda: step(log))
+        return [outcome(log.flush), outcome(lambda: log.wait_durable(400))]
+
+    assert in_child(work) == ["MappingFault"] * 2
+
+
+def test_growth_of_an_index_does_not_make_a_cut_unseen(tmp_path: Path) -> None:
+    """Keys by the thousand were absent without a word."""
+
+    def grown(path: Path, stop: int) -> tuple[KVStore, int]:
+        """A store that was filled until its index grew, or up to a key, and the key."""
+        kv = KVStore.open(path, flush_policy=FlushPolicy.MANUAL)
+        number, size = 0, (path / "INDEX").stat().st_size
+        while number < stop and (path / "INDEX").stat().st_size == size:
+            kv[b"%d" % number] = b"v"
+            number += 1
+        return kv, number
+
+    def work() -> str:
+        twin, number = grown(tmp_path / "twin", 100_000)
+        twin.close()
+        shutil.copytree(tmp_path / "empty", tmp_path / "store")
+        kv, _ = grown(tmp_path / "store", number - 1)
+        index = tmp_path / "store" / "INDEX"
+        os.truncate(index, index.stat().st_size - 65536)
+        return outcome(lambda: kv.put(b"%d" % (number - 1), b"v"))
+
+    # Copies have the same seed, so that their indexes grow at the same key.
+    KVStore.open(tmp_path / "empty").close()
+    shutil.copytree(tmp_path / "empty", tmp_path / "twin")
+    assert in_child(work) == "MappingFault"
+
+
+def test_an_append_after_a_flush_that_was_refused(tmp_path: Path) -> None:
+    """The flush had marked the file, and the append looked for a room that never came."""
+
+    def work() -> list[str]:
+        log = Log.open(tmp_path / "log", flush_policy=FlushPolicy.MANUAL)
+        log.append(b"x" * 1000)
+        for segment in (tmp_path / "log").glob("*.seg"):
+            os.truncate(segment, 8192)
+        return [outcome(log.flush), outcome(lambda: log.append(b"small"))] * 2
+
+    assert in_child(work) == ["MappingFault"] * 4

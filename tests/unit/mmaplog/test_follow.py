@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -16,6 +17,8 @@ import pytest
 from mmapio import Closed, _os
 from mmaplog import FlushPolicy, Log, Poisoned
 from mmaplog import control as control_module
+from mmaplog import segment_set as segment_set_module
+from mmaplog.segment import list_segments
 from tests.unit.mmapio.async_calls import anyio, on_each_backend, run
 from tests.unit.mmapio.processes import ROOT, in_child
 
@@ -238,6 +241,51 @@ def test_a_task_that_follows_can_be_cancelled(backend: str, path: Path) -> None:
             assert scope.cancelled_caught
 
     run(backend, main)
+
+
+@pytest.mark.parametrize("nth", [1, 2, 3])
+@pytest.mark.parametrize("before", [0, 3, 700])
+def test_a_follower_survives_an_error(
+    path: Path, monkeypatch: pytest.MonkeyPatch, before: int, nth: int
+) -> None:
+    """It went on at another record, or at none, which was the end of the process."""
+    with Log.open(path, segment_bytes=SEGMENT) as log, Log.open(path, "r") as reader:
+        log.append_many([b"%d" % number * 50 for number in range(before)])
+        follower = reader.follow(before)
+        log.append_many([b"x" * 30_000] * 5)
+        counted = 0
+
+        def failing(directory: object) -> object:
+            nonlocal counted
+            counted += 1
+            if counted == nth:
+                raise MemoryError
+            return list_segments(directory)  # type: ignore[arg-type]
+
+        found = []
+        with monkeypatch.context() as patch:
+            patch.setitem(vars(segment_set_module), "list_segments", failing)
+            while len(found) < 5:
+                with contextlib.suppress(MemoryError):
+                    found.append(follower.poll())
+        assert [entry.seq for entry in found if entry] == list(range(before, before + 5))
+
+
+def test_an_empty_segment_that_is_replaced(path: Path) -> None:
+    """Recovery leaves one; a record too large for it took its place, and that was called damage."""
+    with Log.open(path, flush_policy=FlushPolicy.MANUAL, segment_bytes=SEGMENT) as log:
+        log.append_many([b"x"] * 10)
+        end = log.end_of_tail[1]
+    (segment,) = path.glob("*.seg")
+    (path / "CONTROL").unlink()
+    with segment.open("r+b") as file:
+        file.seek(end)
+        file.write(b"\x05garbage")
+    with Log.open(path) as log, Log.open(path, "r") as reader:
+        followers = [each.follow(0, timeout=0) for each in (log, reader)]
+        assert [len(list(each)) for each in followers] == [10, 10]
+        log.append(b"y" * (2 * SEGMENT))
+        assert [[entry.seq for entry in each] for each in followers] == [[10], [10]]
 
 
 # Durability.
