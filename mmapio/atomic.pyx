@@ -1,8 +1,5 @@
-# cython: language_level=3, auto_pickle=False, binding=False, boundscheck=False, wraparound=False
-"""Words of a mapped file that any number of threads and processes operate on at the same time.
-
-Without `binding` the methods are plain descriptors of the interpreter's, which calls them 6 ns faster.
-"""
+# cython: language_level=3, auto_pickle=False, boundscheck=False, wraparound=False
+"""Words of a mapped file that any number of threads and processes operate on at the same time."""
 
 import errno as _errno
 import operator
