@@ -14,3 +14,6 @@ cdef class Follower:
 
     cdef bint fetch(self) except -1
     cdef bint sleep(self, uint64_t turn, double seconds) except -1
+
+
+cdef double time_to_sleep(deadline) except? -1

@@ -15,6 +15,11 @@ from mmaplog.replay cimport Replay
 cdef double SLICE_SECONDS = 0.1
 
 
+cdef double time_to_sleep(deadline) except? -1:
+    # Until who waits looks around again, in seconds; none is left when it is not above 0. None is no deadline.
+    return SLICE_SECONDS if deadline is None else min(deadline - time.monotonic(), SLICE_SECONDS)
+
+
 cdef class Follower:
     """Iterates over the records from a number on, and waits for those that are still to come. Made by ``Log.follow``.
 
@@ -45,7 +50,7 @@ cdef class Follower:
             turn = memory.load_acquire(&self.control.hot.turn)
             if self.fetch():
                 return True
-            left = SLICE_SECONDS if deadline is None else min(deadline - time.monotonic(), SLICE_SECONDS)
+            left = time_to_sleep(deadline)
             if left <= 0:
                 return False
             self.sleep(turn, left)
@@ -93,7 +98,7 @@ async def wait_in_thread(follower, timeout):
 
     deadline = None if timeout is None else time.monotonic() + timeout
     while True:
-        left = SLICE_SECONDS if deadline is None else max(min(deadline - time.monotonic(), SLICE_SECONDS), 0)
+        left = max(time_to_sleep(deadline), 0)
         if await in_thread(lambda: follower.wait(left), limiter=waiting()):
             return True
         if deadline is not None and time.monotonic() >= deadline:

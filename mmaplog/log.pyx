@@ -14,6 +14,7 @@ from libc.stdint cimport int64_t, uint64_t
 from mmapio cimport _wait
 from mmaplog.appender cimport Appender
 from mmaplog.control cimport Control
+from mmaplog.follow cimport time_to_sleep
 from mmaplog.format cimport UNIT, CommitSlot, Found, Record, read_record
 from mmaplog.replay cimport Replay
 
@@ -33,9 +34,6 @@ DEFAULT_SEGMENT_BYTES = 64 << 20
 """How large a segment grows before the log rolls to the next."""
 
 DEFAULT_POLICY = FlushPolicy.every_millis(1000)
-
-# Who waits looks around this often: for signals, and whether its handle was closed by another thread.
-cdef double SLICE_SECONDS = 0.1
 
 
 cdef class Log(Appender):
@@ -185,7 +183,7 @@ cdef class Log(Appender):
         A writer does not wait for its policy, it flushes; a reader waits for the writer, in whichever process. Raises IndexError when
         there is no such record, FlushFailed and Poisoned, for a sync that failed is never made good, Closed.
         """
-        cdef Control control
+        cdef Control control = None
         cdef uint64_t durable
         cdef int64_t span
         wanted = operator.index(seq)
@@ -206,12 +204,13 @@ cdef class Log(Appender):
                 raise LogError(
                     _errno.EACCES, "this reader may not write, and found the end of the log by itself: it is not told what becomes "
                     "durable; open it again later", self._path)
-            left = SLICE_SECONDS if deadline is None else min(deadline - time.monotonic(), SLICE_SECONDS)
+            left = time_to_sleep(deadline)
             if left <= 0:
                 return False
-            # Its own: another thread may close the log meanwhile.
-            self.check()
-            control = control_file.for_waiting(self.directory, self.control)
+            if control is None:
+                # Its own: another thread may close the log meanwhile.
+                self.check()
+                control = control_file.for_waiting(self.directory, self.control)
             span = <int64_t>(left * 1e9)
             with nogil:
                 control.wait_for_durable(durable, span)
