@@ -200,7 +200,7 @@ cdef class Keeper(Appender):
                         memory.store_release(&self.control.hot.poison, _errno.EIO)
                     raise
                 try:
-                    successor = truncation.finish_cut(self.segments, manifest, self.control, successor)
+                    successor, _ = truncation.finish_cut(self.segments, manifest, self.control, successor)
                 except BaseException:
                     # Whoever opens the log next finishes it.
                     memory.store_release(&self.control.hot.poison, _errno.EIO)
