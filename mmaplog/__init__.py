@@ -11,6 +11,7 @@ from mmaplog.errors import CorruptionError, FormatError, Locked, LogError, Poiso
 from mmaplog.follow import Follower
 from mmaplog.log import Log
 from mmaplog.replay import Entry
+from mmaplog.reservation import Reservation
 from mmaplog.verify import Damage, Verified
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "LogError",
     "Poisoned",
     "RecordTooLarge",
+    "Reservation",
     "TooOld",
     "Verified",
 ]
