@@ -101,7 +101,8 @@ answer([told, count])
     )
     told, count = run_python(code, tmp_path / "log", nth, atomic, preload=interposer)
     assert told == "OSError"
-    assert (count == 1) == (atomic or nth == 1)
+    # The first windows of a log are too small for pieces.
+    assert (count == 1) == atomic
     (tmp_path / "log" / "CONTROL").unlink()
     with Log.open(tmp_path / "log") as log:
         assert len(log) == count + 1 + 8000
