@@ -6,24 +6,30 @@ layer below and nothing of the store above.
 
 from mmapio.options import FlushPolicy
 from mmaplog.batch import Batch
-from mmaplog.errors import CorruptionError, FormatError, Locked, LogError, Poisoned, RecordTooLarge
+from mmaplog.consumer import Consumer, ConsumerInfo
+from mmaplog.errors import CorruptionError, FormatError, Locked, LogError, Poisoned, RecordTooLarge, TooOld
 from mmaplog.follow import Follower
+from mmaplog.group import GroupMember
 from mmaplog.log import Log
 from mmaplog.replay import Entry
 from mmaplog.verify import Damage, Verified
 
 __all__ = [
     "Batch",
+    "Consumer",
+    "ConsumerInfo",
     "CorruptionError",
     "Damage",
     "Entry",
     "FlushPolicy",
     "Follower",
     "FormatError",
+    "GroupMember",
     "Locked",
     "Log",
     "LogError",
     "Poisoned",
     "RecordTooLarge",
+    "TooOld",
     "Verified",
 ]
