@@ -1,4 +1,4 @@
-"""Groups: nobody gets what another has, nothing is lost with who dies, the file is whole at every instruction."""
+"""Groups: nobody gets what another has, nothing is lost with who dies, the file is whole at any instruction."""
 
 from __future__ import annotations
 
@@ -273,7 +273,7 @@ def test_removing(log: Log, path: Path) -> None:
 
 
 def test_an_inherited_one_is_of_no_use(log: Log) -> None:
-    """A child that goes on with it would hand out the same; and its life must not keep the parent's claims."""
+    """A child that goes on would hand out the same; and its life must not keep the parent's claims."""
     members = [log.group("g", batch=10)]
     seqs(members[0], 1)
 
