@@ -1,7 +1,7 @@
 """Processes that share a group, some of them killed at moments of chance, and a judge of what they did.
 
-Each says what it does in one file that all append to: handed out, committed. A line is one write, so their order
-is an order in which it can have happened, and nothing that was said is lost with who said it.
+Each says what it does in one file that all append to: handed out, committed. A line is one write, so their
+order is one in which it can have happened, and nothing that was said is lost with who said it.
 """
 
 from __future__ import annotations
