@@ -6,6 +6,7 @@ layer below and nothing of the store above.
 
 from mmapio.options import FlushPolicy
 from mmaplog.batch import Batch
+from mmaplog.compaction import Compaction
 from mmaplog.consumer import Consumer, ConsumerInfo
 from mmaplog.errors import CorruptionError, FormatError, Locked, LogError, Poisoned, RecordTooLarge, TooOld
 from mmaplog.follow import Follower
@@ -16,6 +17,7 @@ from mmaplog.verify import Damage, Verified
 
 __all__ = [
     "Batch",
+    "Compaction",
     "Consumer",
     "ConsumerInfo",
     "CorruptionError",

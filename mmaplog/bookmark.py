@@ -20,13 +20,11 @@ from mmapio.options import FlushPolicy
 from mmaplog import bookmark_format as layout
 from mmaplog.bookmark_format import Header, Place
 from mmaplog.control import random_word
-from mmaplog.errors import CorruptionError, FormatError, Locked, LogError, TooOld
+from mmaplog.errors import CorruptionError, FormatError, Locked, LogError
 
 if TYPE_CHECKING:
     from mmaplog.control import Control
-    from mmaplog.follow import Follower
     from mmaplog.log import Log
-    from mmaplog.replay import Replay
 
 KINDS = {layout.KIND_CONSUMER: "consumer", layout.KIND_GROUP: "group"}
 # How often somebody who holds no lock looks again before he takes an older copy.
@@ -269,11 +267,11 @@ def _make(log: Log, file_name: str, kind: int, start: int | None) -> None:
 
 
 def _first_place(log: Log, start: int | None) -> Place:
-    first, committed = first_seq(log), log.committed
+    first, committed = log.first_seq, log.committed
     start = first if start is None else start
     if not first <= start <= committed:
         raise IndexError(f"record {start} is not in the log, which holds [{first}, {committed})")
-    return Place(1, start, start, log.durable, incarnation_of(log), epoch_of(log), [])
+    return Place(1, start, start, log.durable, incarnation_of(log), log.epoch, [])
 
 
 def _damaged(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> CorruptionError:
@@ -293,7 +291,7 @@ def recalled(log: Log, place: Place, seq: int) -> int:
     if place.incarnation != incarnation_of(log):
         # The log was recovered since. What was not durable may have been lost, and its numbers used again.
         seq = min(seq, place.durable)
-    return min(seq, resume(log, place.epoch, seq), committed)
+    return min(seq, log.resume(place.epoch, seq), committed)
 
 
 def incarnation_of(log: Log) -> int:
@@ -306,37 +304,3 @@ def _control(log: Log) -> Control:
     if control is None:
         log.committed  # noqa: B018 - raises Closed
     return control
-
-
-def first_seq(log: Log) -> int:
-    """The number of the first record that the log has."""
-    return int(log.stats()["first_seq"])
-
-
-def epoch_of(log: Log) -> int:
-    """The epoch of the segment being written."""
-    return log.segments.get(_control(log).tail[1]).epoch
-
-
-def resume(log: Log, epoch: int, seq: int) -> int:
-    """Where to go on after reading everything below `seq` in an epoch."""
-    newer = [base for base, number, _ in log.segments.listing() if log.segments.get(number).epoch > epoch]
-    return max(min([seq, *newer]), first_seq(log))
-
-
-def follow(log: Log, start: int, verify: bool) -> Follower:
-    """A follower from `start` on. Raises TooOld."""
-    _refuse_too_old(log, start)
-    return log.follow(start, verify=verify)
-
-
-def replay(log: Log, start: int, stop: int, verify: bool) -> Replay:
-    """The entries [start, stop). Raises TooOld."""
-    _refuse_too_old(log, start)
-    return log.replay(start, stop, verify=verify)
-
-
-def _refuse_too_old(log: Log, seq: int) -> None:
-    first = first_seq(log)
-    if seq < first:
-        raise TooOld(f"record {seq} was dropped from the log, which begins at {first}", log.path)

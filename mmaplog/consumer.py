@@ -50,7 +50,7 @@ class Consumer(Subscription):
         self._place = mark.load()
         self._synced = False
         # Before the question whether numbers were used again, so that what happens meanwhile is noticed next.
-        self._epoch = bookmark.epoch_of(log)
+        self._epoch = log.epoch
         self._position = bookmark.recalled(log, self._place, self._place.seq)
         stored = self._place
         if (stored.seq, stored.epoch, stored.incarnation) != (
@@ -91,7 +91,7 @@ class Consumer(Subscription):
             try:
                 entry = self._following().poll()
             except TooOld as error:
-                self._move(self._pass_over(error, self._position))
+                self._go_round(error)
                 continue
             if entry is not None:
                 self._position = entry.seq + 1
@@ -110,7 +110,7 @@ class Consumer(Subscription):
                 if self._following().wait(max(left, 0)):
                     return True
             except TooOld as error:
-                self._move(self._pass_over(error, self._position))
+                self._go_round(error)
                 continue
             if deadline is not None and time.monotonic() >= deadline:
                 return False
@@ -145,7 +145,7 @@ class Consumer(Subscription):
         """
         self._check()
         wanted = operator.index(seq)
-        first, committed = bookmark.first_seq(self._log), self._log.committed
+        first, committed = self._log.first_seq, self._log.committed
         if not first <= wanted <= committed:
             raise IndexError(f"record {wanted} is not in the log, which holds [{first}, {committed})")
         self._move(wanted)
@@ -208,18 +208,23 @@ class Consumer(Subscription):
         self._position = seq
         self._follower = None
 
+    def _go_round(self, error: TooOld) -> None:
+        # Unless the log was cut behind what was read, which looking anew takes care of.
+        if self._log.epoch == self._epoch:
+            self._move(self._pass_over(error, self._position))
+
     def _following(self) -> Follower:
-        epoch = bookmark.epoch_of(self._log)
+        epoch = self._log.epoch
         if epoch != self._epoch:
             self._enter(epoch)
         if self._follower is None:
-            self._follower = bookmark.follow(self._log, self._position, self._verify)
+            self._follower = self._log.follow(self._position, verify=self._verify)
         return self._follower
 
     def _enter(self, epoch: int) -> None:
         # The log was cut while it was read.
-        resumed = min(self._position, bookmark.resume(self._log, self._epoch, self._position))
-        committed = min(self._place.seq, bookmark.resume(self._log, self._epoch, self._place.seq))
+        resumed = min(self._position, self._log.resume(self._epoch, self._position))
+        committed = min(self._place.seq, self._log.resume(self._epoch, self._place.seq))
         self._epoch = epoch
         if resumed < self._position:
             self._say_used_again(self._position, resumed)

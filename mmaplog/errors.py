@@ -6,7 +6,7 @@
       Locked                another handle holds the writer's lock
       Poisoned              a sync failed earlier; nothing is acknowledged any more
       RecordTooLarge        a record does not fit the format; also a ValueError
-      TooOld                the record is no longer in the log; also an IndexError
+      TooOld                a record was truncated, or its number used again; also an IndexError
 
 What mmapio raises comes through as it is.
 """
@@ -55,7 +55,7 @@ class RecordTooLarge(LogError, ValueError):
 
 
 class TooOld(LogError, IndexError):
-    """The record was dropped from the front of the log."""
+    """A record was in the log and is not any more: truncated, or its number is used again."""
 
     def __init__(self, message: str, path: object = None) -> None:
-        super().__init__(errno.ENOENT, message, path)
+        super().__init__(errno.ESTALE, message, path)

@@ -71,7 +71,9 @@ class GroupMember(Subscription):
         # In the order in which they are handed out.
         self._hands: list[_Hand] = []
         self._reached = 0
-        # The first number that nobody took, as of the last look.
+        # Of the log, when this member last looked at the group.
+        self._epoch = -1
+        # The first number that nobody took, then.
         self._following = 0
         # Numbers [from, to), and what reads them.
         self._replay: tuple[int, int, Replay] | None = None
@@ -116,7 +118,7 @@ class GroupMember(Subscription):
             if hand is None:
                 if not self._take():
                     return None
-            elif hand.given >= self._log.committed:
+            elif hand.stop > self._log.committed:
                 return None
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -199,16 +201,19 @@ class GroupMember(Subscription):
 
     def _from_hand(self) -> Entry | None:
         hand = self._hand()
-        if hand is not None and hand.stop > self._log.committed:
-            # The log was cut.
+        if hand is not None and self._log.epoch != self._epoch:
+            # The log was cut, perhaps where this member was about to read.
             self._change(lambda _: None)
+            self._replay = None
             hand = self._hand()
-        if hand is None:
+        if hand is None or hand.stop > self._log.committed:
             return None
         try:
             # One that was made for fewer numbers ends too early.
             if self._replay is None or self._replay[:2] != (hand.given, hand.stop):
-                made = bookmark.replay(self._log, hand.given, hand.stop, self._verify)
+                if hand.given < self._log.first_seq:
+                    raise TooOld(f"record {hand.given} was dropped from the log", self._log.path)
+                made = self._log.replay(hand.given, hand.stop, verify=self._verify)
                 self._replay = hand.given, hand.stop, made
             entry = next(self._replay[2], None)
         except TooOld as error:
@@ -224,7 +229,7 @@ class GroupMember(Subscription):
         def change(place: Place) -> tuple[bool, int]:
             if claims.take_over(place, self._slot, self._batch, self._is_gone):
                 return True, place.next
-            if place.next < bookmark.first_seq(self._log):
+            if place.next < self._log.first_seq:
                 return False, place.next
             return claims.take_next(place, self._slot, self._batch, self._log.committed), place.next
 
@@ -238,7 +243,7 @@ class GroupMember(Subscription):
                     "committed; commit",
                     self._mark.path,
                 ) from None
-            if not found and following < bookmark.first_seq(self._log):
+            if not found and following < self._log.first_seq:
                 self._skip(following)
                 continue
             self._following = following
@@ -248,7 +253,7 @@ class GroupMember(Subscription):
         # Until there is an entry that nobody took, or somebody may have died.
         try:
             if self._bell is None or self._bell.seq != self._following:
-                self._bell = bookmark.follow(self._log, self._following, self._verify)
+                self._bell = self._log.follow(self._following, verify=self._verify)
             self._bell.wait(seconds)
         except IndexError:
             # Cut meanwhile, at one end or the other. Who looks next sees it.
@@ -297,12 +302,13 @@ class GroupMember(Subscription):
 
     def _bring_up(self, place: Place) -> None:
         # To the log as it is: it may have been cut, or recovered.
-        epoch, incarnation = bookmark.epoch_of(self._log), bookmark.incarnation_of(self._log)
+        epoch, incarnation = self._log.epoch, bookmark.incarnation_of(self._log)
         if (place.epoch, place.incarnation) != (epoch, incarnation):
             resumed = bookmark.recalled(self._log, place, place.next)
             if resumed < place.next:
                 claims.cut(place, resumed)
             place.epoch, place.incarnation = epoch, incarnation
+        self._epoch = epoch
 
     def _match(self, place: Place) -> None:
         # The file has the last word on what this member has: a change may have been cut short after it was

@@ -3,11 +3,11 @@ from os import PathLike
 from typing import Literal, Self, SupportsIndex, TypeAlias, TypeVar, overload
 
 from mmapio.options import FlushPolicy
-from mmaplog.appender import Appender
 from mmaplog.batch import Batch
 from mmaplog.consumer import Consumer, ConsumerInfo
 from mmaplog.follow import Follower
 from mmaplog.group import GroupMember
+from mmaplog.keeper import Keeper
 from mmaplog.replay import Entry, Replay
 from mmaplog.verify import Verified
 
@@ -18,7 +18,7 @@ _Log = TypeVar("_Log", bound=Log)
 DEFAULT_SEGMENT_BYTES: int
 DEFAULT_POLICY: FlushPolicy
 
-class Log(Appender):
+class Log(Keeper):
     @classmethod
     def open(
         cls,
@@ -28,6 +28,7 @@ class Log(Appender):
         flush_policy: FlushPolicy = ...,
         timestamps: bool = False,
         segment_bytes: SupportsIndex = ...,
+        shared: bool = False,
     ) -> Self: ...
     @property
     def path(self) -> str: ...
@@ -114,4 +115,5 @@ def open_log(
     timestamps: bool,
     segment_bytes: SupportsIndex,
     derived: tuple[str, ...],
+    shared: bool = False,
 ) -> _Log: ...

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Self
 
 from mmapio import _fork
 from mmapio.errors import Closed
-from mmaplog import bookmark
 from mmaplog.bookmark import Bookmark
 from mmaplog.errors import TooOld
 from mmaplog.follow import wait_in_thread
@@ -125,7 +124,7 @@ class Subscription(ABC):
         # The number of the first record that is left, when that is what the option says.
         if self._too_old == RAISE:
             raise error
-        first = bookmark.first_seq(self._log)
+        first = self._log.first_seq
         logger.warning(
             "%s: %r goes on at record %d: records from %d on were dropped from the log before it read them",
             self._log.path,

@@ -494,36 +494,34 @@ def test_a_durable_commit_is_believed_after_a_power_cut(path: Path) -> None:
         assert consumer.position == 8
 
 
-def drop(monkeypatch: pytest.MonkeyPatch, first: int) -> None:
-    """Have the log begin at `first`."""
-    monkeypatch.setattr(bookmark, "first_seq", lambda _: first)
-
-
-def test_records_that_were_dropped_unread(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_that_were_dropped_unread(log: Log) -> None:
     """The user decides what that means."""
     with log.consumer("c") as consumer:
-        drop(monkeypatch, 4)
-        for call in (consumer.poll, consumer.wait, lambda: next(consumer)):
-            with pytest.raises(TooOld, match="record 0 was dropped from the log, which begins at 4"):
+        log.truncate_before(4)
+        calls: list[Callable[[], object]] = [consumer.poll, consumer.wait, lambda: next(consumer)]
+        for call in calls:
+            with pytest.raises(TooOld, match="record 0 "):
                 call()
         assert consumer.position == 0
         consumer.seek(4)
         assert seqs(consumer, 1) == [4]
         consumer.commit()
     with log.consumer("c") as consumer:
-        drop(monkeypatch, 6)
-        assert consumer.position == 5
+        log.truncate_before(6)
+        assert (consumer.position, slowest(log)) == (5, 5)
         with pytest.raises(TooOld):
             consumer.poll()
+    with log.consumer("new") as consumer:
+        assert seqs(consumer, 1) == [6]
 
 
 @pytest.mark.parametrize("first", ["poll", "wait"])
 def test_records_that_were_dropped_can_be_passed_over(
-    log: Log, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, first: str
+    log: Log, caplog: pytest.LogCaptureFixture, first: str
 ) -> None:
     """With a warning, once."""
     with log.consumer("c", too_old="skip", timeout=0) as consumer:
-        drop(monkeypatch, 4)
+        log.truncate_before(4)
         with caplog.at_level(logging.WARNING, "mmaplog"):
             if first == "wait":
                 assert consumer.wait(0)
@@ -532,6 +530,77 @@ def test_records_that_were_dropped_can_be_passed_over(
         assert "'c' goes on at record 4: records from 0 on were dropped" in caplog.text
         consumer.commit()
     assert slowest(log) == 10
+
+
+@pytest.mark.parametrize("reader", [False, True])
+@pytest.mark.parametrize("appended", [0, 2, 9])
+def test_a_log_that_is_cut_behind_it(
+    log: Log, path: Path, caplog: pytest.LogCaptureFixture, appended: int, reader: bool
+) -> None:
+    """It goes back to where the numbers are used again, open or not, whatever has been appended since."""
+    with Log.open(path, "r") as other:
+        chosen = other if reader else log
+        with chosen.consumer("open") as consumer, log.consumer("behind") as behind:
+            seqs(consumer, 8)
+            consumer.commit(7)
+            seqs(behind, 2)
+            with log.consumer("closed") as closed:
+                seqs(closed)
+                closed.commit()
+            log.truncate_after(5)
+            log.append_many([b"new"] * appended)
+            assert slowest(log) == 0
+            assert {each.name: each.committed for each in log.consumers()} == {
+                "behind": 0,
+                "closed": 5,
+                "open": 5,
+            }
+            with caplog.at_level(logging.WARNING, "mmaplog"):
+                assert consumer.wait(0) == (appended > 0)
+                assert (consumer.position, consumer.committed) == (5, 5)
+                assert seqs(consumer) == list(range(5, 5 + appended))
+            assert "'open' goes on at record 5 instead of 8" in caplog.text
+            consumer.commit()
+            assert seqs(behind) == list(range(2, 5 + appended))
+        with log.consumer("closed") as closed:
+            assert (closed.position, closed.committed) == (5, 5)
+        with log.consumer("open") as again:
+            assert again.position == 5 + appended
+
+
+def test_compaction_leaves_gaps(path: Path) -> None:
+    """They are passed over, and count as processed."""
+    with Log.open(path, segment_bytes=1 << 16) as log:
+        log.append_many([b"%d" % number * 200 for number in range(2000)])
+        log.compact(lambda entry: entry.seq % 3 == 0)
+        left = [entry.seq for entry in log.replay()]
+        assert len(left) < 1500
+        with log.consumer("c") as consumer, log.group("g", batch=7) as member:
+            assert seqs(consumer) == left
+            found = []
+            while (entry := member.poll()) is not None:
+                found.append(entry.seq)
+            assert found == left
+            member.commit()
+            consumer.commit()
+            assert slowest(log) == 2000
+
+
+def test_retention_waits_for_the_slowest(path: Path) -> None:
+    """Nothing is dropped that a consumer or group has still to read."""
+    with Log.open(path, segment_bytes=1 << 16) as log:
+        log.append_many([b"x" * 1000] * 1000)
+        with log.consumer("c") as consumer, log.group("g", batch=100) as member:
+            assert log.retain(consumers=True) == 0
+            seqs(consumer)
+            consumer.commit()
+            assert log.retain(consumers=True) == 0
+            while (entry := member.poll()) is not None and entry.seq < 500:
+                continue
+            member.commit()
+            assert 0 < log.retain(consumers=True) <= 501
+            assert consumer.lag() == 0
+            assert [each.seq for each in iter(member.poll, None)] == list(range(501, 1000))
 
 
 # Names, and what is in the directory.

@@ -1,4 +1,4 @@
-"""Groups: nobody gets what another has, nothing is lost with who dies, and no kill leaves a file half done."""
+"""Groups: nobody gets what another has, nothing is lost with who dies, no kill leaves a file half done."""
 
 from __future__ import annotations
 
@@ -357,14 +357,12 @@ def test_a_change_that_is_interrupted_after_it_was_stored(log: Log, monkeypatch:
 # The log loses records, at either end.
 
 
-def test_records_that_were_dropped_before_they_were_read(
-    log: Log, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_records_that_were_dropped_before_they_were_read(log: Log, caplog: pytest.LogCaptureFixture) -> None:
     """As of a consumer; who has the option passes them over for the group."""
     with log.group("g", batch=3) as strict, log.group("g", batch=5, too_old="skip") as lax:
         assert seqs(strict, 1) == [0]
         assert seqs(lax, 1) == [3]
-        monkeypatch.setattr(bookmark, "first_seq", lambda _: 12)
+        log.truncate_before(12)
         assert seqs(strict, 2) == [1, 2], "what it reads already, it has"
         with pytest.raises(TooOld, match="record 8 was dropped from the log before the group read it"):
             strict.poll()
@@ -377,13 +375,11 @@ def test_records_that_were_dropped_before_they_were_read(
         assert strict.committed == 30
 
 
-def test_a_claim_whose_records_were_dropped(
-    log: Log, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_claim_whose_records_were_dropped(log: Log, caplog: pytest.LogCaptureFixture) -> None:
     """Taken, not read, and its owner gone: whoever takes over passes over what is not there."""
     with log.group("g", batch=20) as one:
         seqs(one, 1)
-    monkeypatch.setattr(bookmark, "first_seq", lambda _: 12)
+    log.truncate_before(12)
     with log.group("g", batch=20) as strict, pytest.raises(TooOld, match="record 0 was dropped"):
         strict.poll()
     with log.group("g", batch=20, too_old="skip") as lax, caplog.at_level(logging.WARNING, "mmaplog"):
@@ -425,6 +421,26 @@ def test_the_durable_commit_of_a_recovered_log(path: Path) -> None:
     with Log.open(path) as log, log.group("g", batch=3) as member:
         assert member.committed == 8
         assert seqs(member) == [8, 9]
+
+
+@pytest.mark.parametrize("appended", [0, 3, 40])
+def test_a_log_that_is_cut_behind_it(log: Log, caplog: pytest.LogCaptureFixture, appended: int) -> None:
+    """Claims of numbers that are used again go; who had them is told, and commits nothing of them."""
+    with log.group("g", batch=8) as one, log.group("g", batch=8) as other:
+        assert seqs(one, 8) == list(range(8))
+        assert seqs(other, 4) == [8, 9, 10, 11]
+        log.truncate_after(10)
+        log.append_many([b"new"] * appended)
+        assert slowest(log) == 0
+        with caplog.at_level(logging.WARNING, "mmaplog"):
+            found = seqs(one)
+        assert "'g' goes on at record 10 instead of 16" in caplog.text
+        assert found == list(range(10, 10 + appended))
+        assert seqs(other) == []
+        other.commit()
+        one.commit()
+        assert one.committed == 10 + appended
+        assert one.claims == other.claims == []
 
 
 # The table of claims, by itself.
