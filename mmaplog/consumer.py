@@ -14,7 +14,7 @@ from mmaplog import bookmark_format as layout
 from mmaplog.bookmark import Bookmark
 from mmaplog.bookmark_format import Place
 from mmaplog.errors import TooOld
-from mmaplog.subscription import RAISE, SLICE_SECONDS, Subscription, checked_choice
+from mmaplog.subscription import SLICE_SECONDS, Subscription, checked_choice
 
 if TYPE_CHECKING:
     from mmaplog.follow import Follower
@@ -250,11 +250,11 @@ def open_consumer(
     log: Log,
     name: str,
     *,
-    start: SupportsIndex | None = None,
-    auto_commit: bool = False,
-    too_old: str = RAISE,
-    timeout: float | None = None,
-    verify: bool = True,
+    start: SupportsIndex | None,
+    auto_commit: bool,
+    too_old: str,
+    timeout: float | None,
+    verify: bool,
 ) -> Consumer:
     """What ``Log.consumer`` does."""
     checked_choice(too_old)

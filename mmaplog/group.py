@@ -16,7 +16,7 @@ from mmaplog import bookmark_format as layout
 from mmaplog.bookmark import Bookmark
 from mmaplog.bookmark_format import Place
 from mmaplog.errors import LogError, TooOld
-from mmaplog.subscription import RAISE, SLICE_SECONDS, Subscription, checked_choice
+from mmaplog.subscription import SLICE_SECONDS, Subscription, checked_choice
 
 if TYPE_CHECKING:
     from mmaplog.follow import Follower
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from mmaplog.replay import Entry, Replay
 
 T = TypeVar("T")
-
-DEFAULT_BATCH = 64
-"""How many entries a member takes at once."""
 
 BATCH_MAX = 1 << 32
 
@@ -335,12 +332,12 @@ def open_member(
     log: Log,
     name: str,
     *,
-    batch: SupportsIndex = DEFAULT_BATCH,
-    start: SupportsIndex | None = None,
-    auto_commit: bool = False,
-    too_old: str = RAISE,
-    timeout: float | None = None,
-    verify: bool = True,
+    batch: SupportsIndex,
+    start: SupportsIndex | None,
+    auto_commit: bool,
+    too_old: str,
+    timeout: float | None,
+    verify: bool,
 ) -> GroupMember:
     """What ``Log.group`` does."""
     checked_choice(too_old)

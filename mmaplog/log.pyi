@@ -62,7 +62,7 @@ class Log(Keeper):
         self,
         name: str,
         *,
-        batch: SupportsIndex = ...,
+        batch: SupportsIndex = 64,
         start: SupportsIndex | None = None,
         auto_commit: bool = False,
         too_old: Literal["raise", "skip"] = "raise",

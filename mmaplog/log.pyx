@@ -28,7 +28,7 @@ from mmaplog.batch import Batch
 from mmaplog.consumer import consumers, open_consumer, remove_consumer
 from mmaplog.errors import Locked, LogError, TooOld
 from mmaplog.follow import Follower
-from mmaplog.group import DEFAULT_BATCH, open_member
+from mmaplog.group import open_member
 from mmaplog.replay import backwards
 from mmaplog.verify import verify
 
@@ -227,7 +227,7 @@ cdef class Log(Keeper):
         return open_consumer(
             self, name, start=start, auto_commit=auto_commit, too_old=too_old, timeout=timeout, verify=verify)
 
-    def group(self, name, *, batch=DEFAULT_BATCH, start=None, auto_commit=False, too_old="raise", timeout=None, verify=True):
+    def group(self, name, *, batch=64, start=None, auto_commit=False, too_old="raise", timeout=None, verify=True):
         """Join the group of this name: a :class:`GroupMember`, which gets entries that no other member gets.
 
         It takes them `batch` at a time. The rest is as of :meth:`consumer`. Raises ValueError for a batch that is not positive, LogError
