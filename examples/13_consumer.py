@@ -1,8 +1,8 @@
 """A log that is read by name: a consumer that goes on where it was, and workers that share.
 
 A consumer keeps its position in the log's directory. What it committed does not come again, even when its
-process is killed; what was handed out and not committed does. A group is a consumer with several members, each
-of which gets entries that no other gets. What a killed member had not committed goes to those that are left.
+process is killed; what was handed out and not committed does. A group is a consumer with several members,
+each of which gets entries that no other gets. What a killed member had not committed goes to the others.
 
 Prints::
 

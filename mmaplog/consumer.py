@@ -103,6 +103,8 @@ class Consumer(Subscription):
         Sleeps as ``Log.follow`` does. Raises TooOld, Closed.
         """
         self._check()
+        if self._auto_commit:
+            self._commit(self._position, durable=False)
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             left = SLICE_SECONDS if deadline is None else min(deadline - time.monotonic(), SLICE_SECONDS)

@@ -125,6 +125,8 @@ class GroupMember(Subscription):
         :meth:`poll` does.
         """
         self._check()
+        if self._auto_commit:
+            self._commit(None, durable=False)
         deadline = None if timeout is None else time.monotonic() + timeout
         while self._hand() is None and not self._take():
             left = SLICE_SECONDS if deadline is None else min(deadline - time.monotonic(), SLICE_SECONDS)
@@ -191,6 +193,13 @@ class GroupMember(Subscription):
         # that.
         if self._log.writable and self._log.durable < self._log.committed:
             self._log.flush()
+
+    def _at_hand(self) -> Entry | None:
+        self._check()
+        # Whoever has the mutex may be syncing.
+        if self._auto_commit and any(each.given > each.at for each in self._hands):
+            return None
+        return self._from_hand()
 
     def _hand(self) -> _Hand | None:
         # The claim that has something to hand out.

@@ -204,8 +204,8 @@ cdef class Log(Keeper):
     def consumer(self, name, *, start=None, auto_commit=False, too_old="raise", timeout=None, verify=True):
         """Read on from where the consumer of this name last committed: a :class:`Consumer`, which holds the name.
 
-        A new one begins at `start`, or with the first record. With `auto_commit` asking for the next entry commits those before.
-        `too_old` says what to do about records that were dropped before they were read: "raise" TooOld, or "skip" them with a
+        A new one begins at `start`, or with the first record. With `auto_commit` asking for the next entry, or waiting for it, commits
+        those before. `too_old` says what to do about records that were dropped before they were read: "raise" TooOld, or "skip" them with a
         warning in the log named ``mmaplog``. `timeout` and `verify` are as of :meth:`follow`. Costs reading a file; making one, two
         syncs. Raises TypeError and ValueError for what cannot be a name (1 to 100 letters, digits, "_", "-" and "."), Locked
         (naming who holds it), LogError when a group has the name, FormatError, CorruptionError, PermissionError, Closed.

@@ -86,12 +86,16 @@ class Subscription(ABC):
         return self
 
     async def __anext__(self) -> Entry:
-        entry = self.poll()
+        entry = self._at_hand()
         while entry is None:
             if not await wait_in_thread(self, self.timeout):
                 raise StopAsyncIteration
-            entry = self.poll()
+            entry = self._at_hand()
         return entry
+
+    def _at_hand(self) -> Entry | None:
+        # The next entry, when it can be had without waiting for another process.
+        return self.poll()
 
     def __enter__(self) -> Self:
         self._check()

@@ -118,6 +118,30 @@ def test_no_copy_that_verifies(path: Path, kind: str) -> None:
 @KINDS
 def test_a_copy_that_is_torn_anywhere(path: Path, kind: str) -> None:
     """The place is the one before, until the last byte has come."""
+    tear(path, kind)
+
+
+@KINDS
+def test_a_reader_that_believes_anything_is_caught(
+    path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Control: what the above is for, were it not for the checksum."""
+    with Log.open(path) as log:
+        log.remove_consumer(kind)
+        monkeypatch.setattr(layout, "xxh3_64", lambda *_: 0)
+        subscription = getattr(log, kind)(kind)
+        for _ in range(10):
+            subscription.poll()
+        for seq in (3, 5, 6, 8):
+            subscription.commit(seq)
+        subscription._mark.close()
+    (path / f"{({'consumer', 'group'} - {kind}).pop()}.consumer").unlink()
+    with pytest.raises(AssertionError, match=r"after \d+ bytes"):
+        tear(path, kind)
+
+
+def tear(path: Path, kind: str) -> None:
+    """Store a new copy up to each of its bytes, and look."""
     file = only(path, kind)
     data = file.read_bytes()
     header = layout.unpack_header(data[: layout.SECTOR], file)
@@ -140,7 +164,7 @@ def test_a_copy_that_is_torn_anywhere(path: Path, kind: str) -> None:
         file.unlink()
         file.write_bytes(torn)
         same = torn[start : start + len(made)] == made
-        assert committed(path, kind) == (9 if same else 8)
+        assert committed(path, kind) == (9 if same else 8), f"after {written} bytes"
 
 
 @KINDS

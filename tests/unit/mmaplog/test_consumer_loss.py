@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from mmaplog import Consumer, FlushPolicy, Log, TooOld
-from mmaplog.consumer import slowestfrom tests.unit.mmaplog.handed_out import DEADLINE, seqs
+from mmaplog import FlushPolicy, Log, TooOld
+from mmaplog.consumer import slowest
+from tests.unit.mmaplog.handed_out import seqs
 
 
 @pytest.fixture

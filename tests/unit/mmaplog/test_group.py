@@ -174,6 +174,41 @@ def test_many_members_of_one_process(log: Log) -> None:
 
 
 @on_each_backend
+def test_a_loop_goes_on_while_another_has_the_mutex(backend: str, path: Path) -> None:
+    """Whoever syncs has it for as long as the disk takes."""
+
+    async def main() -> None:
+        with Log.open(path, flush_policy=FlushPolicy.NEVER) as log:
+            log.append_many([b"x"] * 4)
+            held, done = threading.Event(), threading.Event()
+            with log.group("g", batch=2, auto_commit=True, timeout=0.2) as member:
+
+                def sync() -> None:
+                    with log.group("g") as other, other._mutex:
+                        held.set()
+                        assert done.wait(DEADLINE)
+
+                thread = threading.Thread(target=sync)
+                assert (await anext(member)).seq == 0
+                thread.start()
+                assert held.wait(DEADLINE)
+                found: list[int] = []
+
+                async def read() -> None:
+                    found.extend([entry.seq async for entry in member])
+
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(read)
+                    await anyio.sleep(0.05)
+                    assert found == []
+                    done.set()
+                thread.join(DEADLINE)
+                assert found == [1, 2, 3]
+
+    run(backend, main)
+
+
+@on_each_backend
 def test_tasks_share(backend: str, path: Path) -> None:
     """A member each."""
 
