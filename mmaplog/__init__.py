@@ -14,6 +14,7 @@ from mmaplog.group import GroupMember
 from mmaplog.log import Log
 from mmaplog.replay import Entry
 from mmaplog.reservation import Reservation
+from mmaplog.segment_watch import SegmentChange
 from mmaplog.verify import Damage, Verified
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Poisoned",
     "RecordTooLarge",
     "Reservation",
+    "SegmentChange",
     "TooOld",
     "Verified",
 ]

@@ -1,8 +1,9 @@
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from os import PathLike
 from typing import Literal, Self, SupportsIndex, TypeAlias, TypeVar, overload
 
 from mmapio.options import FlushPolicy
+from mmapio.watch import WatchHandle
 from mmaplog.batch import Batch
 from mmaplog.consumer import Consumer, ConsumerInfo
 from mmaplog.follow import Follower
@@ -10,6 +11,7 @@ from mmaplog.group import GroupMember
 from mmaplog.keeper import Keeper
 from mmaplog.replay import Entry, Replay
 from mmaplog.reservation import Reservation
+from mmaplog.segment_watch import SegmentChange
 from mmaplog.verify import Verified
 
 _Path: TypeAlias = str | bytes | PathLike[str] | PathLike[bytes]
@@ -76,6 +78,7 @@ class Log(Keeper):
     def remove_consumer(self, name: str) -> None: ...
     def wait_durable(self, seq: SupportsIndex, timeout: float | None = None) -> bool: ...
     def verify(self) -> Verified: ...
+    def watch_segments(self, callback: Callable[[SegmentChange], object]) -> WatchHandle: ...
     def stats(self) -> dict[str, int | str]: ...
     @overload
     def replay(

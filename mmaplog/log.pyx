@@ -33,6 +33,7 @@ from mmaplog.follow import Follower
 from mmaplog.group import open_member
 from mmaplog.replay import backwards
 from mmaplog.reservation import Reservation
+from mmaplog.segment_watch import watch_segments
 from mmaplog.verify import verify
 
 DEFAULT_SEGMENT_BYTES = 64 << 20
@@ -333,6 +334,16 @@ cdef class Log(Keeper):
         MappingFault, Closed.
         """
         return verify(self.segments, self.segments.first_seq, self.committed)
+
+    def watch_segments(self, callback):
+        """Call `callback` with a :class:`SegmentChange` when segment files came or went, in whichever process: a ``WatchHandle``.
+
+        To archive a segment once it is full, or to see what retention removes. The callbacks run on a thread of the watch's own, some 40 ms
+        after the change; what one raises is logged. Stop the watch before you close the log. Costs what
+        :func:`mmapio.watch.watch` does, and raises what that does: WatchFailed without the package watchfiles.
+        """
+        self.check()
+        return watch_segments(self, callback)
 
     def stats(self):
         """Numbers about the log, as a dict: of records, segments, bytes on the disk, and what is durable. Raises Closed."""
