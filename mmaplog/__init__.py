@@ -13,6 +13,7 @@ from mmaplog.follow import Follower
 from mmaplog.group import GroupMember
 from mmaplog.log import Log
 from mmaplog.replay import Entry
+from mmaplog.reservation import Reservation
 from mmaplog.verify import Damage, Verified
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "LogError",
     "Poisoned",
     "RecordTooLarge",
+    "Reservation",
     "TooOld",
     "Verified",
 ]

@@ -12,9 +12,10 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint64_t
 
 from mmapio cimport _wait
+from mmaplog.appender cimport record_size
 from mmaplog.control cimport Control
 from mmaplog.follow cimport time_to_sleep
-from mmaplog.format cimport UNIT, CommitSlot, Found, Record, read_record
+from mmaplog.format cimport RECORD_SIZE_MAX, UNIT, CommitSlot, Found, Record, read_record
 from mmaplog.keeper cimport Keeper
 from mmaplog.replay cimport Replay
 
@@ -24,12 +25,14 @@ from mmapio.flusher import Flusher
 from mmapio.options import FlushPolicy, Trigger
 from mmaplog import attach
 from mmaplog import control as control_file
+from mmaplog import reserve
 from mmaplog.batch import Batch
 from mmaplog.consumer import consumers, open_consumer, remove_consumer
 from mmaplog.errors import Locked, LogError, TooOld
 from mmaplog.follow import Follower
 from mmaplog.group import open_member
 from mmaplog.replay import backwards
+from mmaplog.reservation import Reservation
 from mmaplog.verify import verify
 
 DEFAULT_SEGMENT_BYTES = 64 << 20
@@ -57,19 +60,23 @@ cdef class Log(Keeper):
 
     @classmethod
     def open(
-            cls, path, mode="c", *, flush_policy=DEFAULT_POLICY, timestamps=False, segment_bytes=DEFAULT_SEGMENT_BYTES, shared=False):
+            cls, path, mode="c", *, flush_policy=DEFAULT_POLICY, timestamps=False, segment_bytes=DEFAULT_SEGMENT_BYTES, shared=False,
+            reserve_bytes=None):
         """Open or create the log in the directory `path`.
 
         `mode` is as in dbm: "r" reads, "w" writes an existing log, "c" creates it if missing, "n" starts a new one.
         `flush_policy` says when appends become durable by themselves; `timestamps` stores the time with each record;
         `segment_bytes` (of a new log) is how large its files grow. With `shared`, other handles, of this process and others, that say so too may
-        write at the same time; each append then takes a mutex between processes, and a policy counts what this handle wrote. Costs O(1) after a clean close or a killed
-        process; after a power cut, what was written since the last sync is read once.
+        write at the same time; each append then takes a mutex between processes, and a policy counts what this handle wrote.
+        `reserve_bytes` of the disk are kept back, so that :meth:`truncate_before`, :meth:`retain` and :meth:`compact` work when it
+        is full, which take as much as a segment; 0 gives them back, None leaves what there is.
+
+        Costs O(1) after a clean close or a killed process; after a power cut, what was written since the last sync is read once.
 
         Raises FileNotFoundError, NotADirectoryError, PermissionError, ValueError for another mode, Locked (naming the
         process that writes), FormatError, CorruptionError; Unsupported for `shared` where there are no robust mutexes.
         """
-        return open_log(cls, path, mode, flush_policy, timestamps, segment_bytes, (), shared)
+        return open_log(cls, path, mode, flush_policy, timestamps, segment_bytes, (), shared, reserve_bytes)
 
     @property
     def path(self):
@@ -119,6 +126,27 @@ cdef class Log(Keeper):
         """
         self.check_writable()
         return Batch(self, durable)
+
+    def reserve(self, size, *, durable=False):
+        """Room for a record of `size` bytes, to be written in place: a :class:`Reservation`. Spares a copy.
+
+        Raises RecordTooLarge at once, ValueError for a negative size; what :meth:`append` raises comes when its block begins, and BufferError
+        at its end when a buffer taken from it is still in use.
+
+        >>> import tempfile, os
+        >>> with Log.open(os.path.join(tempfile.mkdtemp(), "events")) as log:
+        ...     with log.reserve(5) as buffer:
+        ...         buffer[0:5] = b"hello"
+        ...     bytes(log[0].payload)
+        b'hello'
+        """
+        size = operator.index(size)
+        if size < 0:
+            raise ValueError(f"a record cannot have {size} bytes")
+        if size > RECORD_SIZE_MAX or record_size(size, self.timestamps) > RECORD_SIZE_MAX:
+            self.refuse_size(size)
+        self.check_writable()
+        return Reservation(self, size, durable)
 
     def __getitem__(self, seq):
         """The entry with this number; negative ones count from the end.
@@ -450,6 +478,8 @@ cdef class Log(Keeper):
 
     cdef release(self):
         self.room = 0
+        if self.preparer is not None:
+            self.preparer.stop()
         self.control = None
         self.tail = None
         self.unsynced = []
@@ -472,6 +502,8 @@ cdef class Log(Keeper):
         self.forked = True
         self.room = 0
         self.flusher = None
+        if self.preparer is not None:
+            self.preparer.abandon()
 
     def __reduce__(self):
         raise TypeError("a log cannot be pickled or copied; open its path again")
@@ -489,12 +521,16 @@ cdef uint64_t time_before(Log log, CommitSlot *slot) except? 0:
     return 0
 
 
-def open_log(cls, path, mode, flush_policy, timestamps, segment_bytes, derived, bint shared=False):
+def open_log(cls, path, mode, flush_policy, timestamps, segment_bytes, derived, bint shared=False, reserve_bytes=None):
     """What :meth:`Log.open` does, for layers above that keep `derived` files of their own in the directory."""
     cdef Log log = cls.__new__(cls)
     cdef CommitSlot slot
     if not isinstance(flush_policy, FlushPolicy):
         raise TypeError(f"flush_policy must be a mmapio.FlushPolicy, not {flush_policy!r}")
+    if reserve_bytes is not None:
+        reserve_bytes = operator.index(reserve_bytes)
+        if reserve_bytes < 0 or mode == "r":
+            raise ValueError(f"a reserve of {reserve_bytes} bytes cannot be kept with mode {mode!r}")
     log._path = os.fsdecode(path)
     found = attach.attach(log._path, mode, segment_bytes, derived, shared=shared)
     log.directory = found.directory
@@ -512,6 +548,8 @@ def open_log(cls, path, mode, flush_policy, timestamps, segment_bytes, derived, 
     if mode == "r":
         return log
     log.writable = True
+    if reserve_bytes is not None:
+        reserve.keep(log.directory, log._path, reserve_bytes)
     if flush_policy.trigger is Trigger.ALWAYS:
         log.writes_bound = 1
     elif flush_policy.trigger is Trigger.BYTES:
