@@ -68,6 +68,29 @@ def test_records_that_a_power_cut_took(
         assert caplog.text == ""
 
 
+def test_records_of_which_nothing_reached_the_disk(path: Path) -> None:
+    """Appended after a clean close, committed by a consumer, and lost: recovery finds the log as it was
+    closed, and keeps its epoch. To go on at the committed number would leave out new records.
+    """
+    with Log.open(path, flush_policy=FlushPolicy.MANUAL) as log:
+        log.append_many([b"old"] * 10)
+    (segment,) = path.glob("*.seg")
+    closed = segment.read_bytes()
+    with Log.open(path, flush_policy=FlushPolicy.MANUAL) as log:
+        log.append_many([b"lost"] * 5)
+        consumer = log.consumer("c")
+        seqs(consumer)
+        consumer.commit()
+        del consumer
+    segment.write_bytes(closed.ljust(segment.stat().st_size, b"\0"))
+    (path / "CONTROL").unlink()
+    with Log.open(path) as log:
+        log.append_many([b"new"] * 8)
+        assert slowest(log) == 10
+        with log.consumer("c") as consumer:
+            assert seqs(consumer) == list(range(10, 18))
+
+
 def test_a_durable_commit_is_believed_after_a_power_cut(path: Path) -> None:
     """Nothing comes again that was committed durably."""
     with Log.open(path, flush_policy=FlushPolicy.MANUAL) as log:
