@@ -178,6 +178,24 @@ def test_a_log_that_is_cut_behind_it(
             assert again.position == 5 + appended
 
 
+def test_a_log_that_is_cut_at_the_very_moment(log: Log) -> None:
+    """After it was looked at, before it is read: that is no record dropped unread."""
+    with log.consumer("c") as consumer:
+        seqs(consumer)
+        follower = consumer._following()
+
+        class Cutting:
+            def poll(self) -> object:
+                log.truncate_after(5)
+                log.append(b"new")
+                return follower.poll()
+
+        consumer._follower = Cutting()  # type: ignore[assignment]
+        entry = consumer.poll()
+        assert entry is not None
+        assert (entry.seq, bytes(entry.payload)) == (5, b"new")
+
+
 def test_compaction_leaves_gaps(path: Path) -> None:
     """They are passed over, and count as processed."""
     with Log.open(path, segment_bytes=1 << 16) as log:
