@@ -81,7 +81,7 @@ def judge(lines: list[str], count: int) -> list[str]:
             if seq in committed:
                 found.append(f"record {seq} was given to {who} after {committed[seq]} had committed it")
             for other in given[seq]:
-                if other == who or other not in dead:
+                if other == who or not dead & {other, other.partition(".")[0]}:
                     found.append(f"record {seq} was given to {who}, and to {other}, who lived")
             given[seq].append(who)
         elif what == "committed":
@@ -107,7 +107,9 @@ def _member(path: Path, telling: int, seed: float, defect: Callable[[], object] 
 
 
 def _work(path: Path, telling: int, chance: random.Random) -> None:
-    name = os.getpid()
+    # Of a member: it is another one after it left and came again.
+    times = 0
+    name = f"{os.getpid()}.{times}"
     log = Log.open(path, "r")
     member: GroupMember = log.group("g", batch=chance.randint(1, 12))
     pending: list[int] = []
@@ -136,4 +138,7 @@ def _work(path: Path, telling: int, chance: random.Random) -> None:
             # It leaves; what it did not commit is others'.
             os.write(telling, f"{name} killed\n".encode())
             member.close()
-            os._exit(0)
+            times += 1
+            name = f"{os.getpid()}.{times}"
+            pending.clear()
+            member = log.group("g", batch=chance.randint(1, 12))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from xxhash import xxh3_64_intdigest
 
-from mmapio import MappingFault
+from mmapio import MappingFault, _os
 from mmaplog import CorruptionError, FlushPolicy, FormatError, Log, LogError, bookmark
 from mmaplog import bookmark_format as layout
 from mmaplog.bookmark_format import NOBODY, Claim, Header, Place
@@ -186,6 +186,46 @@ def test_after_a_power_cut_the_durable_place_is_there(path: Path, kind: str) -> 
     garbage[layout.COPIES_OFFSET : layout.COPIES_OFFSET + live] = bytes(live)
     file.write_bytes(garbage)
     assert committed(path, kind) == 5
+
+
+def test_a_torn_durable_copy_is_the_one_that_is_replaced(path: Path) -> None:
+    """By its number it is the newer; to replace the other would leave no durable copy for that long."""
+    with Log.open(path) as log, log.consumer("consumer") as consumer:
+        mark = consumer._mark
+        consumer.commit(8, durable=True)
+        consumer.flush()
+        consumer.seek(10)
+        consumer.commit(9, durable=True)
+        places = {at: mark._copy(at) for at in (2, 3)}
+        newer = max(places, key=lambda at: places[at].turn)  # type: ignore[union-attr]
+        consumer.commit(10)
+        mark.file.update_region(mark._offset(newer) + 56, bytes(8))
+        mark.load()
+        consumer.commit(7, durable=True)
+        kept = mark._copy(5 - newer)
+        assert kept == places[5 - newer]
+
+
+def test_a_place_that_is_being_stored_is_looked_at_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An older copy would do, but not when the newest is there a moment later."""
+    with Log.open(path, "r") as log:
+        opened = bookmark._os.open_file("consumer.consumer", False, directory=log.segments.directory)
+        header = bookmark.read_header(log, opened)
+        looks: list[int] = []
+
+        class Torn:
+            def __getattr__(self, name: str) -> object:
+                return getattr(_os, name)
+
+            def read_at(self, opened: _os.Descriptor, count: int, offset: int) -> bytes:
+                looks.append(count)
+                data = _os.read_at(opened, count, offset)
+                # Both live copies, at first.
+                return data if len(looks) > 1 else bytes(1024) + data[1024:]
+
+        monkeypatch.setattr(bookmark, "_os", Torn())
+        assert bookmark.read_place(opened, header).seq == 8
+    assert len(looks) > 1
 
 
 @KINDS

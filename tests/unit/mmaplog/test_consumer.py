@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -366,6 +367,31 @@ def test_what_a_commit_syncs(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
         seqs(consumer, 1)
         consumer.commit()
     assert synced == ["place"] * 3
+
+
+def test_what_a_killed_holder_left_is_synced_first(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A durable copy that it did not come to sync may not be on the disk: to replace the other one then
+    would leave none that a power cut cannot tear.
+    """
+    done: list[str] = []
+    for _ in range(2):
+        consumer = log.consumer("c")
+        done.clear()
+        with monkeypatch.context() as patch:
+            for name in ("flush", "update_region"):
+                original = getattr(type(consumer._mark.file), name)
+
+                def recorded(*arguments: object, name: str = name, original: Any = original) -> None:
+                    done.append(name)
+                    original(*arguments)
+
+                patch.setattr(type(consumer._mark.file), name, recorded)
+            seqs(consumer, 1)
+            consumer.commit(durable=True)
+            seqs(consumer, 1)
+            consumer.commit(durable=True)
+        assert done == ["flush", "update_region", "flush", "update_region", "flush"]
+        del consumer
 
 
 def test_closing_after_the_log(path: Path) -> None:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -157,6 +158,29 @@ def test_many_make_one_at_the_same_time(log: Log, path: Path) -> None:
         each.join(DEADLINE)
     assert sorted(results) == ["Locked"] * 7 + ["made"]
     assert [each.name for each in path.glob("*.consumer*")] == ["c.consumer"]
+
+
+def test_one_that_is_removed_while_it_is_opened(
+    log: Log, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between finding the file and holding it: what is held must be what others find by the name."""
+    log.consumer("c").close()
+    original = bookmark.hold
+    removed: list[Path] = []
+
+    def hold(*arguments: Any, **options: Any) -> None:
+        if not removed:
+            removed.append(path / "c.consumer")
+            removed[0].unlink()
+        original(*arguments, **options)
+
+    monkeypatch.setattr(bookmark, "hold", hold)
+    with log.consumer("c") as consumer:
+        seqs(consumer, 3)
+        consumer.commit()
+        with pytest.raises(Locked):
+            log.consumer("c")
+    assert [each.committed for each in log.consumers()] == [3]
 
 
 def test_what_a_killed_maker_left(log: Log, path: Path) -> None:

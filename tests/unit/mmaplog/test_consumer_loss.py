@@ -68,6 +68,29 @@ def test_records_that_a_power_cut_took(
         assert caplog.text == ""
 
 
+def test_records_of_which_nothing_reached_the_disk(path: Path) -> None:
+    """Appended after a clean close, committed by a consumer, and lost: recovery finds the log as it was
+    closed, and keeps its epoch. To go on at the committed number would leave out new records.
+    """
+    with Log.open(path, flush_policy=FlushPolicy.MANUAL) as log:
+        log.append_many([b"old"] * 10)
+    (segment,) = path.glob("*.seg")
+    closed = segment.read_bytes()
+    with Log.open(path, flush_policy=FlushPolicy.MANUAL) as log:
+        log.append_many([b"lost"] * 5)
+        consumer = log.consumer("c")
+        seqs(consumer)
+        consumer.commit()
+        del consumer
+    segment.write_bytes(closed.ljust(segment.stat().st_size, b"\0"))
+    (path / "CONTROL").unlink()
+    with Log.open(path) as log:
+        log.append_many([b"new"] * 8)
+        assert slowest(log) == 10
+        with log.consumer("c") as consumer:
+            assert seqs(consumer) == list(range(10, 18))
+
+
 def test_a_durable_commit_is_believed_after_a_power_cut(path: Path) -> None:
     """Nothing comes again that was committed durably."""
     with Log.open(path, flush_policy=FlushPolicy.MANUAL) as log:
@@ -153,6 +176,24 @@ def test_a_log_that_is_cut_behind_it(
             assert (closed.position, closed.committed) == (5, 5)
         with log.consumer("open") as again:
             assert again.position == 5 + appended
+
+
+def test_a_log_that_is_cut_at_the_very_moment(log: Log) -> None:
+    """After it was looked at, before it is read: that is no record dropped unread."""
+    with log.consumer("c") as consumer:
+        seqs(consumer)
+        follower = consumer._following()
+
+        class Cutting:
+            def poll(self) -> object:
+                log.truncate_after(5)
+                log.append(b"new")
+                return follower.poll()
+
+        consumer._follower = Cutting()  # type: ignore[assignment]
+        entry = consumer.poll()
+        assert entry is not None
+        assert (entry.seq, bytes(entry.payload)) == (5, b"new")
 
 
 def test_compaction_leaves_gaps(path: Path) -> None:

@@ -195,7 +195,8 @@ def test_a_loop_goes_on_while_another_has_the_mutex(backend: str, path: Path) ->
                 found: list[int] = []
 
                 async def read() -> None:
-                    found.extend([entry.seq async for entry in member])
+                    async for entry in member:
+                        found.append(entry.seq)
 
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(read)
@@ -460,6 +461,18 @@ def test_a_log_that_is_cut_behind_it(log: Log, caplog: pytest.LogCaptureFixture,
         one.commit()
         assert one.committed == 10 + appended
         assert one.claims == other.claims == []
+
+
+def test_a_cut_that_leaves_the_same_range(log: Log) -> None:
+    """What read the old records of these numbers must not be gone on with."""
+    with log.group("g", batch=8) as member:
+        assert seqs(member, 4) == [0, 1, 2, 3]
+        log.truncate_after(4)
+        log.append_many([b"new"] * 4)
+        found = [member.poll() for _ in range(5)]
+        assert [(each.seq, bytes(each.payload)) for each in found if each] == [
+            (seq, b"new") for seq in range(4, 8)
+        ]
 
 
 # The table of claims, by itself.

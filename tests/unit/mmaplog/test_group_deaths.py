@@ -151,6 +151,9 @@ def test_a_defect_is_caught(tmp_path: Path, defect: Callable[[], object]) -> Non
     [
         (["1 given 0", "1 committed 0 1"], None),
         (["1 given 0", "1 killed", "2 given 0"], None),
+        (["1.0 given 0", "1 killed", "2 given 0"], None),
+        (["1.0 given 0", "1.0 killed", "1.1 given 0"], None),
+        (["1.1 given 0", "1.0 killed", "2.0 given 0"], "record 0 was given to 2.0, and to 1.1, who lived"),
         (["1 given 0", "2 given 0"], "record 0 was given to 2, and to 1, who lived"),
         (["1 given 0", "1 given 0"], "record 0 was given to 1, and to 1, who lived"),
         (["1 given 0", "1 committed 0 1", "1 killed", "2 given 0"], "after 1 had committed it"),
