@@ -350,7 +350,7 @@ cdef class Appender(Syncer):
     cdef void restore_room(self) noexcept:
         self.room = 0
         if (self.control is not None and self.writable and not self.forked and not self.control.hot.poison
-                and self.append_mutex is None and not self.growing and not self.paused and _fault.faults() == self.faults):
+                and self.append_mutex is None and not self.growing and not self.paused and not self.marked and _fault.faults() == self.faults):
             self.room = self.tail.limit
 
     cdef int make_room(self, uint64_t payload_size) except -1:
@@ -423,6 +423,9 @@ cdef class Appender(Syncer):
     cdef int find_room(self, uint64_t need, uint64_t records, bint ahead) except -1:
         # Room for so many bytes, in one segment, of so many records; with `ahead`, more will be needed soon. By who holds the tail.
         cdef uint64_t step
+        if self.marked:
+            self.unmark()
+            self.marked = False
         if (self.end + need > self.tail.capacity or self.end >= RECORD_START_END
                 or (records > 1 and self.end + need > RECORD_START_END)
                 or self.seq - self.base_seq + records > SEQ_PER_SEGMENT_MAX):

@@ -576,6 +576,7 @@ def open_log(cls, path, mode, flush_policy, timestamps, segment_bytes, derived, 
         log.append_mutex, log.sync_mutex = log.control.mutexes()
     else:
         log.adopt_unsynced()
+    log.marked = log.is_marked()
     log.check_faults()
     log.restore_room()
     log.control.fenced = _wait.register_for_fences() == 0

@@ -19,6 +19,7 @@ from mmaplog.format cimport (
     FLAG_BATCH,
     FLAG_BATCH_END,
     FLAG_KNOWN,
+    MARK_OPENED,
     LAG_UNKNOWN,
     RECORD_HEADER_SIZE,
     SEGMENT_HEADER_SIZE,
@@ -198,7 +199,7 @@ def settle(SegmentSet segments, tail, segment_bytes, step):
     for _, segment_id, name in segments.listing():
         system.sync(system.open_file(name, True, follow=False, directory=segments.directory))
     system.sync(segments.directory)
-    if not tail.leftover and not tail.dropped and tail.known_durable == tail.seq:
+    if is_clean(segment, tail.seq, tail.end):
         return segment, tail.end
     # Also where nothing is left behind the end: there may have been records of which no page reached the disk, and whose numbers
     # somebody knows.
@@ -206,14 +207,24 @@ def settle(SegmentSet segments, tail, segment_bytes, step):
     successor = create_segment(
         segments.directory, segments.log_uuid, tail.seq, epoch + 1, segment_bytes, min(step, segment_bytes))
     system.sync(segments.directory)
-    footer.seq = tail.seq
-    footer.end = tail.end
-    footer.records = tail.seq - segment.base_seq
-    footer.time_min = 0
-    footer.time_max = <uint64_t>-1
-    segment.store_footer(&footer)
+    if segment.base_seq == tail.seq and not tail.leftover:
+        # It never held a record, and its successor has its place.
+        segments.discard(segment)
+    else:
+        footer.seq = tail.seq
+        footer.end = tail.end
+        footer.records = tail.seq - segment.base_seq
+        footer.time_min = 0
+        footer.time_max = <uint64_t>-1
+        segment.store_footer(&footer)
     segments.relist()
     return segments.get(successor.id), SEGMENT_HEADER_SIZE
+
+
+cdef bint is_clean(Segment segment, uint64_t seq, uint64_t end) noexcept:
+    # Whether a clean close vouches for this end, and nobody has opened the log for writing since.
+    cdef DurableMark mark
+    return segment.load_mark(&mark) and mark.seq == seq and mark.end == end
 
 
 def salvage(SegmentSet segments, tail, uint64_t durable, uint64_t segment_bytes):
@@ -298,6 +309,7 @@ cdef last_known_durable(SegmentSet segments, bases):
             boundary = bases[at + 1] if at + 1 < len(bases) else footer.seq
             return at, min(footer.seq, boundary), footer.end
         if segment.load_mark(&mark):
+            mark.end &= ~<uint64_t>MARK_OPENED
             require_length(segment, mark.seq, mark.end)
             return at, mark.seq, mark.end
     return 0, bases[0], SEGMENT_HEADER_SIZE

@@ -19,6 +19,7 @@ from mmaplog.format cimport (
     INCOMPATIBLE_GAPS,
     INCOMPATIBLE_KNOWN,
     MARK_OFFSET,
+    MARK_OPENED,
     SECTOR,
     SEGMENT_HEADER_SIZE,
     SEGMENT_MAGIC,
@@ -120,7 +121,8 @@ cdef class Segment:
         for copy in range(COPIES):
             memcpy(&found, self.base + MARK_OFFSET + copy * SECTOR, sizeof(found))
             if found.checksum == xxh3(&found, sizeof(found) - 8, self.id) and found.seq >= self.base_seq:
-                if not any or found.seq > out.seq:
+                # Of two for one number, the one that claims less.
+                if not any or found.seq > out.seq or (found.seq == out.seq and found.end & MARK_OPENED):
                     out[0] = found
                     any = True
         return any

@@ -31,6 +31,7 @@ cdef class Syncer:
     cdef uint64_t faults        # of the process, when this log's files were last found whole
     cdef list unsynced          # segments before the tail that were written since the last sync
     cdef bint names_unsynced    # the directory has entries that no sync covers
+    cdef bint marked            # the tail is marked as closed cleanly
     cdef uint64_t bytes_pending
     cdef uint64_t writes_pending
 
@@ -51,6 +52,8 @@ cdef class Syncer:
     cdef int give_turn(self) except -1
     cdef seal(self, Segment segment)
     cdef adopt_unsynced(self)
+    cdef bint is_marked(self) noexcept
+    cdef int unmark(self) except -1
     cdef mark_clean(self)
 
 

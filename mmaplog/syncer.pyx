@@ -10,6 +10,7 @@ from libc.stdint cimport uint64_t
 from mmapio cimport _fault
 from mmapio cimport _memory as memory
 from mmaplog.format cimport (
+    MARK_OPENED,
     SEGMENT_HEADER_SIZE,
     CommitSlot,
     DurableMark,
@@ -248,6 +249,24 @@ cdef class Syncer:
         while segment is not None and segment.base_seq < self.tail.base_seq:
             self.unsynced.append(segment)
             segment = self.segments.following(segment, 0)
+
+    cdef bint is_marked(self) noexcept:
+        # Whether the tail says that the log was closed cleanly.
+        cdef DurableMark mark
+        return self.tail.load_mark(&mark) and not mark.end & MARK_OPENED
+
+    cdef int unmark(self) except -1:
+        # Before the first record since then: after a power cut its number counts as given out, though nothing be left of it.
+        cdef DurableMark mark
+        if not self.tail.load_mark(&mark) or mark.end & MARK_OPENED:
+            return 0
+        self.tail.store_mark(mark.seq, mark.end | MARK_OPENED)
+        try:
+            self.tail.sync()
+        except OSError as error:
+            memory.store_release(&self.control.hot.poison, error.errno or _errno.EIO)
+            raise
+        return 0
 
     cdef mark_clean(self):
         # After a reboot, opening starts reading here instead of at the segment's beginning.

@@ -192,7 +192,9 @@ def test_the_example_of_a_record(tmp_path: Path) -> None:
     segment_with(tmp_path / "written", b"")
     with Log.open(tmp_path / "written") as log:
         log.append(b"hello")
-    assert first_record(tmp_path / "written", len(record)) == record
+    # In a segment of another id, so under another checksum: that of the example was checked above.
+    written = first_record(tmp_path / "written", len(record))
+    assert written[:4] + written[8:] == record[:4] + record[8:]
 
 
 def test_the_example_of_a_place() -> None:
@@ -217,7 +219,9 @@ def test_the_examples_of_a_store(tmp_path: Path) -> None:
     segment_with(tmp_path / "written", b"")
     with mmapkv.KVStore.open(tmp_path / "written") as store:
         store[b"k"] = b"v"
-    assert first_record(tmp_path / "written", len(record)) == record
+    # In a segment of another id, so under another checksum: that of the example was checked above.
+    written = first_record(tmp_path / "written", len(record))
+    assert written[:4] + written[8:] == record[:4] + record[8:]
     # The entry that was made has its tag by another seed; all else of it must be the example's.
     (entry,) = struct.unpack("<Q", example(page, "entry"))
     hashed = xxh3_64_intdigest(b"k", 0)

@@ -267,7 +267,8 @@ def _check_marks(segment: Segment, ends: dict[int, int], seq: int, successor: in
         if checksum == xxh3_64_intdigest(segment.data[copy : copy + 16], segment.id):
             what = f"the durable mark of {segment.name}"
             require(number <= seq, f"{what} says {number}, but record {seq} is damaged")
-            require(ends.get(number) == end, f"{what} does not end behind record {number - 1}")
+            # The lowest bit says that there was a writer since.
+            require(ends.get(number) == end & ~1, f"{what} does not end behind record {number - 1}")
     for copy in (1536, 2048):
         number, end, records, _, _, checksum = _FOOTER.unpack_from(segment.data, copy)
         if checksum == xxh3_64_intdigest(segment.data[copy : copy + 40], segment.id):

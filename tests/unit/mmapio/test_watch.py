@@ -82,9 +82,9 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> Inbox[Path]:
     done: Inbox[Path] = Inbox()
     examine = MODULE._signature
 
-    def look(path: Path) -> Any:
+    def look(path: Path, kind: int) -> Any:
         try:
-            return examine(path)
+            return examine(path, kind)
         finally:
             done.put(path)
 
