@@ -5,6 +5,7 @@ layer below and nothing of the store above.
 """
 
 from mmapio.options import FlushPolicy
+from mmaplog.backup import Backup
 from mmaplog.batch import Batch
 from mmaplog.errors import CorruptionError, FormatError, Locked, LogError, Poisoned, RecordTooLarge
 from mmaplog.follow import Follower
@@ -13,6 +14,7 @@ from mmaplog.replay import Entry
 from mmaplog.verify import Damage, Verified
 
 __all__ = [
+    "Backup",
     "Batch",
     "CorruptionError",
     "Damage",
