@@ -130,6 +130,15 @@ def make_directory(path, Descriptor directory=None):
     os.mkdir(path, 0o700, dir_fd=None if directory is None else directory.fd)
 
 
+def kind_of(Descriptor directory not None, name):
+    """What a name in an open directory stands for: "file", "directory", "nothing", or "other" for a link, a FIFO and their like."""
+    try:
+        kind = os.stat(name, dir_fd=directory.fd, follow_symlinks=False).st_mode
+    except FileNotFoundError:
+        return "nothing"
+    return "file" if _stat.S_ISREG(kind) else "directory" if _stat.S_ISDIR(kind) else "other"
+
+
 def remove_directory(Descriptor directory not None, name):
     """Remove an empty directory of an open directory."""
     os.rmdir(name, dir_fd=directory.fd)

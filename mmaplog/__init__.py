@@ -10,6 +10,7 @@ from mmaplog.batch import Batch
 from mmaplog.errors import CorruptionError, FormatError, Locked, LogError, Poisoned, RecordTooLarge
 from mmaplog.follow import Follower
 from mmaplog.log import Log
+from mmaplog.repair import Lost, Repaired, repair
 from mmaplog.replay import Entry
 from mmaplog.verify import Damage, Verified
 
@@ -25,7 +26,10 @@ __all__ = [
     "Locked",
     "Log",
     "LogError",
+    "Lost",
     "Poisoned",
     "RecordTooLarge",
+    "Repaired",
     "Verified",
+    "repair",
 ]

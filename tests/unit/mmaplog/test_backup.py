@@ -250,7 +250,7 @@ def drop_first_segment(path: Path) -> int:
     directory = _os.open_directory(str(path))
     found = manifest_file.read(directory, str(path))
     gone, following = segment_paths(path)[:2]
-    first = SegmentFile(following).base_seq
+    first: int = SegmentFile(following).base_seq
     manifest_file.write(
         directory, manifest_file.Manifest(found.log_uuid, found.segment_bytes, first, erasing=False)
     )
@@ -267,11 +267,10 @@ def test_segments_that_vanish_meanwhile(tmp_path: Path, monkeypatch: pytest.Monk
     firsts: list[int] = []
     calls = itertools.count()
 
-    def copy_and_drop(*arguments: Any) -> int:
+    def copy_and_drop(*arguments: Any) -> Any:
         if next(calls) == when:
             firsts.extend(drop_first_segment(tmp_path / "log") for _ in range(when + 2))
-        made: int = copy(*arguments)
-        return made
+        return copy(*arguments)
 
     monkeypatch.setattr(backup_module, "_copy", copy_and_drop)
     made = log.backup(tmp_path / "copy")
