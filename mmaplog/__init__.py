@@ -7,16 +7,19 @@ layer below and nothing of the store above.
 from mmapio.options import FlushPolicy
 from mmaplog.backup import Backup
 from mmaplog.batch import Batch
-from mmaplog.errors import CorruptionError, FormatError, Locked, LogError, Poisoned, RecordTooLarge
+from mmaplog.compaction import Compaction
+from mmaplog.errors import CorruptionError, FormatError, Locked, LogError, Poisoned, RecordTooLarge, TooOld
 from mmaplog.follow import Follower
 from mmaplog.log import Log
 from mmaplog.repair import Lost, Repaired, repair
 from mmaplog.replay import Entry
+from mmaplog.reservation import Reservation
 from mmaplog.verify import Damage, Verified
 
 __all__ = [
     "Backup",
     "Batch",
+    "Compaction",
     "CorruptionError",
     "Damage",
     "Entry",
@@ -30,6 +33,8 @@ __all__ = [
     "Poisoned",
     "RecordTooLarge",
     "Repaired",
+    "Reservation",
+    "TooOld",
     "Verified",
     "repair",
 ]

@@ -103,7 +103,8 @@ def _told(found: Repaired) -> Iterable[str]:
         verdict = "nothing to repair"
     else:
         verdict = "would be repaired" if found.dry_run else "repaired"
-    yield f"{verdict}: the log holds records [{found.first_seq}, {found.committed})"
+    but = " but for those" if found.lost else ""
+    yield f"{verdict}: the log holds records [{found.first_seq}, {found.committed}){but}"
 
 
 def _say(arguments: argparse.Namespace, told: dict[str, Any], text: str) -> None:

@@ -1,17 +1,20 @@
 # cython: language_level=3, auto_pickle=False, boundscheck=False, wraparound=False
-"""The writing half of a log: where the next record goes, room for it, committing it, and making it durable."""
+"""The writing half of a log: where the next record goes, room for it, and committing it."""
 
 import errno as _errno
 import os
-import threading
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.errno cimport EFAULT
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memmove, memset
 
 from mmapio cimport _fault
 from mmapio cimport _memory as memory
-from mmapio._os cimport now_ns
+from mmapio._os cimport now_ns, size_of, write_all
+from mmapio.mapping cimport MappedFile
+from mmapio.mutable cimport MappedSliceMut, mutable_of
 from mmaplog.format cimport (
     FLAG_BATCH,
     FLAG_BATCH_END,
@@ -24,8 +27,6 @@ from mmaplog.format cimport (
     TYPE_DATA,
     UNIT,
     CommitSlot,
-    DurableMark,
-    Footer,
     Found,
     Record,
     RecordHeader,
@@ -33,11 +34,12 @@ from mmaplog.format cimport (
     read_record,
 )
 from mmaplog.pieces cimport Pieces, pieces_of, slices_of
+from mmaplog.preparer cimport Preparer
 from mmaplog.segment cimport Segment
+from mmaplog.syncer cimport Syncer, end_of_records
 
-from mmapio import _os as system
-from mmapio.errors import Closed, FlushFailed, InvalidMode, MappingFault
-from mmaplog.errors import CorruptionError, LogError, Poisoned, RecordTooLarge
+from mmaplog import recovery, truncation
+from mmaplog.errors import RecordTooLarge
 from mmaplog.segment import create_segment
 
 # A segment starts with this and doubles, by no more than the second at a time.
@@ -48,11 +50,22 @@ cdef uint64_t SEQ_PER_SEGMENT_MAX = 0xFFFFFFFF
 cdef uint64_t BATCH_SIZE_MAX = RECORD_START_END - SEGMENT_HEADER_SIZE
 
 
-cdef class Appender:
+# Records go to the file by so many bytes at a time where there are at least twice as many, unless they are larger than this.
+cdef uint64_t PIECE = 256 << 10
+cdef uint64_t BULK_LEAST = 2 * PIECE
+cdef uint64_t BULK_RECORD_MAX = 64 << 10
+# How many records ahead their payloads are fetched from memory.
+cdef uint64_t AHEAD = 8
+
+
+cdef class Appender(Syncer):
     """The writing half of :class:`mmaplog.Log`, which opens it, reads, and closes it."""
 
     def __init__(self):
         raise TypeError("use Log.open")
+
+    def __dealloc__(self):
+        free(self.scratch)
 
     def append(self, data, *, bint durable=False):
         """Append one record and return its sequence number; it is visible to every process at once.
@@ -66,6 +79,8 @@ cdef class Appender:
         cdef char *payload
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
+            if self.append_mutex is not None:
+                return self.append_shared(&view, durable)
             while self.end + record_size(view.len, self.timestamps) > self.room:
                 self.make_room(view.len)
             payload = self.begin(view.len)
@@ -75,9 +90,30 @@ cdef class Appender:
             self.commit(view.len)
             if _fault.faults() != self.faults:
                 self.check_faults()
-            self.after_commit(view.len, durable)
+            self.after_commit(view.len, seq + 1, durable)
         finally:
             PyBuffer_Release(&view)
+        return seq
+
+    cdef object append_shared(self, Py_buffer *view, bint durable):
+        # Where other processes append too: nothing but the mutex keeps them from it.
+        cdef uint64_t seq
+        cdef char *payload
+        if record_size(view.len, self.timestamps) > RECORD_SIZE_MAX:
+            self.refuse_size(view.len)
+        self.hold_tail("an append")
+        try:
+            self.find_room(record_size(view.len, self.timestamps), 1, False)
+            payload = self.begin(view.len)
+            if view.len:
+                memcpy(payload, view.buf, view.len)
+            seq = self.seq
+            self.commit(view.len)
+            if _fault.faults() != self.faults:
+                self.check_faults()
+        finally:
+            self.give_tail()
+        self.after_commit(view.len, seq + 1, durable)
         return seq
 
     def append_many(self, records, offsets=None, *, bint atomic=False, bint durable=False):
@@ -103,8 +139,47 @@ cdef class Appender:
         finally:
             pieces.release()
 
+    cdef MappedSliceMut begin_in_place(self, uint64_t size):
+        # Holds the tail until end_in_place.
+        self.hold_tail("an append")
+        try:
+            self.find_room(record_size(size, self.timestamps), 1, False)
+            return mutable_of(self.tail.handle(), self.tail.region, self.begin(size), size)
+        except BaseException:
+            self.fall_back()
+            self.give_tail()
+            raise
+
+    cdef uint64_t end_in_place(self, uint64_t size, bint commit, bint abandon) except? 0:
+        # Commits the record, or lets go of what was written; to `abandon` it is never to use that memory again.
+        cdef uint64_t seq = self.seq
+        try:
+            if commit:
+                self.commit(size)
+                if _fault.faults() != self.faults:
+                    self.check_faults()
+                if memory.load_relaxed(&self.control.hot.in_flight) > self.end:
+                    # Less was used than was reserved.
+                    self.fall_back()
+            elif abandon:
+                self.abandon_rest()
+            else:
+                self.fall_back()
+        finally:
+            self.give_tail()
+        return seq
+
+    cdef int abandon_rest(self) except -1:
+        # Goes on in a new segment. When there is no room for one, the handle is of no more use.
+        try:
+            self.roll(0)
+        except BaseException:
+            memory.store_release(&self.control.hot.poison, _errno.ENOSPC)
+            raise
+        return 0
+
     cdef object write_many(self, Pieces pieces, bint atomic, bint durable):
-        cdef uint64_t first = 0, need, total = 0, at = 0, done, size
+        cdef uint64_t first = 0, need, total = 0, at = 0, done, size, start
         self.check_writable()
         for at in range(pieces.count):
             size = record_size(pieces.sizes[at], self.timestamps)
@@ -114,29 +189,29 @@ cdef class Appender:
         if atomic and total > BATCH_SIZE_MAX:
             raise RecordTooLarge(
                 f"{pieces.count} records of {total} bytes in all are more than the {BATCH_SIZE_MAX} that are atomic", self._path)
-        self.refuse_within_flush("an append")
-        with self.append_lock:
-            self.check_writable()
-            if self.growing or self.paused:
-                raise self.reentered("an append")
-            # Nobody else finds room until this is through, also while this thread has let go of the GIL.
-            self.growing = True
-            self.room = 0
+        # Nobody else finds room until this is through, also while this thread has let go of the GIL.
+        self.hold_tail("an append")
+        try:
             first = self.seq
             at = 0
-            try:
-                while at < pieces.count:
-                    need = total if atomic else record_size(pieces.sizes[at], self.timestamps)
-                    self.find_room(need, pieces.count if atomic else 1)
+            while at < pieces.count:
+                need = total if atomic else record_size(pieces.sizes[at], self.timestamps)
+                self.find_room(need, pieces.count if atomic else 1, False)
+                start = self.end
+                done = self.write_bulk(pieces, at, atomic) if total >= BULK_LEAST else 0
+                if done == 0:
                     done = self.write_run(pieces, at, atomic)
-                    if _fault.faults() != self.faults:
-                        self.check_faults()
-                    at += done
-                    if at < pieces.count and self.bytes_pending >= self.bytes_bound:
-                        self.flush()
-            finally:
-                self.growing = False
-                self.restore_room()
+                if _fault.faults() != self.faults:
+                    self.check_faults()
+                at += done
+                total -= self.end - start
+                if at < pieces.count and self.bytes_pending >= self.bytes_bound:
+                    self.flush()
+        except BaseException:
+            self.fall_back()
+            raise
+        finally:
+            self.give_tail()
         if pieces.count and (durable or self.bytes_pending >= self.bytes_bound or self.writes_pending >= self.writes_bound):
             self.flush()
         return range(first, first + pieces.count)
@@ -144,22 +219,16 @@ cdef class Appender:
     cdef uint64_t write_run(self, Pieces pieces, uint64_t at, bint atomic) noexcept:
         # Writes records from number `at` on for as long as they fit, and returns how many. The first one does.
         cdef uint64_t begun = at, limit = self.tail.limit, size, bytes = 0
-        cdef uint8_t flags = 0
-        cdef const char *source
         cdef char *payload
         with nogil:
             while at < pieces.count:
                 size = pieces.sizes[at]
-                if (self.end + record_size(size, self.timestamps) > limit or self.end >= RECORD_START_END
-                        or self.seq - self.base_seq >= SEQ_PER_SEGMENT_MAX):
+                if not self.fits(record_size(size, self.timestamps), limit):
                     break
                 payload = self.begin(size)
-                source = pieces.starts[at]
                 if size:
-                    memcpy(payload, source, size)
-                if atomic and pieces.count > 1:
-                    flags = FLAG_BATCH | (FLAG_BATCH_END if at + 1 == pieces.count else 0)
-                self.write_record(size, flags)
+                    memcpy(payload, pieces.starts[at], size)
+                self.write_record(self.base + self.end, size, flags_of(pieces, at, atomic))
                 if not atomic or at + 1 == pieces.count:
                     self.publish()
                 bytes += size
@@ -169,104 +238,97 @@ cdef class Appender:
         self.writes_pending += at - begun
         return at - begun
 
-    def flush(self):
-        """Make every record that is committed now durable: on the device when it returns. Runs without the GIL.
+    cdef uint64_t write_bulk(self, Pieces pieces, uint64_t at, bint atomic) except? 0:
+        # The same for many bytes; none when there is no room for a whole piece.
+        cdef uint64_t begun = at, done = 0, bytes = 0
+        cdef MappedFile file = self.tail.handle()
+        cdef int result = 0
+        if self.end + PIECE > self.tail.limit:
+            return 0
+        if self.scratch == NULL:
+            self.scratch = <char *>malloc(PIECE + BULK_RECORD_MAX)
+            if self.scratch == NULL:
+                raise MemoryError
+        with nogil:
+            done = self.pack(pieces, at, atomic, file.descriptor.fd, &result)
+            for at in range(begun, begun + done):
+                bytes += pieces.sizes[at]
+        self.bytes_pending += bytes
+        self.writes_pending += done
+        if result == -EFAULT:
+            self.tail.region.fail()
+        if result < 0:
+            raise OSError(-result, f"cannot write to the segment: {os.strerror(-result)}", self.tail.path)
+        return done
 
-        Raises FlushFailed once and Poisoned from then on when a sync fails: what it covered may be lost, and
-        the kernel would report success for it later. InvalidMode on a reader, Closed.
-        """
-        self.check_writable()
-        self.flush_to(self.control.committed().seq)
+    cdef uint64_t pack(self, Pieces pieces, uint64_t at, bint atomic, int fd, int *result) noexcept nogil:
+        # Makes records in memory and writes them to the file by the piece, which spares the kernel a fault for each page, and zeroing
+        # it. Readers go by what is published, so that none sees half a write. Pieces are small, and end where pages do: what a later
+        # sync of one record has to write is as large as what was once written in one go.
+        cdef uint64_t begun = at, limit = self.tail.limit, size, rest, before, whole = at
+        cdef uint64_t start = self.end, boundary = (start // PIECE + 1) * PIECE
+        cdef char *record
+        while at < pieces.count:
+            size = record_size(pieces.sizes[at], self.timestamps)
+            if size > BULK_RECORD_MAX or not self.fits(size, limit):
+                break
+            if at + AHEAD < pieces.count:
+                memory.prefetch(pieces.starts[at + AHEAD])
+                memory.prefetch(pieces.starts[at + AHEAD] + 64)
+            record = self.scratch + (self.end - start)
+            if pieces.sizes[at]:
+                memcpy(record + RECORD_HEADER_SIZE + TIME_SIZE * self.timestamps, pieces.starts[at], pieces.sizes[at])
+            before = self.last
+            self.write_record(record, pieces.sizes[at], flags_of(pieces, at, atomic))
+            at += 1
+            if self.end < boundary:
+                continue
+            memory.store_release(&self.control.hot.in_flight, self.end)
+            memory.fence_release()
+            # A file that was cut would grow again, with holes.
+            result[0] = -EFAULT if size_of(fd) < <long long>limit else write_all(fd, self.scratch, boundary - start, start)
+            if result[0] < 0:
+                return whole - begun
+            rest = self.end - boundary
+            memmove(self.scratch, self.scratch + (boundary - start), rest)
+            start = boundary
+            boundary += PIECE
+            whole = at - 1 if rest else at
+            if atomic or whole == begun:
+                continue
+            if rest:
+                # The last record goes beyond.
+                self.publish_at(self.seq - 1, self.last, before)
+            else:
+                self.publish()
+        # The rest is less than a piece, and its pages as small as those of anything that is appended by itself.
+        memory.store_release(&self.control.hot.in_flight, self.end)
+        memory.fence_release()
+        memcpy(self.base + start, self.scratch, self.end - start)
+        if at > begun and (not atomic or at == pieces.count):
+            self.publish()
+        return at - begun
 
-    cdef int flush_to(self, uint64_t seq) except -1:
-        # Every record below `seq`, and what else there is when the sync begins. Whoever waits here while another one syncs finds
-        # the work done by it, or by the next: what was appended meanwhile is the business of who appended it.
-        with self.flush_turn:
-            while True:
-                self.check_writable()
-                if self.control.durable >= seq:
-                    return 0
-                if not self.flushing:
-                    break
-                self.refuse_within_flush("a flush")
-                self.flush_turn.wait()
-            self.flushing = threading.get_ident()
-        try:
-            self.flush_held()
-        finally:
-            self.give_turn()
+    cdef int fall_back(self) except -1:
+        # To the last record that was published: of what an error cut short nothing must be found behind it.
+        cdef CommitSlot slot
+        cdef uint64_t stop
+        if self.control is None:
+            return 0
+        slot = self.control.committed()
+        self.seq = slot.seq
+        self.end = <uint64_t>slot.end * UNIT
+        self.last = <uint64_t>slot.last * UNIT
+        stop = min(memory.load_acquire(&self.control.hot.in_flight), self.tail.limit)
+        if stop > self.end:
+            memset(self.base + self.end, 0, stop - self.end)
         return 0
 
-    cdef int take_turn(self) except -1:
-        # Keeps others from syncing; who holds `append_lock` may wait for it, for nobody who syncs waits for that.
-        with self.flush_turn:
-            while self.flushing:
-                self.flush_turn.wait()
-            self.flushing = threading.get_ident()
-        return 0
-
-    cdef int give_turn(self) except -1:
-        with self.flush_turn:
-            self.flushing = 0
-            self.flush_turn.notify_all()
-        return 0
-
-    cdef flush_held(self):
-        cdef Segment segment
-        cdef CommitSlot target
-        target = self.control.committed()
-        cdef uint64_t bytes_covered = self.bytes_pending, writes_covered = self.writes_pending
-        if self.control.durable >= target.seq:
-            if _fault.faults() != self.faults:
-                self.check_faults()
-            self.bytes_pending = self.writes_pending = 0
-            return
-        # Found before anything is at stake: a file that is missing is no failed sync.
-        cdef Segment last = self.segments.by_id(target.segment_id)
-        # Likewise a descriptor that cannot be had.
-        for segment in self.unsynced:
-            segment.handle()
-        last.handle()
-        before, self.unsynced = self.unsynced, []
-        names, self.names_unsynced = self.names_unsynced, False
-        try:
-            for segment in before:
-                segment.sync()
-            last.sync()
-            if names:
-                system.sync(self.directory)
-            # A sync of what is left of a file succeeds.
-            if _fault.faults() != self.faults:
-                self.check_faults()
-        except MappingFault:
-            self.room = 0
-            self.unsynced = before + self.unsynced
-            self.names_unsynced = True
-            raise
-        except OSError as error:
-            self.room = 0
-            memory.store_release(&self.control.hot.poison, error.errno or _errno.EIO)
-            if isinstance(error, FlushFailed):
-                raise
-            raise FlushFailed(error.errno, f"sync failed: {error.strerror}", self._path) from error
-        except BaseException:
-            # No memory, or a signal: nothing was promised, and all is still to be done.
-            self.unsynced = before + self.unsynced
-            self.names_unsynced = True
-            raise
-        self.control.publish_durable(target.seq)
-        # Others may have appended while the sync ran; that is not covered.
-        self.bytes_pending -= bytes_covered
-        self.writes_pending -= writes_covered
-        for segment in before:
-            self.seal(segment)
-
-    def needs_flush(self):
-        """Whether a committed record is not yet durable. False when the log is closed or only read."""
-        return self.control is not None and self.writable and not self.forked and self.control.durable < self.control.committed().seq
+    cdef bint fits(self, uint64_t size, uint64_t limit) noexcept nogil:
+        return self.end + size <= limit and self.end < RECORD_START_END and self.seq - self.base_seq < SEQ_PER_SEGMENT_MAX
 
     def pause(self):
-        """For layers above: hold off every append, of all threads, until `resume`. Not reentrant."""
+        """For layers above: hold off every append, of all threads, until `unpause`. Not reentrant."""
         self.refuse_within_flush("a close or a rebuild")
         self.append_lock.acquire()
         try:
@@ -279,73 +341,17 @@ cdef class Appender:
         self.paused = True
         self.room = 0
 
-    def resume(self):
+    def unpause(self):
         """Let appends go on after `pause`."""
         self.paused = False
         self.restore_room()
         self.append_lock.release()
 
-    def _nobody_heard(self):
-        # Of a failed sync in the background: the poison in CONTROL tells everybody who asks.
-        pass
-
-    cdef int check(self) except -1:
-        if self.control is None:
-            raise Closed(_errno.EBADF, "the log is closed; open it again", self._path)
-        return 0
-
-    cdef int check_writable(self) except -1:
-        self.check()
-        if not self.writable:
-            raise InvalidMode(_errno.EACCES, "the log is open for reading; open it with mode 'w' or 'c'", self._path)
-        if self.forked:
-            self.raise_forked()
-        cdef uint64_t poison = memory.load_acquire(&self.control.hot.poison)
-        if poison:
-            self.raise_poisoned(poison)
-        if _fault.faults() != self.faults:
-            self.check_faults()
-        return 0
-
-    cdef int check_faults(self) except -1:
-        # Something in this process met a page that was not there. If it was a page of this log, what was stored there
-        # is lost, and what was read there were zeros.
-        cdef uint64_t faults = _fault.faults()
-        self.check()
-        try:
-            self.control.check()
-            self.segments.check()
-        except MappingFault:
-            self.room = 0
-            raise
-        self.faults = faults
-        return 0
-
-    cdef raise_poisoned(self, poison):
-        raise Poisoned(
-            poison, f"an earlier sync failed ({os.strerror(poison)}), so nothing is acknowledged any more; "
-            "close every handle and open the log again", self._path)
-
-    cdef raise_forked(self):
-        raise Closed(_errno.EBADF, "a log inherited by fork belongs to the parent; open it again in the child", self._path)
-
     cdef void restore_room(self) noexcept:
         self.room = 0
         if (self.control is not None and self.writable and not self.forked and not self.control.hot.poison
-                and _fault.faults() == self.faults):
+                and self.append_mutex is None and not self.growing and not self.paused and _fault.faults() == self.faults):
             self.room = self.tail.limit
-
-    cdef reentered(self, what):
-        return LogError(
-            _errno.EDEADLK, f"{what} from a destructor or signal handler that interrupted another one of the same log; "
-            "let the handler leave a note instead, and act on it later", self._path)
-
-    cdef int refuse_within_flush(self, what) except -1:
-        # A destructor that interrupted a sync of this thread has the turn in hand: with that it must not wait for append_lock,
-        # whose holder may be waiting for it.
-        if self.flushing == threading.get_ident():
-            raise self.reentered(what)
-        return 0
 
     cdef int make_room(self, uint64_t payload_size) except -1:
         # The slow half of every append: what is wrong is raised here, and space is found before anything is written.
@@ -353,50 +359,116 @@ cdef class Appender:
         self.check_writable()
         if payload_size > RECORD_SIZE_MAX or need > RECORD_SIZE_MAX:
             self.refuse_size(payload_size)
-        self.refuse_within_flush("an append")
-        # Holding the lock, and with no room left for those who do not, this thread may let go of the GIL.
-        with self.append_lock:
-            self.check_writable()
-            if self.growing or self.paused:
-                raise self.reentered("an append")
-            if self.end + need <= self.tail.limit and self.end < RECORD_START_END:
-                # There may be room that nobody gave back: what had met a fault elsewhere left none.
-                self.restore_room()
-                return 0
-            self.growing = True
-            self.room = 0
-            try:
-                self.find_room(need, 1)
-            finally:
-                self.growing = False
-                self.restore_room()
+        self.hold_tail("an append")
+        try:
+            # There may be room that nobody gave back: what had met a fault elsewhere left none.
+            self.find_room(need, 1, True)
+        finally:
+            self.give_tail()
         return 0
 
-    cdef int find_room(self, uint64_t need, uint64_t records) except -1:
-        # Room for so many bytes, in one segment, of so many records. By who holds the lock and has set `growing`.
+    cdef int hold_tail(self, what) except -1:
+        # From here to give_tail nobody else appends, and this thread may let go of the GIL: there is no room for those who do not ask.
+        self.refuse_within_flush(what)
+        self.append_lock.acquire()
+        try:
+            self.check_writable()
+            if self.growing or self.paused:
+                raise self.reentered(what)
+            if self.append_mutex is not None:
+                self.append_mutex.take(True, None)
+                try:
+                    self.catch_up()
+                except BaseException:
+                    self.append_mutex.give()
+                    raise
+        except BaseException:
+            self.append_lock.release()
+            raise
+        self.growing = True
+        self.room = 0
+        return 0
+
+    cdef int give_tail(self) except -1:
+        self.growing = False
+        self.restore_room()
+        try:
+            if self.append_mutex is not None:
+                self.append_mutex.give()
+        finally:
+            self.append_lock.release()
+        return 0
+
+    cdef int catch_up(self) except -1:
+        # With the mutex in hand: to where the other processes have come. Where one died, what it left half done is settled first.
+        cdef CommitSlot slot
+        cdef Record record
+        if self.append_mutex.owner_died:
+            recovery.cleanse(self.segments, self.control, ())
+            self.append_mutex.mark_consistent()
+        slot = self.control.committed()
+        if slot.seq == self.seq and slot.segment_id == self.segment_id:
+            return 0
+        if slot.segment_id != self.segment_id:
+            self.segments.follow_changes()
+            self.tail.release()
+        self.seq = slot.seq
+        self.move_to(self.segments.by_id(slot.segment_id), <uint64_t>slot.end * UNIT, <uint64_t>slot.last * UNIT)
+        self.tail.refresh()
+        if self.timestamps and slot.last and read_record(
+                self.base, self.last, self.tail.limit, self.segment_id, self.base_seq, False, &record) == Found.RECORD:
+            self.time = max(self.time, record.time)
+        return 0
+
+    cdef int find_room(self, uint64_t need, uint64_t records, bint ahead) except -1:
+        # Room for so many bytes, in one segment, of so many records; with `ahead`, more will be needed soon. By who holds the tail.
         cdef uint64_t step
-        cdef Segment tail
         if (self.end + need > self.tail.capacity or self.end >= RECORD_START_END
                 or (records > 1 and self.end + need > RECORD_START_END)
                 or self.seq - self.base_seq + records > SEQ_PER_SEGMENT_MAX):
             self.roll(need)
         elif self.end + need > self.tail.limit:
-            step = min(max(self.tail.limit, FIRST_ALLOCATION), STEP_MAX)
-            grow_or_just_enough(self.tail, self.tail.limit + step, self.end + need)
+            if self.append_mutex is not None:
+                self.tail.refresh()
+                if self.end + need <= self.tail.limit:
+                    return 0
+            self.adopt_prepared()
+            if self.end + need > self.tail.limit:
+                step = min(max(self.tail.limit, FIRST_ALLOCATION), STEP_MAX)
+                grow_or_just_enough(self.tail, self.tail.limit + step, self.end + need)
         else:
             return 0
-        if self.bytes_pending >= STEP_MAX:
-            # So much since the last flush: this will be filled before the next one, too, which then writes little in vain.
-            tail = self.tail
+        # So much since the last flush: what is prepared will be filled before the next one, too, which then writes little in vain.
+        if ahead and self.bytes_pending >= STEP_MAX and self.append_mutex is None:
+            self.prepare()
+        return 0
+
+    cdef int prepare(self) except -1:
+        # Has the next window made ready while this one is filled.
+        cdef uint64_t stop = min(self.tail.limit + STEP_MAX, self.tail.capacity)
+        if self.preparer is None:
+            self.preparer = Preparer()
+        if stop > self.tail.limit:
+            self.preparer.ask(self.tail, self.tail.limit, stop)
+        return 0
+
+    cdef int adopt_prepared(self) except -1:
+        # What the thread has made of the file is part of it once it is through.
+        cdef Preparer preparer = self.preparer
+        if preparer is not None and preparer.file is not None:
             with nogil:
-                tail.prefault(self.end, tail.limit)
+                preparer.finish()
+            preparer.file = None
+            self.tail.refresh()
         return 0
 
     cdef int refuse_size(self, uint64_t payload_size) except -1:
         raise RecordTooLarge(f"a record of {payload_size} bytes is larger than the {RECORD_SIZE_MAX} that fit", self._path)
 
     cdef int roll(self, uint64_t need) except -1:
-        cdef uint64_t capacity = max(<uint64_t>self.manifest.segment_bytes, SEGMENT_HEADER_SIZE + need)
+        # It works on the file that is left now.
+        self.adopt_prepared()
+        cdef uint64_t capacity = max(<uint64_t>self.segments.manifest.segment_bytes, SEGMENT_HEADER_SIZE + need)
         cdef uint64_t size = min(capacity, max(STEP_MAX, SEGMENT_HEADER_SIZE + need))
         cdef uint64_t end = self.end
         cdef Segment made
@@ -425,7 +497,8 @@ cdef class Appender:
         else:
             left.end = end
             left.release()
-            self.unsynced.append(left)
+            if self.append_mutex is None:
+                self.unsynced.append(left)
         return 0
 
     cdef void move_to(self, Segment segment, uint64_t end, uint64_t last) noexcept:
@@ -444,15 +517,14 @@ cdef class Appender:
 
     cdef void commit(self, uint64_t payload_size) noexcept nogil:
         # Seals the record whose payload is in place and makes it visible to all.
-        self.write_record(payload_size, 0)
+        self.write_record(self.base + self.end, payload_size, 0)
         self.publish()
 
-    cdef void write_record(self, uint64_t payload_size, uint8_t flags) noexcept nogil:
-        # Seals the record whose payload is in place. What is written next follows it.
+    cdef void write_record(self, char *record, uint64_t payload_size, uint8_t flags) noexcept nogil:
+        # Seals the record whose payload is in place, at `end` of the segment or where it will be copied from. The next one follows.
         cdef uint64_t size = record_size(payload_size, self.timestamps)
         cdef uint64_t used = RECORD_HEADER_SIZE + TIME_SIZE * self.timestamps + payload_size
         cdef uint64_t behind = self.seq - memory.load_relaxed(&self.control.hot.durable)
-        cdef char *record = self.base + self.end
         cdef RecordHeader *header = <RecordHeader *>record
         header.length = size // UNIT
         header.seq = <uint32_t>(self.seq - self.base_seq)
@@ -470,55 +542,30 @@ cdef class Appender:
         self.seq += 1
 
     cdef void publish(self) noexcept nogil:
+        self.publish_at(self.seq, self.end, self.last)
+
+    cdef void publish_at(self, uint64_t seq, uint64_t end, uint64_t last) noexcept nogil:
         cdef CommitSlot slot
-        slot.seq = self.seq
+        slot.seq = seq
         slot.segment_id = self.segment_id
-        slot.end = self.end // UNIT
-        slot.last = self.last // UNIT
+        slot.end = end // UNIT
+        slot.last = last // UNIT
         self.control.publish(&slot)
 
-    cdef int after_commit(self, uint64_t size, bint durable) except -1:
-        # By who has committed it, before anybody else can: `seq` is still the number after his record.
-        # The policies that are bounds on what is written; the one on time has a thread.
+    cdef int after_commit(self, uint64_t size, uint64_t seq, bint durable) except -1:
+        # Of a record of this size, before `seq`. The policies that are bounds on what is written; the one on time has a thread.
         self.bytes_pending += size
         self.writes_pending += 1
         if durable or self.bytes_pending >= self.bytes_bound or self.writes_pending >= self.writes_bound:
-            self.flush_to(self.seq)
+            self.flush_to(seq)
         return 0
 
-    cdef seal(self, Segment segment):
-        # Only what is durable is sealed, and only once its successor's name is durable too.
-        cdef Segment successor = self.segments.following(segment, 0)
-        cdef Footer footer
-        if successor is None:
-            raise CorruptionError("the segment that follows is missing; restore it from a backup", segment.path)
-        footer.seq = successor.base_seq
-        footer.end = segment.end or end_of_records(segment, successor.base_seq)
-        footer.records = footer.seq - segment.base_seq
-        footer.time_min = 0
-        footer.time_max = <uint64_t>-1
-        segment.store_footer(&footer)
-        segment.release()
 
-    cdef adopt_unsynced(self):
-        # A killed writer may have rolled since its last sync: those segments, and their names, are still to be synced.
-        cdef uint64_t durable = self.control.durable
-        if durable >= self.seq:
-            return
-        self.names_unsynced = True
-        segment = self.segments.holding(durable, 0)
-        while segment is not None and segment.base_seq < self.base_seq:
-            self.unsynced.append(segment)
-            segment = self.segments.following(segment, 0)
-
-    cdef mark_clean(self):
-        # After a reboot, opening starts reading here instead of at the segment's beginning.
-        cdef Segment tail = self.tail
-        cdef DurableMark mark
-        if tail.load_mark(&mark) and mark.seq == self.seq and mark.end == self.end:
-            return
-        tail.store_mark(self.seq, self.end)
-        tail.sync()
+cdef inline uint8_t flags_of(Pieces pieces, uint64_t at, bint atomic) noexcept nogil:
+    # A batch of one record is a record.
+    if not atomic or pieces.count == 1:
+        return 0
+    return FLAG_BATCH | (FLAG_BATCH_END if at + 1 == pieces.count else 0)
 
 
 cdef grow_or_just_enough(Segment segment, uint64_t size, uint64_t least):
@@ -535,14 +582,3 @@ cdef grow_or_just_enough(Segment segment, uint64_t size, uint64_t least):
         except OSError:
             segment.refresh()
             raise
-
-
-cdef uint64_t end_of_records(Segment segment, uint64_t seq) noexcept nogil:
-    # Where the record before `seq` ends; 0 is never returned, a segment has a header.
-    cdef uint64_t offset = SEGMENT_HEADER_SIZE
-    cdef Record record
-    while read_record(segment.base, offset, segment.limit, segment.id, segment.base_seq, False, &record) == Found.RECORD:
-        if record.seq >= seq:
-            break
-        offset += record.size
-    return offset

@@ -6,6 +6,7 @@ import bisect
 import contextlib
 import errno
 import os
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -31,6 +32,7 @@ Progress: TypeAlias = Callable[[int, int], object]
 TEMPORARY_SUFFIX = ".tmp"
 # Each time, somebody removed a segment that was about to be copied, which he does not do without end.
 ATTEMPTS = 100
+_PAUSE_SECONDS = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,7 @@ def _fill(log: Log, directory: _os.Descriptor, place: str, verify: bool, progres
     for attempt in range(ATTEMPTS):
         plan = _plan(log, last=attempt == ATTEMPTS - 1)
         if plan is None:
+            time.sleep(_PAUSE_SECONDS)
             continue
         # Until all is there it is a log that was being emptied, which nobody opens for reading.
         unfinished = replace(plan.manifest, log_uuid=own, erasing=True)
@@ -120,18 +123,15 @@ def _fill(log: Log, directory: _os.Descriptor, place: str, verify: bool, progres
 
 
 def _plan(log: Log, *, last: bool) -> _Plan | None:
-    # The end first, then the names, then where the log begins: what is removed in between is known to be
-    # gone. None when what was listed does not go together, which is damage if it is never any better.
+    # The end first, then the names and the manifest: what is removed in between is known to be gone. None
+    # when what was listed does not go together, which is damage if it is never any better.
     log.committed  # noqa: B018  raises Closed, and MappingFault where CONTROL was cut
-    directory = log.segments.directory
     committed, tail_id, end, _ = log.control.tail
-    names = list_segments(directory)
-    try:
-        manifest = manifest_file.read(directory, log.path)
-    except FileNotFoundError:
-        # Lost since the log was opened. All of it can be derived.
-        told = log.stats()
-        manifest = Manifest(log.segments.log_uuid, int(told["segment_bytes"]), int(told["first_seq"]))
+    log.segments.relist()
+    names, manifest = log.segments.listing(), log.segments.manifest
+    if manifest.cut is not None:
+        # The end is being dropped: what is beyond it goes any moment.
+        return None
     tails = [entry for entry in names if entry[1] == tail_id]
     before = [entry for entry in names if tails and entry[0] < tails[0][0]]
     bases = sorted({base for base, _, _ in before + tails})
@@ -230,7 +230,7 @@ def _copy(
 
 
 def _verify(log: Log, plan: _Plan, directory: _os.Descriptor, place: str, own: uuid.UUID) -> None:
-    segments = SegmentSet(directory, place, own, False)
+    segments = SegmentSet(directory, place, replace(plan.manifest, log_uuid=own), False)
     for damage in verify_segments(segments, plan.manifest.first_seq, plan.committed).damages:
         where = Path(log.path) / Path(damage.path).name
         raise CorruptionError(

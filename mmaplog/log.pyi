@@ -3,11 +3,12 @@ from os import PathLike
 from typing import Literal, Self, SupportsIndex, TypeAlias, TypeVar, overload
 
 from mmapio.options import FlushPolicy
-from mmaplog.appender import Appender
 from mmaplog.backup import Backup, Progress
 from mmaplog.batch import Batch
 from mmaplog.follow import Follower
+from mmaplog.keeper import Keeper
 from mmaplog.replay import Entry, Replay
+from mmaplog.reservation import Reservation
 from mmaplog.verify import Verified
 
 _Path: TypeAlias = str | bytes | PathLike[str] | PathLike[bytes]
@@ -17,7 +18,7 @@ _Log = TypeVar("_Log", bound=Log)
 DEFAULT_SEGMENT_BYTES: int
 DEFAULT_POLICY: FlushPolicy
 
-class Log(Appender):
+class Log(Keeper):
     @classmethod
     def open(
         cls,
@@ -27,6 +28,8 @@ class Log(Appender):
         flush_policy: FlushPolicy = ...,
         timestamps: bool = False,
         segment_bytes: SupportsIndex = ...,
+        shared: bool = False,
+        reserve_bytes: SupportsIndex | None = None,
     ) -> Self: ...
     @property
     def path(self) -> str: ...
@@ -40,6 +43,7 @@ class Log(Appender):
     def durable(self) -> int: ...
     def __len__(self) -> int: ...
     def batch(self, *, durable: bool = False) -> Batch: ...
+    def reserve(self, size: SupportsIndex, *, durable: bool = False) -> Reservation: ...
     def __getitem__(self, seq: SupportsIndex, /) -> Entry: ...
     def read_many(self, seqs: Iterable[SupportsIndex]) -> list[Entry]: ...
     def seek_time(self, nanoseconds: SupportsIndex) -> int: ...
@@ -91,4 +95,6 @@ def open_log(
     timestamps: bool,
     segment_bytes: SupportsIndex,
     derived: tuple[str, ...],
+    shared: bool = False,
+    reserve_bytes: SupportsIndex | None = None,
 ) -> _Log: ...

@@ -10,6 +10,8 @@ from mmaplog.checksum cimport xxh3
 from mmaplog.format cimport (
     COPIES,
     FOOTER_OFFSET,
+    INCOMPATIBLE_GAPS,
+    INCOMPATIBLE_KNOWN,
     MARK_OFFSET,
     SECTOR,
     SEGMENT_HEADER_SIZE,
@@ -21,11 +23,14 @@ from mmaplog.format cimport (
 )
 
 SIZE = SEGMENT_HEADER_SIZE
+GAPS = INCOMPATIBLE_GAPS
+KNOWN = INCOMPATIBLE_KNOWN
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What a segment says of itself. `sealed` when the header's checksum is right; `marks` and `footers` are those that verify."""
+    """What a segment says of itself. `sealed` when the header's checksum is right; `marks` are (seq, end), and `footers` (seq, end, records), of those
+    copies that verify."""
 
     is_segment: bool
     version: int
@@ -37,6 +42,7 @@ class Page:
     base_time: int
     capacity: int
     epoch: int
+    replaces: int
     marks: tuple
     footers: tuple
 
@@ -62,10 +68,10 @@ def read(bytes raw not None, segment_id=None):
             marks.append((mark.seq, mark.end))
         memcpy(&footer, start + FOOTER_OFFSET + copy * SECTOR, sizeof(footer))
         if footer.checksum == xxh3(&footer, sizeof(footer) - sizeof(footer.checksum), segment_id):
-            footers.append((footer.seq, footer.end))
+            footers.append((footer.seq, footer.end, footer.records))
     return Page(
         header.magic == SEGMENT_MAGIC, header.version, header.checksum == sum_of(&header), header.incompatible,
-        header.log_uuid[:16], header.segment_id, header.base_seq, header.base_time, header.capacity, header.epoch,
+        header.log_uuid[:16], header.segment_id, header.base_seq, header.base_time, header.capacity, header.epoch, header.replaces,
         tuple(marks), tuple(footers))
 
 
@@ -78,8 +84,8 @@ def as_version(bytes raw not None):
     return (<char *>&header)[:sizeof(header)] + page[sizeof(header):]
 
 
-def make(bytes log_uuid not None, uint64_t segment_id, uint64_t base_seq, uint64_t base_time, uint64_t capacity, epoch):
-    """A page for a new segment, without mark or footer."""
+def make(bytes log_uuid not None, uint64_t segment_id, uint64_t base_seq, uint64_t base_time, uint64_t capacity, epoch, uint64_t replaces=0):
+    """A page for a new segment, without mark or footer. With `replaces`, the id of another, it is one with gaps."""
     cdef SegmentHeader header
     if len(log_uuid) != sizeof(header.log_uuid):
         raise ValueError(f"a log's uuid has {sizeof(header.log_uuid)} bytes, not {len(log_uuid)}")
@@ -93,6 +99,8 @@ def make(bytes log_uuid not None, uint64_t segment_id, uint64_t base_seq, uint64
     header.base_time = base_time
     header.capacity = capacity
     header.epoch = epoch
+    header.replaces = replaces
+    header.incompatible = INCOMPATIBLE_GAPS if replaces else 0
     header.checksum = sum_of(&header)
     return (<char *>&header)[:sizeof(header)].ljust(SIZE, b"\0")
 
@@ -118,12 +126,12 @@ def mark(bytes raw not None, uint64_t segment_id, uint64_t seq, uint64_t end):
     return raw[:MARK_OFFSET] + ((<char *>&made)[:sizeof(made)]).ljust(SIZE - MARK_OFFSET, b"\0")
 
 
-def seal(bytes raw not None, uint64_t segment_id, uint64_t base_seq, uint64_t seq, uint64_t end):
-    """The same page with a footer: the records end at `end`, and another segment begins with `seq`."""
+def seal(bytes raw not None, uint64_t segment_id, uint64_t seq, uint64_t end, uint64_t records):
+    """The same page with a footer: so many records end at `end`, and another segment begins with `seq`."""
     cdef Footer made
     made.seq = seq
     made.end = end
-    made.records = seq - base_seq
+    made.records = records
     made.time_min = 0
     made.time_max = <uint64_t>-1
     made.checksum = xxh3(&made, sizeof(made) - sizeof(made.checksum), segment_id)

@@ -198,8 +198,10 @@ def settle(SegmentSet segments, tail, segment_bytes, step):
     for _, segment_id, name in segments.listing():
         system.sync(system.open_file(name, True, follow=False, directory=segments.directory))
     system.sync(segments.directory)
-    if not tail.leftover and not tail.dropped:
+    if not tail.leftover and not tail.dropped and tail.known_durable == tail.seq:
         return segment, tail.end
+    # Also where nothing is left behind the end: there may have been records of which no page reached the disk, and whose numbers
+    # somebody knows.
     # The successor is durable before the end is sealed, so the boundary it sets is never missing.
     successor = create_segment(
         segments.directory, segments.log_uuid, tail.seq, epoch + 1, segment_bytes, min(step, segment_bytes))
@@ -231,8 +233,7 @@ def salvage(SegmentSet segments, tail, uint64_t durable, uint64_t segment_bytes)
     replay = Replay(segments, min(durable, tail.seq), tail.seq, True, 0)
     while target is None or replay.seq < tail.seq:
         record.size = 0
-        if replay.seq < tail.seq:
-            replay.read(&record, True)
+        replay.read(&record, True)
         if target is None or end + record.size > target.capacity:
             capacity = max(segment_bytes, SEGMENT_HEADER_SIZE + record.size)
             base_seq = record.seq if record.size else tail.seq
@@ -267,11 +268,21 @@ cdef require_footers(SegmentSet segments, bases):
         segment = segments.at_base(base)
         if segment.load_footer(&footer):
             following = bases[at + 1] if at + 1 < len(bases) else None
-            if following != footer.seq:
+            # It may begin earlier than that when the log was cut since: then it is newer.
+            if following != footer.seq and not (
+                    following is not None and following < footer.seq and is_newer(segments, following, segment.epoch)):
                 raise CorruptionError(
                     f"the segment that begins with record {footer.seq} is missing"
                     + (f", the next one there begins with {following}" if following else "")
                     + "; restore it from a backup", segments.path)
+
+
+cdef bint is_newer(SegmentSet segments, uint64_t base_seq, uint64_t epoch) except -1:
+    # Whether the segment there is what its name says, and of a later epoch.
+    try:
+        return segments.at_base(base_seq).epoch > epoch
+    except (CorruptionError, FormatError):
+        return False
 
 
 cdef last_known_durable(SegmentSet segments, bases):
@@ -283,8 +294,9 @@ cdef last_known_durable(SegmentSet segments, bases):
         segment = segments.at_base(bases[at])
         # A footer is written once all before it was durable.
         if segment.load_footer(&footer):
-            require_length(segment, footer.seq, footer.end)
-            return at, footer.seq, footer.end
+            require_length(segment, segment.base_seq + footer.records, footer.end)
+            boundary = bases[at + 1] if at + 1 < len(bases) else footer.seq
+            return at, min(footer.seq, boundary), footer.end
         if segment.load_mark(&mark):
             require_length(segment, mark.seq, mark.end)
             return at, mark.seq, mark.end

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -15,7 +16,7 @@ from mmaplog import control as control_file
 from mmaplog import manifest as manifest_file
 from mmaplog import page
 from mmaplog.errors import CorruptionError, FormatError
-from mmaplog.manifest import Manifest
+from mmaplog.manifest import COMPACTED_SUFFIX, Compacted, Manifest
 from mmaplog.page import Page
 from mmaplog.scan import Run, Scan, scan
 from mmaplog.segment import list_segments
@@ -38,16 +39,16 @@ class Remains:
     segment_id: int
     base_seq: int
     page: Page
+    sparse: bool
     problem: str = ""
-    # None when the header that would say so is damaged.
-    epoch: int | None = None
+    # Whether the header is to be believed. Where it is not, the epoch in `page` is a guess.
+    trusted: bool = False
+    # The first number that is not its own; how many records it must have, where that is known otherwise.
     boundary: int = SEQ_END
+    records: int | None = None
+    # Of the segment that follows, where that begins anew what had been given out before.
+    was_cut: bool = False
     found: Scan = field(default_factory=lambda: Scan((), 0, 0, None, None, True))
-
-    @property
-    def trusted(self) -> bool:
-        """Whether the header is to be believed."""
-        return self.epoch is not None
 
     @property
     def capacity(self) -> int:
@@ -58,9 +59,12 @@ class Remains:
     def whole(self) -> Run | None:
         """The run that is all of the segment, or None when anything is wrong with what it should hold."""
         runs = self.found.runs
-        whole = runs[0] if runs else Run(self.base_seq, self.base_seq, page.SIZE, page.SIZE)
-        right = whole.start == self.base_seq and whole.offset == page.SIZE and len(runs) <= 1
-        return whole if right and self.boundary in (whole.stop, SEQ_END) else None
+        whole = runs[0] if runs else Run(self.base_seq, self.base_seq, page.SIZE, page.SIZE, 0)
+        if len(runs) > 1 or whole.offset != page.SIZE:
+            return None
+        if self.sparse:
+            return whole if whole.records == self.records else None
+        return whole if whole.start == self.base_seq and self.boundary in (whole.stop, SEQ_END) else None
 
     def judge(self, *, is_last: bool) -> None:
         """Say in `problem` what is wrong with records, marks and footers, unless it is said already."""
@@ -69,13 +73,17 @@ class Remains:
         whole = self.whole
         if whole is None:
             self.problem = "records are missing or damaged"
+        elif self.sparse:
+            if is_last:
+                self.problem = "the segment that follows it is missing"
         elif any(
             (seq == whole.stop) != (end == whole.end) or seq > whole.stop for seq, end in self.page.marks
         ):
-            self.problem = "a mark vouches for records that are not there"
+            # A cut since then ended it earlier.
+            self.problem = "" if self.was_cut else "a mark vouches for records that are not there"
         elif is_last and self.page.footers:
             self.problem = "the segment that follows it is missing"
-        elif any(footer != (whole.stop, whole.end) for footer in self.page.footers):
+        elif not self.was_cut and any(each[:2] != (whole.stop, whole.end) for each in self.page.footers):
             self.problem = "a footer disagrees with the records"
         elif not self.found.complete:
             self.problem = "what follows the last record imitates records so often that none was looked for"
@@ -83,20 +91,23 @@ class Remains:
     @property
     def evidence(self) -> int:
         """Records below this number existed, going by what the segment itself says."""
-        marks = [seq for seq, _ in (*self.page.marks, *self.page.footers) if seq <= self.boundary]
-        return max(self.base_seq, self.found.seen, min(self.found.claimed, self.boundary), *marks, 0)
+        said = [each[0] for each in (*self.page.marks, *self.page.footers)]
+        known = [seq for seq in said if seq <= self.boundary]
+        ended = self.boundary if self.boundary < SEQ_END else 0
+        return max(self.base_seq, self.found.seen, min(self.found.claimed, self.boundary), ended, *known, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What a CONTROL of this page cache says: the next number, the durable one, errno of a failed sync, and
-    beyond which offset of which segment no append has written."""
+    """What a CONTROL of this page cache says: the next number, the durable one, errno of a failed sync, beyond
+    which offset of which segment no append has written, and the first number."""
 
     seq: int
     durable: int
     poison: int
     segment_id: int
     in_flight: int
+    first_seq: int
 
 
 @dataclass
@@ -128,13 +139,22 @@ class Wreck:
         """The number of the first record that the log should have."""
         if self.manifest is not None:
             return self.manifest.first_seq
-        return self.segments[0].base_seq if self.segments else 0
+        least = self.segments[0].base_seq if self.segments else 0
+        return least if self.control is None else max(least, self.control.first_seq)
+
+    @property
+    def listed(self) -> dict[int, Compacted]:
+        """The segments with gaps that the manifest lists, by their ids."""
+        return {each.segment_id: each for each in self.manifest.compacted} if self.manifest else {}
 
     @property
     def evidence(self) -> int:
         """Records below this number existed."""
         floor = 0 if self.control is None else self.control.seq
-        return max(floor, self.first_seq, *(each.evidence for each in self.segments), 0)
+        stops = [each.stop for each in self.listed.values()]
+        found = max(floor, self.first_seq, *stops, *(each.evidence for each in self.segments), 0)
+        cut = self.manifest.cut if self.manifest else None
+        return found if cut is None else max(min(found, cut.seq), self.first_seq)
 
 
 def survey(directory: _os.Descriptor, path: str, progress: Progress | None = None) -> Wreck:
@@ -146,34 +166,41 @@ def survey(directory: _os.Descriptor, path: str, progress: Progress | None = Non
     manifest, manifest_problem = _read_manifest(directory, path)
     files = [_look_at(directory, *entry) for entry in list_segments(directory)]
     if manifest is None and not manifest_problem and not files:
-        raise FileNotFoundError(2, "holds no log", path)
+        raise FileNotFoundError(errno.ENOENT, "holds no log", path)
     owner = _owner(manifest, files)
     if manifest is not None and manifest.log_uuid != owner:
         manifest, manifest_problem = None, "the manifest is that of another log"
-    segments, strays = _sort(files, owner, 0 if manifest is None else manifest.first_seq)
-    first = segments[0].base_seq if manifest is None and segments else 0
-    first = first if manifest is None else manifest.first_seq
+    segments, strays = _sort(files, owner, manifest)
+    control, control_problem = _read_control(directory, owner)
+    wreck = Wreck(
+        directory, path, owner, manifest, manifest_problem, segments, strays, control, control_problem
+    )
     done, total = 0, sum(each.size for each in segments)
     for at, each in enumerate(segments):
-        following = segments[at + 1].base_seq if at + 1 < len(segments) else SEQ_END
-        # What a footer says comes next may be missing; the records still end there.
-        each.boundary = min([following, *(seq for seq, _ in each.page.footers)])
-        if each.boundary <= each.base_seq:
-            each.boundary = following
-        _read_records(directory, path, each, first)
+        _bound(each, segments[at + 1] if at + 1 < len(segments) else None, wreck.listed)
+        _read_records(directory, path, each)
         each.judge(is_last=at + 1 == len(segments))
         done += each.size
         if progress is not None:
             progress(done, total)
-    control, control_problem = _read_control(directory, owner)
     last = segments[-1] if segments else None
     if control and last and not last.problem and last.segment_id == control.segment_id:
         leftover = last.found.leftover
         if leftover is not None and leftover >= control.in_flight:
             last.problem = "there are bytes behind the last record where nothing was written"
-    return Wreck(
-        directory, path, owner, manifest, manifest_problem, segments, strays, control, control_problem
-    )
+    return wreck
+
+
+def _bound(each: Remains, following: Remains | None, listed: dict[int, Compacted]) -> None:
+    # Where a segment ends. What a footer says comes next may be missing; the records still end there.
+    stop = SEQ_END if following is None else following.base_seq
+    footers = [seq for seq, _, _ in each.page.footers if seq > each.base_seq]
+    each.was_cut = following is not None and following.page.epoch > each.page.epoch
+    if each.segment_id in listed:
+        stop, each.records = min(stop, listed[each.segment_id].stop), listed[each.segment_id].records
+    elif each.sparse and footers:
+        each.records = each.page.footers[0][2]
+    each.boundary = min([stop, *footers])
 
 
 @contextlib.contextmanager
@@ -189,11 +216,11 @@ def private_copy(directory: _os.Descriptor, path: str, each: Remains) -> Iterato
         _ = mapped[0]
 
 
-def _read_records(directory: _os.Descriptor, path: str, each: Remains, first: int) -> None:
+def _read_records(directory: _os.Descriptor, path: str, each: Remains) -> None:
     if min(each.size, each.capacity) <= page.SIZE:
         return
     with private_copy(directory, path, each) as data:
-        each.found = scan(data, each.segment_id, each.base_seq, first, each.boundary)
+        each.found = scan(data, each.segment_id, each.base_seq, 0, each.boundary, each.sparse)
     if each.found.unknown is not None:
         raise FormatError(
             f"record {each.found.unknown} is of a kind this code does not know; upgrade mmapkv",
@@ -218,7 +245,7 @@ def _read_manifest(directory: _os.Descriptor, path: str) -> tuple[Manifest | Non
         return None, str(error.strerror)
     if found.erasing:
         raise FileNotFoundError(
-            2, "the log was being replaced by an empty one; open it with mode 'c' or 'n'", path
+            errno.ENOENT, "the log was being replaced by an empty one; open it with mode 'c' or 'n'", path
         )
     return found, ""
 
@@ -229,8 +256,9 @@ def _is_no_file(directory: _os.Descriptor, name: str) -> bool:
 
 
 def _look_at(directory: _os.Descriptor, base_seq: int, segment_id: int, name: str) -> Remains:
+    sparse = name.endswith(COMPACTED_SUFFIX)
     if _is_no_file(directory, name):
-        return Remains(name, 0, segment_id, base_seq, page.read(b""), "is not a regular file")
+        return Remains(name, 0, segment_id, base_seq, page.read(b""), sparse, "is not a regular file")
     opened = _os.open_file(name, False, follow=False, directory=directory)
     size = _os.file_size(opened)
     raw = _os.read_at(opened, page.SIZE, 0)
@@ -238,9 +266,8 @@ def _look_at(directory: _os.Descriptor, base_seq: int, segment_id: int, name: st
     problem = ""
     if not found.sealed and mended.sealed:
         found, problem = mended, "the header's version is damaged"
-    named = f"{found.base_seq:020}-{found.segment_id:016x}.seg"
     if found.is_segment and found.sealed:
-        if found.version != mended.version or found.incompatible:
+        if found.version != mended.version or found.incompatible & ~page.KNOWN:
             raise FormatError(
                 f"the segment has version {found.version} and features {found.incompatible:#x} that this "
                 "code lacks; upgrade mmapkv",
@@ -248,13 +275,20 @@ def _look_at(directory: _os.Descriptor, base_seq: int, segment_id: int, name: st
             )
         if found.capacity < page.SIZE or found.capacity > _CAPACITY_MAX:
             raise FormatError(f"the segment claims a capacity of {found.capacity} bytes", opened.path)
+        sparse = bool(found.incompatible & page.GAPS)
+        named = name_of(found.base_seq, found.segment_id, sparse)
         if named != name:
             problem = f"the file was renamed: its header says {named}"
-        return Remains(name, size, found.segment_id, found.base_seq, found, problem, found.epoch)
+        return Remains(name, size, found.segment_id, found.base_seq, found, sparse, problem, True)
     if found.is_segment and 1 < found.version <= _VERSION_BELIEVED_MAX:
         raise FormatError(f"the segment has version {found.version}; upgrade mmapkv", opened.path)
     problem = "the header is damaged" if size >= page.SIZE else f"only {size} bytes are left"
-    return Remains(name, size, segment_id, base_seq, page.read(raw, segment_id), problem)
+    return Remains(name, size, segment_id, base_seq, page.read(raw, segment_id), sparse, problem)
+
+
+def name_of(base_seq: int, segment_id: int, sparse: bool) -> str:
+    """What the file of a segment is called."""
+    return f"{base_seq:020}-{segment_id:016x}{COMPACTED_SUFFIX if sparse else '.seg'}"
 
 
 def _owner(manifest: Manifest | None, files: list[Remains]) -> uuid.UUID:
@@ -267,37 +301,68 @@ def _owner(manifest: Manifest | None, files: list[Remains]) -> uuid.UUID:
     return uuid.uuid4()
 
 
-def _sort(files: list[Remains], owner: uuid.UUID, first_seq: int) -> tuple[list[Remains], list[Remains]]:
+def _sort(
+    files: list[Remains], owner: uuid.UUID, manifest: Manifest | None
+) -> tuple[list[Remains], list[Remains]]:
     # Which files are the log's, one for each base number, and which are not.
     strays: list[Remains] = []
-    best: dict[int, Remains] = {}
-    ids: set[int] = set()
+    ours: list[Remains] = []
     for each in sorted(files, key=_rank, reverse=True):
         if each.trusted and each.page.log_uuid != owner.bytes:
             each.problem = "the segment belongs to another log"
             strays.append(each)
-        elif each.base_seq in best or each.segment_id in ids:
+        elif any(each.segment_id == other.segment_id for other in ours):
+            strays.append(each)
+        else:
+            ours.append(each)
+    known = manifest or Manifest(owner, 0, 0, compacted=_derived(ours))
+    names = sorted((each.base_seq, each.segment_id, each.sparse) for each in ours)
+    counting = {
+        segment_id
+        for _, segment_id, _ in known.counting(
+            (base, found, name_of(base, found, gaps)) for base, found, gaps in names
+        )
+    }
+    best: dict[int, Remains] = {}
+    for each in ours:
+        gone = known.cut is not None and each.base_seq >= known.cut.seq and each.page.epoch != known.cut.epoch
+        if each.segment_id not in counting or gone or each.base_seq in best:
             strays.append(each)
         else:
             best[each.base_seq] = each
-            ids.add(each.segment_id)
     segments = [best[base] for base in sorted(best)]
-    epoch = next((each.epoch for each in segments if each.epoch is not None), 0)
+    epoch = next((each.page.epoch for each in segments if each.trusted), 0)
     for each in segments:
         # Epochs never go down from a segment to the next.
-        epoch = each.epoch if each.epoch is not None else epoch
-        each.page = each.page if each.trusted else _guessed(each.page, epoch)
+        epoch = each.page.epoch if each.trusted else epoch
+        if not each.trusted:
+            each.page = replace(each.page, epoch=epoch, base_time=0)
     return segments, strays
 
 
-def _guessed(found: Page, epoch: int) -> Page:
-    values = {name: getattr(found, name) for name in Page.__slots__}
-    return Page(**{**values, "epoch": epoch, "base_time": 0})
+def _derived(files: list[Remains]) -> tuple[Compacted, ...]:
+    # Which segments with gaps count, where no manifest says so: one that is finished, of which the first that
+    # it replaces is gone.
+    present = {each.segment_id for each in files}
+    made: list[Compacted] = []
+    for each in sorted(files, key=lambda each: each.base_seq):
+        if not each.sparse or not each.page.footers or each.page.replaces in present:
+            continue
+        stop, _, records = each.page.footers[0]
+        newer = [
+            other.base_seq
+            for other in files
+            if each.base_seq < other.base_seq < stop and other.page.epoch > each.page.epoch and other.trusted
+        ]
+        stop = min([stop, *newer])
+        if stop > each.base_seq and (not made or each.base_seq >= made[-1].stop):
+            made.append(Compacted(each.segment_id, each.base_seq, stop, records))
+    return tuple(made)
 
 
 def _rank(each: Remains) -> tuple[int, bool, bool, int]:
     # Of files for one base number: the newest epoch, one that has its right name, one with more in it.
-    epoch = -1 if each.epoch is None else each.epoch
+    epoch = each.page.epoch if each.trusted else -1
     return epoch, not each.problem, each.size > page.SIZE, -each.segment_id
 
 
@@ -308,4 +373,4 @@ def _read_control(directory: _os.Descriptor, owner: uuid.UUID) -> tuple[Words | 
     if found is None:
         return None, ""
     seq, segment_id, _, _ = found.tail
-    return Words(seq, found.durable, found.poison, segment_id, found.in_flight), ""
+    return Words(seq, found.durable, found.poison, segment_id, found.in_flight, found.first_seq), ""

@@ -11,6 +11,7 @@ class Run:
     stop: int
     offset: int
     end: int
+    records: int
 
 @dataclass(frozen=True, slots=True)
 class Scan:
@@ -21,5 +22,7 @@ class Scan:
     unknown: int | None
     complete: bool
 
-def scan(data: Buffer, segment_id: int, base_seq: int, first: int, boundary: int) -> Scan: ...
-def place(data: Buffer, run: Run, segment_id: int, base_seq: int) -> int: ...
+def scan(
+    data: Buffer, segment_id: int, base_seq: int, first: int, boundary: int, sparse: bool = False
+) -> Scan: ...
+def place(data: Buffer, run: Run, base_before: int, segment_id: int, base_seq: int) -> int: ...

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memmove, memset
 
 from mmaplog.format cimport (
     FLAG_BATCH,
     FLAG_BATCH_END,
     FLAG_KNOWN,
+    LAG_UNKNOWN,
     RECORD_HEADER_SIZE,
     SEGMENT_HEADER_SIZE,
     TYPE_DATA,
@@ -29,12 +30,16 @@ HASHED_MAX = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Records [start, stop) that lie one after the other at [offset, end), every one of them right, every batch whole."""
+    """Records that lie one after the other at [offset, end), every one of them right, every batch whole.
+
+    The first has the number `start`, the last `stop - 1`; there are `records` of them, fewer than numbers only in a segment with gaps.
+    """
 
     start: int
     stop: int
     offset: int
     end: int
+    records: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,8 @@ cdef struct Walk:
     uint64_t start_offset
     uint64_t safe               # ... the number after its last batch or record that is whole ...
     uint64_t safe_end
+    uint64_t count              # of records in the run, and of those in it that are safe
+    uint64_t safe_count
     uint64_t seen
     uint64_t claimed
     uint64_t unknown
@@ -76,12 +83,13 @@ cdef struct Walk:
     bint in_batch
     bint in_remains             # of a batch whose beginning is lost
     bint in_run
+    bint sparse                 # numbers may be missing
 
 
-def scan(data not None, uint64_t segment_id, uint64_t base_seq, uint64_t first, uint64_t boundary):
+def scan(data not None, uint64_t segment_id, uint64_t base_seq, uint64_t first, uint64_t boundary, bint sparse=False):
     """Find the records [first, boundary) of the segment in the buffer `data`, wherever they are.
 
-    A batch of which a record is missing is left out: it counts whole or not at all. Costs one pass over the bytes, and behind damage
+    A batch of which a record is missing is left out: it counts whole or not at all. In a `sparse` segment numbers may be missing. Costs one pass over the bytes, and behind damage
     a look at every multiple of 8; changes nothing, and runs without the GIL.
     """
     cdef Py_buffer view
@@ -97,6 +105,7 @@ def scan(data not None, uint64_t segment_id, uint64_t base_seq, uint64_t first, 
         walk.base_seq = base_seq
         walk.first = first
         walk.boundary = boundary
+        walk.sparse = sparse
         walk.offset = SEGMENT_HEADER_SIZE
         walk.expected = base_seq
         walk.budget = HASHED_MAX
@@ -118,7 +127,7 @@ def scan(data not None, uint64_t segment_id, uint64_t base_seq, uint64_t first, 
 
 cdef close_run(Walk *walk, runs):
     if walk.in_run and walk.safe > walk.start:
-        runs.append(Run(walk.start, walk.safe, walk.start_offset, walk.safe_end))
+        runs.append(Run(walk.start, walk.safe, walk.start_offset, walk.safe_end, walk.safe_count))
     walk.in_run = False
     walk.in_batch = False
 
@@ -136,7 +145,7 @@ cdef bint read_on(Walk *walk) noexcept nogil:
                 walk.unknown = walk.base_seq + header.seq
                 walk.is_unknown = True
             return False
-        if found != Found.RECORD or record.seq != walk.expected:
+        if found != Found.RECORD or record.seq != walk.expected and not (walk.sparse and record.seq > walk.expected):
             return walk.offset < walk.limit
         if record.seq >= walk.boundary:
             return False
@@ -153,10 +162,13 @@ cdef void take(Walk *walk, Record *record) noexcept nogil:
             walk.in_run = True
             walk.start = walk.safe = record.seq
             walk.start_offset = walk.safe_end = walk.offset
+            walk.count = walk.safe_count = 0
+        walk.count += 1
         walk.in_batch = record.flags & FLAG_BATCH and not record.flags & FLAG_BATCH_END
         if not walk.in_batch:
             walk.safe = record.seq + 1
             walk.safe_end = walk.offset + record.size
+            walk.safe_count = walk.count
     if record.flags & FLAG_BATCH_END:
         walk.in_remains = False
     walk.offset += record.size
@@ -193,13 +205,13 @@ cdef bint search(Walk *walk) noexcept nogil:
     return False
 
 
-def place(data not None, run, uint64_t segment_id, uint64_t base_seq):
+def place(data not None, run, uint64_t base_before, uint64_t segment_id, uint64_t base_seq):
     """Move the records of a run to where a segment with another id and base number has its first, and seal them for there.
 
-    `data` is a writable buffer; what is behind them is zeroed. Returns where they end. The page at the front is for the caller.
+    They keep their numbers. What was a batch stands by itself then, for all of it is there and is going to be durable. `data` is a writable buffer; what is behind them is zeroed. Returns where they end. The page at the front is for the caller.
     """
     cdef Py_buffer view
-    cdef uint64_t offset = SEGMENT_HEADER_SIZE, end, source, seq = run.start
+    cdef uint64_t offset = SEGMENT_HEADER_SIZE, end, source
     cdef RecordHeader *header
     cdef char *start
     PyObject_GetBuffer(data, &view, PyBUF_WRITABLE)
@@ -213,10 +225,11 @@ def place(data not None, run, uint64_t segment_id, uint64_t base_seq):
             memset(start + end, 0, view.len - end)
             while offset < end:
                 header = <RecordHeader *>(start + offset)
-                header.seq = <uint32_t>(seq - base_seq)
+                header.seq = <uint32_t>(base_before + header.seq - base_seq)
+                header.flags &= <uint8_t>~(FLAG_BATCH | FLAG_BATCH_END)
+                header.lag = <uint16_t>LAG_UNKNOWN
                 header.checksum = checksum_of(start + offset, segment_id, offset, header.length)
                 offset += <uint64_t>header.length * UNIT
-                seq += 1
         return end
     finally:
         PyBuffer_Release(&view)

@@ -19,7 +19,10 @@ cdef class Segment:
     cdef uint64_t end           # after the last record, once the writer rolled past it; 0: not known
     cdef Positions positions
     cdef readonly uint64_t id
+    cdef readonly bint sparse   # compaction wrote it: numbers may be missing
     cdef readonly uint64_t base_seq
+    cdef readonly uint64_t replaces
+    cdef readonly uint64_t base_time
     cdef readonly uint64_t capacity
     cdef readonly uint32_t epoch
     cdef readonly object name
@@ -30,7 +33,7 @@ cdef class Segment:
     cdef int refresh(self) except -1
     cdef int sync(self) except -1
     cdef int grow(self, uint64_t size) except -1
-    cdef void prefault(self, uint64_t start, uint64_t stop) noexcept nogil
+
     cdef bint load_mark(self, DurableMark *out) noexcept
     cdef bint load_footer(self, Footer *out) noexcept
     cdef void store_mark(self, uint64_t seq, uint64_t end) noexcept
