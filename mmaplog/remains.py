@@ -99,8 +99,10 @@ class Remains:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What a CONTROL of this page cache says: the next number, the durable one, errno of a failed sync, beyond
-    which offset of which segment no append has written, and the first number."""
+    """What a CONTROL of this page cache says: the next number, the durable one, errno of a failed sync.
+
+    Also beyond which offset of which segment no append has written, and the first number.
+    """
 
     seq: int
     durable: int

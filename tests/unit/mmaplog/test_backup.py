@@ -391,3 +391,53 @@ def test_the_copy_opens_where_the_log_cannot_be_written(tmp_path: Path) -> None:
         log.backup(tmp_path / "copy")
     with Log.open(tmp_path / "copy", "r") as copy:
         assert copy.committed == 10
+
+
+def test_a_log_with_gaps_and_without_its_ends(tmp_path: Path) -> None:
+    """What compaction and truncation left is copied as it is, and nothing of what they removed."""
+    with filled(tmp_path / "log") as log:
+        log.compact(lambda entry: entry.seq % 3 != 0)
+        log.truncate_before(100)
+        log.truncate_after(2500)
+        log.append(payload(2500))
+        expected = [(entry.seq, bytes(entry.payload)) for entry in log.replay()]
+        made = log.backup(tmp_path / "copy")
+        assert (made.first_seq, made.committed) == (100, 2501)
+    for mode in ("r", "w"):
+        with Log.open(tmp_path / "copy", mode, flush_policy=MANUAL) as copy:
+            assert copy.verify().damages == ()
+            assert [(entry.seq, bytes(entry.payload)) for entry in copy.replay()] == expected
+            assert (copy.first_seq, copy.committed) == (100, 2501)
+
+
+def test_while_another_thread_removes_records(tmp_path: Path) -> None:
+    """Compaction and truncation at either end, one after the other: each copy is the log of one moment."""
+    stop = threading.Event()
+    failures: list[BaseException] = []
+    with filled(tmp_path / "log") as log:
+
+        def remove() -> None:
+            try:
+                while not stop.is_set():
+                    log.append_many([payload(number) for number in range(log.committed, log.committed + 700)])
+                    log.compact(lambda entry: entry.seq % 10 != 0)
+                    log.truncate_before(log.first_seq + 300)
+                    log.truncate_after(log.committed - 100)
+            except BaseException as error:
+                failures.append(error)
+
+        remover = threading.Thread(target=remove)
+        remover.start()
+        try:
+            with Log.open(tmp_path / "log", "r") as reader:
+                for number in range(6):
+                    made = reader.backup(tmp_path / f"copy{number}")
+                    with Log.open(tmp_path / f"copy{number}", "r") as copy:
+                        assert copy.verify().damages == ()
+                        assert (copy.first_seq, copy.committed) == (made.first_seq, made.committed)
+                        for entry in copy.replay():
+                            assert bytes(entry.payload) == payload(entry.seq)
+        finally:
+            stop.set()
+            remover.join()
+    assert failures == []
