@@ -91,11 +91,9 @@ class Ground:
             tail.save()
         self.contents = {each.name: each.read_bytes() for each in path.iterdir()}
         first, *middle, last = [each.name for each in segment_paths(path)]
-        self.names: dict[str, str] = {
-            "first": first,
-            "tail": tail,
-            **({"middle": middle[0]} if middle else {}),
-        }
+        self.names: dict[str, str] = {"first": first, "tail": last}
+        if middle:
+            self.names["middle"] = middle[0]
         self._hold_control(None)
 
     def file(self, which: str) -> Path:
