@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import SupportsIndex
 
 from mmapio import _os
+from mmaplog import bookmark_format, recovery
 from mmaplog import control as control_file
 from mmaplog import manifest as manifest_file
-from mmaplog import recovery
 from mmaplog.control import Control
 from mmaplog.derive import derive_manifest
 from mmaplog.errors import CorruptionError, FormatError, Locked, Poisoned
@@ -304,6 +304,7 @@ def _erase(directory: _os.Descriptor, derived: tuple[str, ...]) -> None:
     # The manifest stays, saying that this is under way, until that of the new log replaces it.
     names = _os.list_directory(directory)
     doomed = {name for name in names if name in (control_file.NAME, RESERVE_NAME, *derived)}
+    doomed.update(name for name in names if bookmark_format.is_ours(name))
     doomed.update(name for name in names if is_segment(name.removesuffix(recovery.BAD_SUFFIX)))
     for name in doomed.union(_temporaries(directory, derived)):
         _os.remove_file(directory, name)

@@ -28,10 +28,13 @@ from mmaplog import control as control_file
 from mmaplog import reserve
 from mmaplog.backup import backup
 from mmaplog.batch import Batch
+from mmaplog.consumer import consumers, open_consumer, remove_consumer
 from mmaplog.errors import Locked, LogError, TooOld
 from mmaplog.follow import Follower
+from mmaplog.group import open_member
 from mmaplog.replay import backwards
 from mmaplog.reservation import Reservation
+from mmaplog.segment_watch import watch_segments
 from mmaplog.verify import verify
 
 DEFAULT_SEGMENT_BYTES = 64 << 20
@@ -228,6 +231,64 @@ cdef class Log(Keeper):
         return Follower(
             self, control_file.for_waiting(self.directory, self.control), Replay(self.segments, start, start, verify, 0), timeout)
 
+    def consumer(self, name, *, start=None, auto_commit=False, too_old="raise", timeout=None, verify=True):
+        """Read on from where the consumer of this name last committed: a :class:`Consumer`, which holds the name.
+
+        A new one begins at `start`, or with the first record. With `auto_commit` asking for the next entry, or waiting for it, commits
+        those before. `too_old` says what to do about records that were dropped before they were read: "raise" TooOld, or "skip" them with a
+        warning in the log named ``mmaplog``. `timeout` and `verify` are as of :meth:`follow`. Costs reading a file; making one, two
+        syncs. Raises TypeError and ValueError for what cannot be a name (1 to 100 letters, digits, "_", "-" and "."), Locked
+        (naming who holds it), LogError when a group has the name, FormatError, CorruptionError, PermissionError, Closed.
+
+        >>> import tempfile, os
+        >>> with Log.open(os.path.join(tempfile.mkdtemp(), "events")) as log:
+        ...     with log.consumer("mailer", timeout=0) as consumer:
+        ...         log.append_many([b"first", b"second", b"third"])
+        ...         bytes(next(consumer).payload)
+        ...         consumer.commit()
+        ...         bytes(next(consumer).payload)
+        ...     with log.consumer("mailer", timeout=0) as consumer:
+        ...         [bytes(entry.payload) for entry in consumer]
+        range(0, 3)
+        b'first'
+        b'second'
+        [b'second', b'third']
+        """
+        return open_consumer(
+            self, name, start=start, auto_commit=auto_commit, too_old=too_old, timeout=timeout, verify=verify)
+
+    def group(self, name, *, batch=64, start=None, auto_commit=False, too_old="raise", timeout=None, verify=True):
+        """Join the group of this name: a :class:`GroupMember`, which gets entries that no other member gets.
+
+        It takes them `batch` at a time. The rest is as of :meth:`consumer`. Raises ValueError for a batch that is not positive, LogError
+        when a consumer has the name or 128 members are there, Unsupported where there are no robust mutexes, and what
+        :meth:`consumer` does but Locked.
+
+        >>> import tempfile, os
+        >>> with Log.open(os.path.join(tempfile.mkdtemp(), "events")) as log:
+        ...     log.append_many([b"a", b"b", b"c"])
+        ...     with log.group("workers", batch=2) as one, log.group("workers", batch=2) as other:
+        ...         one.poll().seq, other.poll().seq
+        range(0, 3)
+        (0, 2)
+        """
+        return open_member(
+            self, name, batch=batch, start=start, auto_commit=auto_commit, too_old=too_old, timeout=timeout, verify=verify)
+
+    def consumers(self):
+        """Every consumer and group of the log, by name: a list of :class:`ConsumerInfo`.
+
+        Costs reading a small file for each. Raises FormatError and CorruptionError for one that cannot be understood, Closed.
+        """
+        return consumers(self)
+
+    def remove_consumer(self, name):
+        """Remove a consumer or group and its position, durably.
+
+        Raises FileNotFoundError when there is none, Locked (naming who holds it), TypeError, ValueError, PermissionError, Closed.
+        """
+        remove_consumer(self, name)
+
     def wait_durable(self, seq, timeout=None):
         """Wait until record `seq` is on the device: True once it is, False after `timeout` seconds.
 
@@ -286,6 +347,16 @@ cdef class Log(Keeper):
         """
         self.check()
         return backup(self, target, verify=verify, progress=progress)
+
+    def watch_segments(self, callback):
+        """Call `callback` with a :class:`SegmentChange` when segment files came or went, in whichever process: a ``WatchHandle``.
+
+        To archive a segment once it is full, or to see what retention removes. The callbacks run on a thread of the watch's own, some 40 ms
+        after the change; what one raises is logged. Stop the watch before you close the log. Costs what
+        :func:`mmapio.watch.watch` does, and raises what that does: WatchFailed without the package watchfiles.
+        """
+        self.check()
+        return watch_segments(self, callback)
 
     def stats(self):
         """Numbers about the log, as a dict: of records, segments, bytes on the disk, and what is durable. Raises Closed."""

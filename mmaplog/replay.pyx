@@ -13,6 +13,8 @@ from mmaplog.errors import CorruptionError, FormatError
 
 # How many records are read at once on the way back.
 cdef uint64_t BLOCK = 256
+# So many records are a scan, of which the kernel is told.
+cdef uint64_t SCAN_LEAST = 10_000
 
 
 @cython.final
@@ -91,6 +93,8 @@ cdef class Replay:
         self.segment.refresh()
         if self.followed:
             self.segment.settled = True
+            if self.stop - self.seq >= SCAN_LEAST:
+                self.segment.expect_scan()
         if self.segment.sparse:
             if not self.segment.load_footer(&footer):
                 raise CorruptionError(

@@ -9,6 +9,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
 
+from mmapio cimport _vm
 from mmapio._os cimport Descriptor
 from mmapio.mapping cimport MappedFile
 from mmaplog.checksum cimport xxh3
@@ -72,6 +73,20 @@ cdef class Segment:
                 offset += record.size
         self.region.check()
         return count
+
+    cdef int expect_scan(self) except -1:
+        # The kernel reads further ahead then, and keeps for less long what was passed. Where it cannot, nothing is lost.
+        if not self.scanned and self.settled:
+            self.scanned = True
+            _vm.advise(self.base, self.limit, _vm.ADVICE_SEQUENTIAL)
+        return 0
+
+    cdef int expect(self, uint64_t start, uint64_t count) except -1:
+        # That these bytes are read soon.
+        start &= ~<uint64_t>(_vm.PAGE - 1)
+        if start < self.limit:
+            _vm.advise(self.base + start, min(count, self.limit - start), _vm.ADVICE_WILL_NEED)
+        return 0
 
     cdef int refresh(self) except -1:
         # Another process may have grown the file. A full one has nowhere to grow.

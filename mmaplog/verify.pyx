@@ -11,8 +11,8 @@ from mmaplog.segment_set cimport SegmentSet
 
 from mmaplog.errors import CorruptionError
 
-# After so many bytes signals are looked for, and other threads may run.
-cdef uint64_t PIECE = 64 << 20
+# The kernel is asked for so many bytes while those before them are looked at; then signals are looked for.
+cdef uint64_t PIECE = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,7 @@ cdef uint64_t walk(Segment segment, uint64_t boundary, uint64_t *end, damages) e
         last = footer.end
     while seq < boundary and offset < last and found == Found.RECORD:
         stop = offset + PIECE
+        segment.expect(stop, PIECE)
         with nogil:
             while seq < boundary and offset < stop and offset < last:
                 found = read_record(segment.base, offset, segment.limit, segment.id, segment.base_seq, True, &record)
