@@ -5,6 +5,7 @@ layer below and nothing of the store above.
 """
 
 from mmapio.options import FlushPolicy
+from mmaplog.backup import Backup
 from mmaplog.batch import Batch
 from mmaplog.compaction import Compaction
 from mmaplog.consumer import Consumer, ConsumerInfo
@@ -12,12 +13,14 @@ from mmaplog.errors import CorruptionError, FormatError, Locked, LogError, Poiso
 from mmaplog.follow import Follower
 from mmaplog.group import GroupMember
 from mmaplog.log import Log
+from mmaplog.repair import Lost, Repaired, repair
 from mmaplog.replay import Entry
 from mmaplog.reservation import Reservation
 from mmaplog.segment_watch import SegmentChange
 from mmaplog.verify import Damage, Verified
 
 __all__ = [
+    "Backup",
     "Batch",
     "Compaction",
     "Consumer",
@@ -32,10 +35,13 @@ __all__ = [
     "Locked",
     "Log",
     "LogError",
+    "Lost",
     "Poisoned",
     "RecordTooLarge",
+    "Repaired",
     "Reservation",
     "SegmentChange",
     "TooOld",
     "Verified",
+    "repair",
 ]

@@ -274,6 +274,11 @@ def _identify(
 ) -> Manifest:
     try:
         manifest = manifest_file.read(directory, path)
+    except FileNotFoundError:
+        names = list_segments(directory)
+        if not names and not may_create:
+            raise
+    else:
         if not manifest.erasing:
             return manifest
         if not may_create:
@@ -282,10 +287,6 @@ def _identify(
             )
         _erase(directory, derived)
         names = []
-    except FileNotFoundError:
-        names = list_segments(directory)
-        if not names and not may_create:
-            raise
     if names:
         # Creation was cut short, or the file was lost; the segments know the same.
         manifest = derive_manifest(directory, names)

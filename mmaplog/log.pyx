@@ -26,6 +26,7 @@ from mmapio.options import FlushPolicy, Trigger
 from mmaplog import attach
 from mmaplog import control as control_file
 from mmaplog import reserve
+from mmaplog.backup import backup
 from mmaplog.batch import Batch
 from mmaplog.consumer import consumers, open_consumer, remove_consumer
 from mmaplog.errors import Locked, LogError, TooOld
@@ -334,6 +335,18 @@ cdef class Log(Keeper):
         MappingFault, Closed.
         """
         return verify(self.segments, self.segments.first_seq, self.committed)
+
+    def backup(self, target, *, verify=True, progress=None):
+        """Copy the log, while it is in use by whomever, into the new directory `target`: a :class:`Backup` says what was made.
+
+        The copy holds the records [first_seq, committed) of the moment the call began, and is a log of its own, with another uuid. All of it
+        is on the device when this returns; until then there is nothing of that name. With `verify` every record of the copy is
+        checked. `progress` is called with (bytes done, bytes in all). Costs one copy of the files, which file systems that share
+        blocks do at once, and one pass to verify. Raises FileExistsError for a target that is there,
+        CorruptionError when the log is damaged, LogError, Closed, OSError as the system reports it.
+        """
+        self.check()
+        return backup(self, target, verify=verify, progress=progress)
 
     def watch_segments(self, callback):
         """Call `callback` with a :class:`SegmentChange` when segment files came or went, in whichever process: a ``WatchHandle``.

@@ -131,6 +131,9 @@ def confirm(SegmentSet segments, Control control):
     segment.refresh()
     if end < SEGMENT_HEADER_SIZE or end > segment.limit or control.durable > slot.seq:
         return False
+    if control.first_seq > segments.manifest.first_seq:
+        # MANIFEST says it first, and no checksum covers this word.
+        return False
     for base_seq, segment_id, _ in segments.listing():
         # Records beyond the tail: whatever they are, recovery loses none of them.
         if base_seq >= slot.seq and segment_id != segment.id and holds_records(segments.by_id(segment_id)):
