@@ -176,12 +176,16 @@ def _open_directory(path: str, mode: str) -> _os.Descriptor:
             ) from None
     except NotADirectoryError:
         raise NotADirectoryError(errno.ENOTDIR, "is a file; a log or store is a directory", path) from None
-    parent = _os.open_directory(os.fspath(Path(path).absolute().parent))
     # Another process may be creating it too; which of them makes the log is settled by the locks.
     with contextlib.suppress(FileExistsError):
         _os.make_directory(path)
-    _os.sync(parent)
     return _os.open_directory(path)
+
+
+def _sync_parent(path: str) -> None:
+    # The name of the log's own directory, whoever made it: who did may have been killed before he came to this.
+    with contextlib.suppress(PermissionError):
+        _os.sync(_os.open_directory(os.fspath(Path(path).absolute().parent)))
 
 
 def _refuse_unless_empty(path: str, mode: str, names: list[str], derived: tuple[str, ...]) -> None:
@@ -228,6 +232,7 @@ def _identify(
         # A manifest that is durable implies a first segment that is.
         _os.sync(directory)
     if may_create:
+        _sync_parent(path)
         manifest_file.write(directory, manifest)
     return manifest
 

@@ -299,7 +299,7 @@ class Runner:
             if image is not None:
                 _write(kept, image)
             command = f"python -m tests.crash.log_images --seed {self.options.seed}"
-            command += f" --first-workload {self.number} --images {self.made}"
+            command += f" --first-workload {self.number} --images {self.made + 1}"
             if self.options.defect is not None:
                 command += f" --defect {self.options.defect}"
             self.options.report(f"VIOLATION: {label}; it is kept in {kept}; {command}")
