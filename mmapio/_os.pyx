@@ -136,14 +136,15 @@ def list_directory(Descriptor directory not None):
 
 def disk_usage(Descriptor directory not None):
     """Bytes on disk of the files in an open directory."""
-    total = 0
-    for name in list_directory(directory):
-        try:
-            total += os.stat(name, dir_fd=directory.fd, follow_symlinks=False).st_blocks * 512
-        except FileNotFoundError:
-            # Removed by another process since it was listed.
-            continue
-    return total
+    return sum(file_usage(directory, name) for name in list_directory(directory))
+
+
+def file_usage(Descriptor directory not None, name):
+    """Bytes on disk of a file in an open directory; 0 when it is not there, perhaps any more."""
+    try:
+        return os.stat(name, dir_fd=directory.fd, follow_symlinks=False).st_blocks * 512
+    except FileNotFoundError:
+        return 0
 
 
 def check_replaceable(path):

@@ -8,7 +8,7 @@ cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport EBUSY, EFAULT, EPERM, ETIMEDOUT
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset, strerror
 
 from mmapio cimport _fault, _wait
@@ -16,7 +16,7 @@ from mmapio._fault cimport LOAD, STORE
 from mmapio._os cimport Descriptor
 from mmapio.bounds cimport checked_offset, deadline_of
 from mmapio.mapping cimport MappedFile
-from mmapio.region cimport Link, Region, attach, detach, fault_in
+from mmapio.region cimport attach, detach, fault_in
 
 from mmapio import _os as system
 from mmapio import _wait as waiting
@@ -25,19 +25,6 @@ from mmapio.options import MmapMode
 
 cdef extern from "errno.h":
     enum: EDEADLK, EOWNERDEAD
-
-# One mutex in a file. All but the flag is written by who initialises it and compared by who joins.
-cdef struct Cell:
-    uint32_t magic              # BEGUN, stored first, and MAGIC, stored last
-    uint32_t layout             # of whose C library the mutex is
-    uint8_t boot[16]            # a mutex outlives no reboot: its owners' numbers mean nothing then
-    uint64_t device             # nor a copy of the file
-    uint64_t inode
-    uint64_t namespace          # owners are known by thread number, which another namespace of processes reads differently
-    uint32_t needs_recovery     # an owner died, and none has said since that what it left is whole
-    uint32_t reserved0
-    uint64_t reserved1
-    char mutex[64]
 
 cdef uint32_t MAGIC = 0x58544D6D            # "mMTX"
 # While it is initialised. Who finds it under the lock knows that the one who did so was killed.
@@ -82,14 +69,6 @@ cdef class SharedMutex:
     Raises Unsupported where the system has no robust mutexes, InvalidMode unless the mapping is read-write, Misaligned,
     OutOfBounds, MmapIoError when the bytes hold something else or belong to another namespace of processes or C library.
     """
-
-    cdef MappedFile file
-    cdef Region region
-    cdef Cell *cell
-    cdef readonly uint64_t offset
-    cdef bint held
-    cdef uint32_t owner         # the number of the thread that holds it
-    cdef Link link
 
     SIZE = CELL_SIZE
 

@@ -57,8 +57,7 @@ def catch_up(Index index, Replay replay):
     cdef Hit hit
     cdef Outcome outcome
     index.applied(&seq, &count)
-    while replay.seq < replay.stop:
-        replay.read(&record, True)
+    while replay.read(&record, True):
         parse(&record, replay, &payload, &key)
         if replay.segment.id != segment_id:
             segment_id = replay.segment.id

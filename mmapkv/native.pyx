@@ -296,7 +296,7 @@ cdef class NativeStore:
         index.publish(log.seq, count)
         if _fault.faults() != self.faults:
             self.check_faults()
-        log.after_commit(payload_size, durable)
+        log.after_commit(payload_size, log.seq, durable)
         return 1
 
     cdef int prepare(self, Index index) except -1:

@@ -225,7 +225,7 @@ class KVStore(NativeStore, MutableMapping[bytes, bytes]):
                 # Refused, it was not closed: a destructor may have interrupted a sync of this very thread.
                 if log.closed:
                     self._forget()
-                log.resume()
+                log.unpause()
 
     def __enter__(self) -> Self:
         self._open_parts()
@@ -287,7 +287,7 @@ class KVStore(NativeStore, MutableMapping[bytes, bytes]):
             try:
                 self._use(*attach.rebuild(log, index))
             finally:
-                log.resume()
+                log.unpause()
 
     def _begin_writing(self, index: Index) -> None:
         try:

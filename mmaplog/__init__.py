@@ -6,7 +6,7 @@ layer below and nothing of the store above.
 
 from mmapio.options import FlushPolicy
 from mmaplog.batch import Batch
-from mmaplog.errors import CorruptionError, FormatError, Locked, LogError, Poisoned, RecordTooLarge
+from mmaplog.errors import CorruptionError, FormatError, Locked, LogError, Poisoned, RecordTooLarge, TooOld
 from mmaplog.follow import Follower
 from mmaplog.log import Log
 from mmaplog.replay import Entry
@@ -25,5 +25,6 @@ __all__ = [
     "LogError",
     "Poisoned",
     "RecordTooLarge",
+    "TooOld",
     "Verified",
 ]

@@ -1,9 +1,7 @@
 # cython: language_level=3, auto_pickle=False, boundscheck=False, wraparound=False
-"""The writing half of a log: where the next record goes, room for it, committing it, and making it durable."""
+"""The writing half of a log: where the next record goes, room for it, and committing it."""
 
 import errno as _errno
-import os
-import threading
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -24,8 +22,6 @@ from mmaplog.format cimport (
     TYPE_DATA,
     UNIT,
     CommitSlot,
-    DurableMark,
-    Footer,
     Found,
     Record,
     RecordHeader,
@@ -34,10 +30,10 @@ from mmaplog.format cimport (
 )
 from mmaplog.pieces cimport Pieces, pieces_of, slices_of
 from mmaplog.segment cimport Segment
+from mmaplog.syncer cimport Syncer, end_of_records
 
-from mmapio import _os as system
-from mmapio.errors import Closed, FlushFailed, InvalidMode, MappingFault
-from mmaplog.errors import CorruptionError, LogError, Poisoned, RecordTooLarge
+from mmaplog import recovery, truncation
+from mmaplog.errors import RecordTooLarge
 from mmaplog.segment import create_segment
 
 # A segment starts with this and doubles, by no more than the second at a time.
@@ -48,7 +44,7 @@ cdef uint64_t SEQ_PER_SEGMENT_MAX = 0xFFFFFFFF
 cdef uint64_t BATCH_SIZE_MAX = RECORD_START_END - SEGMENT_HEADER_SIZE
 
 
-cdef class Appender:
+cdef class Appender(Syncer):
     """The writing half of :class:`mmaplog.Log`, which opens it, reads, and closes it."""
 
     def __init__(self):
@@ -66,6 +62,8 @@ cdef class Appender:
         cdef char *payload
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
+            if self.append_mutex is not None:
+                return self.append_shared(&view, durable)
             while self.end + record_size(view.len, self.timestamps) > self.room:
                 self.make_room(view.len)
             payload = self.begin(view.len)
@@ -75,9 +73,30 @@ cdef class Appender:
             self.commit(view.len)
             if _fault.faults() != self.faults:
                 self.check_faults()
-            self.after_commit(view.len, durable)
+            self.after_commit(view.len, seq + 1, durable)
         finally:
             PyBuffer_Release(&view)
+        return seq
+
+    cdef object append_shared(self, Py_buffer *view, bint durable):
+        # Where other processes append too: nothing but the mutex keeps them from it.
+        cdef uint64_t seq
+        cdef char *payload
+        if record_size(view.len, self.timestamps) > RECORD_SIZE_MAX:
+            self.refuse_size(view.len)
+        self.hold_tail("an append")
+        try:
+            self.find_room(record_size(view.len, self.timestamps), 1)
+            payload = self.begin(view.len)
+            if view.len:
+                memcpy(payload, view.buf, view.len)
+            seq = self.seq
+            self.commit(view.len)
+            if _fault.faults() != self.faults:
+                self.check_faults()
+        finally:
+            self.give_tail()
+        self.after_commit(view.len, seq + 1, durable)
         return seq
 
     def append_many(self, records, offsets=None, *, bint atomic=False, bint durable=False):
@@ -114,29 +133,22 @@ cdef class Appender:
         if atomic and total > BATCH_SIZE_MAX:
             raise RecordTooLarge(
                 f"{pieces.count} records of {total} bytes in all are more than the {BATCH_SIZE_MAX} that are atomic", self._path)
-        self.refuse_within_flush("an append")
-        with self.append_lock:
-            self.check_writable()
-            if self.growing or self.paused:
-                raise self.reentered("an append")
-            # Nobody else finds room until this is through, also while this thread has let go of the GIL.
-            self.growing = True
-            self.room = 0
+        # Nobody else finds room until this is through, also while this thread has let go of the GIL.
+        self.hold_tail("an append")
+        try:
             first = self.seq
             at = 0
-            try:
-                while at < pieces.count:
-                    need = total if atomic else record_size(pieces.sizes[at], self.timestamps)
-                    self.find_room(need, pieces.count if atomic else 1)
-                    done = self.write_run(pieces, at, atomic)
-                    if _fault.faults() != self.faults:
-                        self.check_faults()
-                    at += done
-                    if at < pieces.count and self.bytes_pending >= self.bytes_bound:
-                        self.flush()
-            finally:
-                self.growing = False
-                self.restore_room()
+            while at < pieces.count:
+                need = total if atomic else record_size(pieces.sizes[at], self.timestamps)
+                self.find_room(need, pieces.count if atomic else 1)
+                done = self.write_run(pieces, at, atomic)
+                if _fault.faults() != self.faults:
+                    self.check_faults()
+                at += done
+                if at < pieces.count and self.bytes_pending >= self.bytes_bound:
+                    self.flush()
+        finally:
+            self.give_tail()
         if pieces.count and (durable or self.bytes_pending >= self.bytes_bound or self.writes_pending >= self.writes_bound):
             self.flush()
         return range(first, first + pieces.count)
@@ -169,104 +181,8 @@ cdef class Appender:
         self.writes_pending += at - begun
         return at - begun
 
-    def flush(self):
-        """Make every record that is committed now durable: on the device when it returns. Runs without the GIL.
-
-        Raises FlushFailed once and Poisoned from then on when a sync fails: what it covered may be lost, and
-        the kernel would report success for it later. InvalidMode on a reader, Closed.
-        """
-        self.check_writable()
-        self.flush_to(self.control.committed().seq)
-
-    cdef int flush_to(self, uint64_t seq) except -1:
-        # Every record below `seq`, and what else there is when the sync begins. Whoever waits here while another one syncs finds
-        # the work done by it, or by the next: what was appended meanwhile is the business of who appended it.
-        with self.flush_turn:
-            while True:
-                self.check_writable()
-                if self.control.durable >= seq:
-                    return 0
-                if not self.flushing:
-                    break
-                self.refuse_within_flush("a flush")
-                self.flush_turn.wait()
-            self.flushing = threading.get_ident()
-        try:
-            self.flush_held()
-        finally:
-            self.give_turn()
-        return 0
-
-    cdef int take_turn(self) except -1:
-        # Keeps others from syncing; who holds `append_lock` may wait for it, for nobody who syncs waits for that.
-        with self.flush_turn:
-            while self.flushing:
-                self.flush_turn.wait()
-            self.flushing = threading.get_ident()
-        return 0
-
-    cdef int give_turn(self) except -1:
-        with self.flush_turn:
-            self.flushing = 0
-            self.flush_turn.notify_all()
-        return 0
-
-    cdef flush_held(self):
-        cdef Segment segment
-        cdef CommitSlot target
-        target = self.control.committed()
-        cdef uint64_t bytes_covered = self.bytes_pending, writes_covered = self.writes_pending
-        if self.control.durable >= target.seq:
-            if _fault.faults() != self.faults:
-                self.check_faults()
-            self.bytes_pending = self.writes_pending = 0
-            return
-        # Found before anything is at stake: a file that is missing is no failed sync.
-        cdef Segment last = self.segments.by_id(target.segment_id)
-        # Likewise a descriptor that cannot be had.
-        for segment in self.unsynced:
-            segment.handle()
-        last.handle()
-        before, self.unsynced = self.unsynced, []
-        names, self.names_unsynced = self.names_unsynced, False
-        try:
-            for segment in before:
-                segment.sync()
-            last.sync()
-            if names:
-                system.sync(self.directory)
-            # A sync of what is left of a file succeeds.
-            if _fault.faults() != self.faults:
-                self.check_faults()
-        except MappingFault:
-            self.room = 0
-            self.unsynced = before + self.unsynced
-            self.names_unsynced = True
-            raise
-        except OSError as error:
-            self.room = 0
-            memory.store_release(&self.control.hot.poison, error.errno or _errno.EIO)
-            if isinstance(error, FlushFailed):
-                raise
-            raise FlushFailed(error.errno, f"sync failed: {error.strerror}", self._path) from error
-        except BaseException:
-            # No memory, or a signal: nothing was promised, and all is still to be done.
-            self.unsynced = before + self.unsynced
-            self.names_unsynced = True
-            raise
-        self.control.publish_durable(target.seq)
-        # Others may have appended while the sync ran; that is not covered.
-        self.bytes_pending -= bytes_covered
-        self.writes_pending -= writes_covered
-        for segment in before:
-            self.seal(segment)
-
-    def needs_flush(self):
-        """Whether a committed record is not yet durable. False when the log is closed or only read."""
-        return self.control is not None and self.writable and not self.forked and self.control.durable < self.control.committed().seq
-
     def pause(self):
-        """For layers above: hold off every append, of all threads, until `resume`. Not reentrant."""
+        """For layers above: hold off every append, of all threads, until `unpause`. Not reentrant."""
         self.refuse_within_flush("a close or a rebuild")
         self.append_lock.acquire()
         try:
@@ -279,73 +195,17 @@ cdef class Appender:
         self.paused = True
         self.room = 0
 
-    def resume(self):
+    def unpause(self):
         """Let appends go on after `pause`."""
         self.paused = False
         self.restore_room()
         self.append_lock.release()
 
-    def _nobody_heard(self):
-        # Of a failed sync in the background: the poison in CONTROL tells everybody who asks.
-        pass
-
-    cdef int check(self) except -1:
-        if self.control is None:
-            raise Closed(_errno.EBADF, "the log is closed; open it again", self._path)
-        return 0
-
-    cdef int check_writable(self) except -1:
-        self.check()
-        if not self.writable:
-            raise InvalidMode(_errno.EACCES, "the log is open for reading; open it with mode 'w' or 'c'", self._path)
-        if self.forked:
-            self.raise_forked()
-        cdef uint64_t poison = memory.load_acquire(&self.control.hot.poison)
-        if poison:
-            self.raise_poisoned(poison)
-        if _fault.faults() != self.faults:
-            self.check_faults()
-        return 0
-
-    cdef int check_faults(self) except -1:
-        # Something in this process met a page that was not there. If it was a page of this log, what was stored there
-        # is lost, and what was read there were zeros.
-        cdef uint64_t faults = _fault.faults()
-        self.check()
-        try:
-            self.control.check()
-            self.segments.check()
-        except MappingFault:
-            self.room = 0
-            raise
-        self.faults = faults
-        return 0
-
-    cdef raise_poisoned(self, poison):
-        raise Poisoned(
-            poison, f"an earlier sync failed ({os.strerror(poison)}), so nothing is acknowledged any more; "
-            "close every handle and open the log again", self._path)
-
-    cdef raise_forked(self):
-        raise Closed(_errno.EBADF, "a log inherited by fork belongs to the parent; open it again in the child", self._path)
-
     cdef void restore_room(self) noexcept:
         self.room = 0
         if (self.control is not None and self.writable and not self.forked and not self.control.hot.poison
-                and _fault.faults() == self.faults):
+                and self.append_mutex is None and not self.growing and not self.paused and _fault.faults() == self.faults):
             self.room = self.tail.limit
-
-    cdef reentered(self, what):
-        return LogError(
-            _errno.EDEADLK, f"{what} from a destructor or signal handler that interrupted another one of the same log; "
-            "let the handler leave a note instead, and act on it later", self._path)
-
-    cdef int refuse_within_flush(self, what) except -1:
-        # A destructor that interrupted a sync of this thread has the turn in hand: with that it must not wait for append_lock,
-        # whose holder may be waiting for it.
-        if self.flushing == threading.get_ident():
-            raise self.reentered(what)
-        return 0
 
     cdef int make_room(self, uint64_t payload_size) except -1:
         # The slow half of every append: what is wrong is raised here, and space is found before anything is written.
@@ -353,23 +213,65 @@ cdef class Appender:
         self.check_writable()
         if payload_size > RECORD_SIZE_MAX or need > RECORD_SIZE_MAX:
             self.refuse_size(payload_size)
-        self.refuse_within_flush("an append")
-        # Holding the lock, and with no room left for those who do not, this thread may let go of the GIL.
-        with self.append_lock:
+        self.hold_tail("an append")
+        try:
+            # There may be room that nobody gave back: what had met a fault elsewhere left none.
+            self.find_room(need, 1)
+        finally:
+            self.give_tail()
+        return 0
+
+    cdef int hold_tail(self, what) except -1:
+        # From here to give_tail nobody else appends, and this thread may let go of the GIL: there is no room for those who do not ask.
+        self.refuse_within_flush(what)
+        self.append_lock.acquire()
+        try:
             self.check_writable()
             if self.growing or self.paused:
-                raise self.reentered("an append")
-            if self.end + need <= self.tail.limit and self.end < RECORD_START_END:
-                # There may be room that nobody gave back: what had met a fault elsewhere left none.
-                self.restore_room()
-                return 0
-            self.growing = True
-            self.room = 0
-            try:
-                self.find_room(need, 1)
-            finally:
-                self.growing = False
-                self.restore_room()
+                raise self.reentered(what)
+            if self.append_mutex is not None:
+                self.append_mutex.take(True, None)
+                try:
+                    self.catch_up()
+                except BaseException:
+                    self.append_mutex.give()
+                    raise
+        except BaseException:
+            self.append_lock.release()
+            raise
+        self.growing = True
+        self.room = 0
+        return 0
+
+    cdef int give_tail(self) except -1:
+        self.growing = False
+        self.restore_room()
+        try:
+            if self.append_mutex is not None:
+                self.append_mutex.give()
+        finally:
+            self.append_lock.release()
+        return 0
+
+    cdef int catch_up(self) except -1:
+        # With the mutex in hand: to where the other processes have come. Where one died, what it left half done is settled first.
+        cdef CommitSlot slot
+        cdef Record record
+        if self.append_mutex.owner_died:
+            recovery.cleanse(self.segments, self.control, ())
+            self.append_mutex.mark_consistent()
+        slot = self.control.committed()
+        if slot.seq == self.seq and slot.segment_id == self.segment_id:
+            return 0
+        if slot.segment_id != self.segment_id:
+            self.segments.follow_changes()
+            self.tail.release()
+        self.seq = slot.seq
+        self.move_to(self.segments.by_id(slot.segment_id), <uint64_t>slot.end * UNIT, <uint64_t>slot.last * UNIT)
+        self.tail.refresh()
+        if self.timestamps and slot.last and read_record(
+                self.base, self.last, self.tail.limit, self.segment_id, self.base_seq, False, &record) == Found.RECORD:
+            self.time = max(self.time, record.time)
         return 0
 
     cdef int find_room(self, uint64_t need, uint64_t records) except -1:
@@ -381,6 +283,10 @@ cdef class Appender:
                 or self.seq - self.base_seq + records > SEQ_PER_SEGMENT_MAX):
             self.roll(need)
         elif self.end + need > self.tail.limit:
+            if self.append_mutex is not None:
+                self.tail.refresh()
+                if self.end + need <= self.tail.limit:
+                    return 0
             step = min(max(self.tail.limit, FIRST_ALLOCATION), STEP_MAX)
             grow_or_just_enough(self.tail, self.tail.limit + step, self.end + need)
         else:
@@ -396,7 +302,7 @@ cdef class Appender:
         raise RecordTooLarge(f"a record of {payload_size} bytes is larger than the {RECORD_SIZE_MAX} that fit", self._path)
 
     cdef int roll(self, uint64_t need) except -1:
-        cdef uint64_t capacity = max(<uint64_t>self.manifest.segment_bytes, SEGMENT_HEADER_SIZE + need)
+        cdef uint64_t capacity = max(<uint64_t>self.segments.manifest.segment_bytes, SEGMENT_HEADER_SIZE + need)
         cdef uint64_t size = min(capacity, max(STEP_MAX, SEGMENT_HEADER_SIZE + need))
         cdef uint64_t end = self.end
         cdef Segment made
@@ -433,7 +339,8 @@ cdef class Appender:
         else:
             left.end = end
             left.release()
-            self.unsynced.append(left)
+            if self.append_mutex is None:
+                self.unsynced.append(left)
         return 0
 
     cdef void move_to(self, Segment segment, uint64_t end, uint64_t last) noexcept:
@@ -485,49 +392,13 @@ cdef class Appender:
         slot.last = self.last // UNIT
         self.control.publish(&slot)
 
-    cdef int after_commit(self, uint64_t size, bint durable) except -1:
-        # By who has committed it, before anybody else can: `seq` is still the number after his record.
-        # The policies that are bounds on what is written; the one on time has a thread.
+    cdef int after_commit(self, uint64_t size, uint64_t seq, bint durable) except -1:
+        # Of a record of this size, before `seq`. The policies that are bounds on what is written; the one on time has a thread.
         self.bytes_pending += size
         self.writes_pending += 1
         if durable or self.bytes_pending >= self.bytes_bound or self.writes_pending >= self.writes_bound:
-            self.flush_to(self.seq)
+            self.flush_to(seq)
         return 0
-
-    cdef seal(self, Segment segment):
-        # Only what is durable is sealed, and only once its successor's name is durable too.
-        cdef Segment successor = self.segments.following(segment, 0)
-        cdef Footer footer
-        if successor is None:
-            raise CorruptionError("the segment that follows is missing; restore it from a backup", segment.path)
-        footer.seq = successor.base_seq
-        footer.end = segment.end or end_of_records(segment, successor.base_seq)
-        footer.records = footer.seq - segment.base_seq
-        footer.time_min = 0
-        footer.time_max = <uint64_t>-1
-        segment.store_footer(&footer)
-        segment.release()
-
-    cdef adopt_unsynced(self):
-        # A killed writer may have rolled since its last sync: those segments, and their names, are still to be synced.
-        cdef uint64_t durable = self.control.durable
-        if durable >= self.seq:
-            return
-        self.names_unsynced = True
-        segment = self.segments.holding(durable, 0)
-        while segment is not None and segment.base_seq < self.base_seq:
-            self.unsynced.append(segment)
-            segment = self.segments.following(segment, 0)
-
-    cdef mark_clean(self):
-        # After a reboot, opening starts reading here instead of at the segment's beginning.
-        cdef Segment tail = self.tail
-        cdef DurableMark mark
-        if tail.load_mark(&mark) and mark.seq == self.seq and mark.end == self.end:
-            return
-        tail.store_mark(self.seq, self.end)
-        tail.sync()
-
 
 cdef grow_or_just_enough(Segment segment, uint64_t size, uint64_t least):
     # A nearly full disk may still have room for what is needed now.
@@ -543,14 +414,3 @@ cdef grow_or_just_enough(Segment segment, uint64_t size, uint64_t least):
         except OSError:
             segment.refresh()
             raise
-
-
-cdef uint64_t end_of_records(Segment segment, uint64_t seq) noexcept nogil:
-    # Where the record before `seq` ends; 0 is never returned, a segment has a header.
-    cdef uint64_t offset = SEGMENT_HEADER_SIZE
-    cdef Record record
-    while read_record(segment.base, offset, segment.limit, segment.id, segment.base_seq, False, &record) == Found.RECORD:
-        if record.seq >= seq:
-            break
-        offset += record.size
-    return offset

@@ -22,9 +22,11 @@ from mmaplog.control import Control
 from mmaplog.errors import CorruptionError, FormatError, Locked, Poisoned
 from mmaplog.lock import NAME as LOCK_NAME
 from mmaplog.lock import LockFile
-from mmaplog.manifest import SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, Manifest
-from mmaplog.segment import TEMPORARY_SUFFIX, create_segment, is_segment, list_segments, open_segment
+from mmaplog.derive import derive_manifest
+from mmaplog.manifest import SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, TEMPORARY_SUFFIX, Manifest
+from mmaplog.segment import create_segment, is_segment, list_segments
 from mmaplog.segment_set import SegmentSet
+from mmaplog.truncation import finish_cut
 
 MODES = ("r", "w", "c", "n")
 # What a new segment gets from the file system at first.
@@ -43,14 +45,25 @@ class Attachment:
     recovered: bool
 
 
-def attach(path: str, mode: str, segment_bytes: SupportsIndex, derived: tuple[str, ...] = ()) -> Attachment:
+def attach(
+    path: str,
+    mode: str,
+    segment_bytes: SupportsIndex,
+    derived: tuple[str, ...] = (),
+    *,
+    shared: bool = False,
+) -> Attachment:
     """Open the log in `path` with one of the modes r, w, c, n; `derived` names files of an upper layer.
+
+    With `shared`, others who say so may write too.
 
     Raises ValueError for another mode, FileNotFoundError, NotADirectoryError, PermissionError, Locked,
     FormatError, CorruptionError.
     """
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)} as in dbm, not {mode!r}")
+    if shared and mode in "rn":
+        raise ValueError(f"shared is for writers of a log that others may have open, not for mode {mode!r}")
     segment_bytes = operator.index(segment_bytes)
     if not SEGMENT_BYTES_MIN <= segment_bytes <= SEGMENT_BYTES_MAX:
         raise ValueError(
@@ -65,7 +78,7 @@ def attach(path: str, mode: str, segment_bytes: SupportsIndex, derived: tuple[st
         locks.begin()
         try:
             if mode != "r":
-                locks.claim_writer()
+                locks.claim_writer(shared=shared)
             return _attach_locked(path, mode, segment_bytes, derived, directory, locks)
         finally:
             locks.end()
@@ -90,8 +103,8 @@ def _attach_locked(
             manifest_file.write(directory, Manifest(uuid.uuid4(), segment_bytes, 0, erasing=True))
     manifest = _identify(path, directory, segment_bytes, derived, may_create=mode in "cn")
     writing = mode != "r"
-    segments = SegmentSet(directory, path, manifest.log_uuid, writing)
-    if segments.bases()[:1] != [manifest.first_seq]:
+    segments = SegmentSet(directory, path, manifest, writing)
+    if not segments.bases() or segments.bases()[0] > manifest.first_seq:
         raise CorruptionError(
             f"records from {manifest.first_seq} on are missing: "
             f"the first segment begins with {segments.bases()[:1]}; restore the files from a backup",
@@ -101,7 +114,16 @@ def _attach_locked(
     recovered = False
     # A writer at work vouches for it, and moves on while we look;
     # nobody else can begin to write before we are done.
-    vouched = not writing and locks.has_writer()
+    vouched = locks.has_writer()
+    if writing and vouched and control is None:
+        raise Locked(
+            "other processes write it, and CONTROL, by which they know of each other, is missing or damaged; "
+            "close it there, then open it again",
+            path,
+        )
+    if manifest.cut is not None and not vouched:
+        control = _finish_cut(path, directory, locks, segments, control, writing)
+        manifest = segments.manifest
     if control is None or not (vouched or recovery.confirm(segments, control)):
         # CONTROL that goes with this page cache knows how much there was, even where it cannot say more.
         floor = 0 if control is None else control.tail[0]
@@ -118,10 +140,52 @@ def _attach_locked(
             )
         control = _salvage(directory, manifest, segments, control)
         recovered = True
-    if writing:
-        recovery.cleanse(segments, control, _temporaries(directory, derived))
+    segments.watch(control)
+    if writing and not vouched:
+        recovery.cleanse(segments, control, [*_temporaries(directory, derived), *segments.strays()])
+        if control.first_seq != manifest.first_seq:
+            # A writer was killed between the one and the other.
+            control.change(manifest.first_seq)
         control.unseal()
     return Attachment(directory, locks, manifest, segments, control, recovered)
+
+
+def _finish_cut(
+    path: str,
+    directory: _os.Descriptor,
+    locks: LockFile,
+    segments: SegmentSet,
+    control: Control | None,
+    writing: bool,
+) -> Control:
+    # Somebody was killed while he dropped the end of the log. It counts since MANIFEST says so.
+    cut = segments.manifest.cut
+    assert cut is not None
+    if not writing:
+        if not locks.writable or not os.access(path, os.W_OK):
+            raise PermissionError(
+                errno.EACCES,
+                f"dropping the records from {cut.seq} on was interrupted, and this reader may not write; "
+                "open it once for writing, which finishes that",
+                path,
+            )
+        locks.claim_writer()
+    segments = SegmentSet(directory, path, segments.manifest, True) if not writing else segments
+    successor = finish_cut(segments, segments.manifest, control)
+    if control is None:
+        control = control_file.create(
+            directory,
+            segments.log_uuid,
+            segments.manifest.first_seq,
+            cut.seq,
+            successor.id,
+            SEGMENT_HEADER_SIZE,
+            0,
+            cut.seq,
+        )
+    if not writing:
+        locks.release_writer()
+    return control
 
 
 def _salvage(
@@ -130,7 +194,14 @@ def _salvage(
     tail = recovery.find_tail(segments, 0)
     tail = recovery.salvage(segments, tail, poisoned.durable, manifest.segment_bytes)
     return control_file.create(
-        directory, manifest.log_uuid, tail.seq, tail.segment.id, tail.end, tail.last, tail.seq
+        directory,
+        manifest.log_uuid,
+        manifest.first_seq,
+        tail.seq,
+        tail.segment.id,
+        tail.end,
+        tail.last,
+        tail.seq,
     )
 
 
@@ -150,15 +221,24 @@ def _recover(
             # not counted as attached: a writer that comes must not take the old CONTROL for one in use.
             locks.detach()
             return control_file.create(
-                None, manifest.log_uuid, tail.seq, tail.segment.id, tail.end, tail.last, tail.known_durable
+                None,
+                manifest.log_uuid,
+                manifest.first_seq,
+                tail.seq,
+                tail.segment.id,
+                tail.end,
+                tail.last,
+                tail.known_durable,
             )
         locks.claim_writer()
-        segments = SegmentSet(directory, path, manifest.log_uuid, True)
+        segments = SegmentSet(directory, path, manifest, True)
         tail = recovery.find_tail(segments, floor)
     manifest_file.sync(directory)
     segment, end = recovery.settle(segments, tail, manifest.segment_bytes, FIRST_ALLOCATION)
     last = tail.last if segment.id == tail.segment.id else 0
-    made = control_file.create(directory, manifest.log_uuid, tail.seq, segment.id, end, last, tail.seq)
+    made = control_file.create(
+        directory, manifest.log_uuid, manifest.first_seq, tail.seq, segment.id, end, last, tail.seq
+    )
     if not writing:
         locks.release_writer()
     return made
@@ -222,10 +302,7 @@ def _identify(
             raise
     if names:
         # Creation was cut short, or the file was lost; the segments know the same.
-        first = _os.open_file(names[0][2], False, follow=False, directory=directory)
-        log_uuid = uuid.UUID(bytes=_os.read_at(first, 40, 0)[24:].ljust(16, b"\0"))
-        capacity = open_segment(directory, names[0][2], log_uuid, False).capacity
-        manifest = Manifest(log_uuid, min(max(capacity, SEGMENT_BYTES_MIN), SEGMENT_BYTES_MAX), names[0][0])
+        manifest = derive_manifest(directory, names)
     else:
         manifest = Manifest(uuid.uuid4(), segment_bytes, 0)
         create_segment(directory, manifest.log_uuid, 0, 0, segment_bytes, FIRST_ALLOCATION)

@@ -17,9 +17,11 @@ from mmapio._vm cimport READ_WRITE
 from mmapio.mapping cimport MappedFile
 from mmaplog.checksum cimport xxh3
 from mmaplog.format cimport (
+    APPEND_MUTEX_OFFSET,
     CONTROL_HOT_OFFSET,
     CONTROL_MAGIC,
     CONTROL_SIZE,
+    SYNC_MUTEX_OFFSET,
     VERSION,
     CommitSlot,
     ControlHot,
@@ -27,6 +29,7 @@ from mmaplog.format cimport (
 )
 
 from mmapio import _os as system
+from mmapio.sync import SharedMutex
 
 NAME = "CONTROL"
 TEMPORARY = "CONTROL.tmp"
@@ -50,6 +53,32 @@ cdef class Control:
         return memory.load_acquire(&self.hot.poison)
 
     @property
+    def first_seq(self):
+        """The number of the first record that the log still has, as every process sees it."""
+        return memory.load_acquire(&self.hot.first_seq)
+
+    @property
+    def generation(self):
+        """How often segments were replaced or removed, other than by a roll."""
+        return memory.load_acquire(&self.hot.generation)
+
+    def change(self, first_seq):
+        """Tell every process that there are other segments now, and where the log begins."""
+        memory.store_release(&self.hot.first_seq, first_seq)
+        memory.store_release(&self.hot.generation, self.hot.generation + 1)
+
+    def rewind(self, seq, segment_id, end):
+        """Tell every process that the log ends here now: all of it is durable. Before `change`."""
+        cdef CommitSlot slot
+        slot.seq = seq
+        slot.segment_id = segment_id
+        slot.end = end // 8
+        slot.last = 0
+        memory.store_release(&self.hot.in_flight, end)
+        memory.store_release(&self.hot.durable, seq)
+        self.publish(&slot)
+
+    @property
     def in_flight(self):
         """Offset in the tail segment up to which an append that never finished may have written."""
         return memory.load_acquire(&self.hot.in_flight)
@@ -59,6 +88,10 @@ cdef class Control:
         """(next sequence number, segment id, end offset, offset of the last record or 0)."""
         cdef CommitSlot slot = self.committed()
         return slot.seq, slot.segment_id, <uint64_t>slot.end * 8, <uint64_t>slot.last * 8
+
+    def mutexes(self):
+        """The mutexes of several writing processes: of those who append, and of those who sync."""
+        return SharedMutex(self.file, APPEND_MUTEX_OFFSET), SharedMutex(self.file, SYNC_MUTEX_OFFSET)
 
     def seal(self):
         """Checksum the words, at the end of a writer's work: from now on a flipped bit is noticed."""
@@ -208,8 +241,8 @@ def load(Descriptor directory, log_uuid, bint writable, bint live):
     return made
 
 
-def create(directory, log_uuid, seq, segment_id, end, last, durable):
-    """Make CONTROL anew, saying that the log ends where the arguments say. With directory None, in private memory."""
+def create(directory, log_uuid, first_seq, seq, segment_id, end, last, durable):
+    """Make CONTROL anew, saying that the log begins and ends where the arguments say. With directory None, in private memory."""
     cdef Descriptor opened
     cdef MappedFile file
     cdef ControlIdentity identity
@@ -237,6 +270,7 @@ def create(directory, log_uuid, seq, segment_id, end, last, durable):
     slot.last = last // 8
     made.hot.in_flight = end
     made.hot.durable = durable
+    made.hot.first_seq = first_seq
     made.publish(&slot)
     if directory is not None:
         system.replace_file(directory, TEMPORARY, NAME)

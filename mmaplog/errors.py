@@ -6,6 +6,7 @@
       Locked                another handle holds the writer's lock
       Poisoned              a sync failed earlier; nothing is acknowledged any more
       RecordTooLarge        a record does not fit the format; also a ValueError
+      TooOld                a record was truncated, or its number used again; also an IndexError
 
 What mmapio raises comes through as it is.
 """
@@ -14,7 +15,7 @@ import errno
 
 from mmapio.errors import MmapIoError
 
-__all__ = ["CorruptionError", "FormatError", "Locked", "LogError", "Poisoned", "RecordTooLarge"]
+__all__ = ["CorruptionError", "FormatError", "Locked", "LogError", "Poisoned", "RecordTooLarge", "TooOld"]
 
 
 class LogError(MmapIoError):
@@ -51,3 +52,10 @@ class RecordTooLarge(LogError, ValueError):
 
     def __init__(self, message: str, path: object = None) -> None:
         super().__init__(errno.EFBIG, message, path)
+
+
+class TooOld(LogError, IndexError):
+    """What is asked for was in the log and is not any more: truncated, or replaced by others of the same numbers."""
+
+    def __init__(self, message: str, path: object = None) -> None:
+        super().__init__(errno.ESTALE, message, path)

@@ -11,7 +11,10 @@ cdef class Follower:
     cdef Control control        # of the log, or the same file mapped so that the writer can be told of a waiter
     cdef Replay replay
     cdef object timeout
+    cdef uint64_t generation    # of the segments, when ...
+    cdef object epoch           # ... this was the log's epoch
 
+    cdef int look_back(self) except -1
     cdef bint fetch(self) except -1
     cdef bint sleep(self, uint64_t turn, double seconds) except -1
 

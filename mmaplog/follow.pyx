@@ -9,7 +9,9 @@ from libc.stdint cimport int64_t, uint64_t
 from mmapio cimport _memory as memory
 from mmaplog.control cimport Control
 from mmaplog.format cimport CommitSlot
-from mmaplog.replay cimport Replay
+from mmaplog.replay cimport Entry, Replay
+
+from mmaplog.errors import TooOld
 
 # A sleeper looks around this often: for signals, and whether its handle was closed by another thread.
 cdef double SLICE_SECONDS = 0.1
@@ -28,6 +30,8 @@ cdef class Follower:
     """
 
     def __init__(self, log, Control control, replay, timeout):
+        self.generation = memory.load_acquire(&control.hot.generation)
+        self.epoch = log.epoch
         self.log = log
         self.control = control
         self.replay = replay
@@ -40,7 +44,11 @@ cdef class Follower:
 
     def poll(self):
         """The next entry, or None when there is none yet. Raises CorruptionError, MappingFault, Closed."""
-        return next(self.replay) if self.fetch() else None
+        cdef Entry entry = None
+        # Behind what was there, compaction may have left none.
+        while entry is None and self.fetch():
+            entry = self.replay.take()
+        return entry
 
     def wait(self, timeout=None):
         """Sleep until there is a next record, at most `timeout` seconds. True when there is. Raises Closed."""
@@ -59,17 +67,23 @@ cdef class Follower:
         return self
 
     def __next__(self):
-        if not self.fetch() and not self.wait(self.timeout):
-            raise StopIteration
-        return next(self.replay)
+        cdef Entry entry = None
+        while entry is None:
+            if not self.fetch() and not self.wait(self.timeout):
+                raise StopIteration
+            entry = self.replay.take()
+        return entry
 
     def __aiter__(self):
         return self
 
     async def __anext__(self):
-        if not self.fetch() and not await wait_in_thread(self, self.timeout):
-            raise StopAsyncIteration
-        return next(self.replay)
+        entry = self.poll()
+        while entry is None:
+            if not await wait_in_thread(self, self.timeout):
+                raise StopAsyncIteration
+            entry = self.poll()
+        return entry
 
     cdef bint fetch(self) except -1:
         # Whether the next record is there.
@@ -77,11 +91,25 @@ cdef class Follower:
         if self.replay.seq < self.replay.stop:
             return True
         self.log.committed  # raises what stands in the way of reading
+        if memory.load_acquire(&self.control.hot.generation) != self.generation:
+            self.look_back()
         slot = self.control.committed()
         if slot.seq <= self.replay.seq:
             return False
         self.replay.extend(slot.seq, slot.segment_id)
         return True
+
+    cdef int look_back(self) except -1:
+        # Segments were replaced or removed: perhaps the numbers that were read are in use again.
+        cdef uint64_t generation = memory.load_acquire(&self.control.hot.generation), seq = self.replay.seq
+        resumed, epoch = self.log.resume(self.epoch, seq), self.log.epoch
+        if resumed < seq:
+            raise TooOld(
+                f"records from {resumed} on were truncated after they had been read, and their numbers are used again; "
+                f"follow the log anew from {resumed}", self.log.path)
+        self.generation = generation
+        self.epoch = epoch
+        return 0
 
     cdef bint sleep(self, uint64_t turn, double seconds) except -1:
         cdef Control control = self.control

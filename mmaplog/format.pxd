@@ -15,6 +15,11 @@ cdef enum:
     TIME_SIZE = 8
     CONTROL_SIZE = 8192
     CONTROL_HOT_OFFSET = 4096
+    APPEND_MUTEX_OFFSET = 4352  # of those who append, where several processes do ...
+    SYNC_MUTEX_OFFSET = 4480    # ... and of those who sync
+
+    INCOMPATIBLE_GAPS = 1       # of a segment: numbers may be missing, compaction wrote it
+    INCOMPATIBLE_KNOWN = 1
 
     TYPE_DATA = 1               # the only record type of version 1
     FLAG_PAD = 0x07             # how many zero bytes end the record, 0 to 7
@@ -106,7 +111,9 @@ cdef packed struct ControlHot:
     uint64_t clean_sum          # XXH3-64 of lines 0 and 1 since a clean close; 0 while a writer is at work
     uint64_t waiting            # not 0: somebody sleeps
     uint64_t bell               # what they sleep on: raised, after `waiting` was cleared, before they are woken
-    uint64_t line2[5]
+    uint64_t first_seq          # the first record that the log still has
+    uint64_t generation         # raised whenever segments were replaced or removed, other than by a roll
+    uint64_t line2[3]
 
 
 # What reading one record found.

@@ -18,6 +18,7 @@ NAME = "LOCK"
 INITIALISING = 0
 WRITER = 1
 ATTACHED = 2
+CARE = 3
 # Where the writer leaves its name; far from the bytes that are locked.
 OWNER_OFFSET = 64
 OWNER_SIZE = 64
@@ -47,11 +48,13 @@ class LockFile:
         self._opened: _os.Descriptor | None = opened
         _fork.register(self)
 
-    def claim_writer(self) -> None:
-        """Become the one writer, or raise Locked naming the process that is."""
-        if not _os.lock_byte(self._file, WRITER, True):
+    def claim_writer(self, *, shared: bool = False) -> None:
+        """Become the one writer, or one of those who share, or raise Locked naming the process that is."""
+        if not _os.lock_byte(self._file, WRITER, not shared):
             raise Locked(
-                f"open for writing by {self._owner()}; close it there, or open with mode 'r'", self._path
+                f"open for writing by {self._owner()}; close it there, open with mode 'r', or have every writer "
+                "share it",
+                self._path,
             )
         name = f"process {os.getpid()}".encode().ljust(OWNER_SIZE, b"\0")
         _os.write_at(self._file, name, OWNER_OFFSET)
@@ -74,6 +77,14 @@ class LockFile:
     def end(self) -> None:
         """Let the next handle be opened or closed."""
         _os.unlock_byte(self._file, INITIALISING)
+
+    def begin_care(self) -> None:
+        """Wait until no other process truncates or compacts, and keep them from it."""
+        _os.lock_byte(self._file, CARE, True, wait=True)
+
+    def end_care(self) -> None:
+        """Let others truncate and compact again."""
+        _os.unlock_byte(self._file, CARE)
 
     def attach(self) -> bool:
         """Be counted among those who have the log open; True when there is nobody else.

@@ -1,16 +1,17 @@
 # A log as its users know it.
 
-from mmaplog.appender cimport Appender
 from mmaplog.format cimport CommitSlot
+from mmaplog.keeper cimport Keeper
 
 
-cdef class Log(Appender):
-    cdef object locks           # LockFile
+cdef class Log(Keeper):
     cdef object policy
     cdef object flusher
     cdef object __weakref__
     cdef readonly bint recovered
 
     cdef CommitSlot end_now(self) except *
+    cdef int require(self, number, bint reached, asked) except -1
     cdef close_now(self)
+    cdef leave(self)
     cdef release(self)

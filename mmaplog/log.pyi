@@ -3,9 +3,9 @@ from os import PathLike
 from typing import Literal, Self, SupportsIndex, TypeAlias, TypeVar, overload
 
 from mmapio.options import FlushPolicy
-from mmaplog.appender import Appender
 from mmaplog.batch import Batch
 from mmaplog.follow import Follower
+from mmaplog.keeper import Keeper
 from mmaplog.replay import Entry, Replay
 from mmaplog.verify import Verified
 
@@ -16,7 +16,7 @@ _Log = TypeVar("_Log", bound=Log)
 DEFAULT_SEGMENT_BYTES: int
 DEFAULT_POLICY: FlushPolicy
 
-class Log(Appender):
+class Log(Keeper):
     @classmethod
     def open(
         cls,
@@ -26,6 +26,7 @@ class Log(Appender):
         flush_policy: FlushPolicy = ...,
         timestamps: bool = False,
         segment_bytes: SupportsIndex = ...,
+        shared: bool = False,
     ) -> Self: ...
     @property
     def path(self) -> str: ...
@@ -89,4 +90,5 @@ def open_log(
     timestamps: bool,
     segment_bytes: SupportsIndex,
     derived: tuple[str, ...],
+    shared: bool = False,
 ) -> _Log: ...

@@ -12,10 +12,10 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint64_t
 
 from mmapio cimport _wait
-from mmaplog.appender cimport Appender
 from mmaplog.control cimport Control
 from mmaplog.follow cimport time_to_sleep
 from mmaplog.format cimport UNIT, CommitSlot, Found, Record, read_record
+from mmaplog.keeper cimport Keeper
 from mmaplog.replay cimport Replay
 
 from mmapio import _fork
@@ -25,7 +25,7 @@ from mmapio.options import FlushPolicy, Trigger
 from mmaplog import attach
 from mmaplog import control as control_file
 from mmaplog.batch import Batch
-from mmaplog.errors import Locked, LogError
+from mmaplog.errors import Locked, LogError, TooOld
 from mmaplog.follow import Follower
 from mmaplog.replay import backwards
 from mmaplog.verify import verify
@@ -36,7 +36,7 @@ DEFAULT_SEGMENT_BYTES = 64 << 20
 DEFAULT_POLICY = FlushPolicy.every_millis(1000)
 
 
-cdef class Log(Appender):
+cdef class Log(Keeper):
     """An append-only log of byte records, numbered from 0, in a directory of segment files.
 
     Make one with :meth:`open`. One handle writes; any number of handles in any process read what is committed, live and
@@ -54,18 +54,20 @@ cdef class Log(Appender):
     """
 
     @classmethod
-    def open(cls, path, mode="c", *, flush_policy=DEFAULT_POLICY, timestamps=False, segment_bytes=DEFAULT_SEGMENT_BYTES):
+    def open(
+            cls, path, mode="c", *, flush_policy=DEFAULT_POLICY, timestamps=False, segment_bytes=DEFAULT_SEGMENT_BYTES, shared=False):
         """Open or create the log in the directory `path`.
 
         `mode` is as in dbm: "r" reads, "w" writes an existing log, "c" creates it if missing, "n" starts a new one.
         `flush_policy` says when appends become durable by themselves; `timestamps` stores the time with each record;
-        `segment_bytes` (of a new log) is how large its files grow. Costs O(1) after a clean close or a killed
+        `segment_bytes` (of a new log) is how large its files grow. With `shared`, other handles, of this process and others, that say so too may
+        write at the same time; each append then takes a mutex between processes, and a policy counts what this handle wrote. Costs O(1) after a clean close or a killed
         process; after a power cut, what was written since the last sync is read once.
 
         Raises FileNotFoundError, NotADirectoryError, PermissionError, ValueError for another mode, Locked (naming the
-        process that writes), FormatError, CorruptionError.
+        process that writes), FormatError, CorruptionError; Unsupported for `shared` where there are no robust mutexes.
         """
-        return open_log(cls, path, mode, flush_policy, timestamps, segment_bytes, ())
+        return open_log(cls, path, mode, flush_policy, timestamps, segment_bytes, (), shared)
 
     @property
     def path(self):
@@ -99,7 +101,8 @@ cdef class Log(Appender):
         return durable
 
     def __len__(self):
-        return self.committed - self.manifest.first_seq
+        committed = self.committed
+        return committed - self.segments.first_seq - self.segments.removed()
 
     def batch(self, *, durable=False):
         """Records that are in the log together or not at all: a :class:`Batch`, appended when its ``with`` block ends.
@@ -119,15 +122,28 @@ cdef class Log(Appender):
         """The entry with this number; negative ones count from the end.
 
         Costs a walk over 1,024 records at most, once its segment was walked from the start for the first time. Raises IndexError
-        when there is none, CorruptionError, Closed.
+        when there is none, TooOld (which is one) when it was truncated, CorruptionError, Closed.
         """
         number = operator.index(seq)
         cdef CommitSlot slot = self.end_now()
+        cdef Replay replay
         if number < 0:
             number += slot.seq
-        if not self.manifest.first_seq <= number < slot.seq:
-            raise IndexError(f"record {seq} is not in the log, which holds [{self.manifest.first_seq}, {slot.seq})")
-        return next(Replay(self.segments, number, number + 1, True, slot.segment_id))
+        self.require(number, number < slot.seq, seq)
+        replay = Replay(self.segments, number, number + 1, True, slot.segment_id)
+        entry = replay.take()
+        if entry is None:
+            raise IndexError(f"record {number} was removed by a compaction")
+        return entry
+
+    cdef int require(self, number, bint reached, asked) except -1:
+        # That `number` is in the log, whose end has `reached` it or not; in other words that were `asked` for.
+        cdef uint64_t first = self.segments.first()
+        if not reached or number < 0:
+            raise IndexError(f"record {asked} is not in the log, which holds [{first}, {self.end_now().seq})")
+        if number < first:
+            raise TooOld(f"record {asked} was truncated; the log holds [{first}, {self.end_now().seq})", self._path)
+        return 0
 
     def read_many(self, seqs):
         """The entries with these numbers, as a list in their order. Costs and raises what ``log[seq]`` does, for each."""
@@ -143,17 +159,24 @@ cdef class Log(Appender):
         wanted = operator.index(nanoseconds)
 
         def time_of(seq):
-            timestamp = self[seq].timestamp
-            if timestamp is None:
+            # Of the record itself, or where compaction removed it, of the next one.
+            entry = next(self.replay(seq, committed), None)
+            if entry is None:
+                return wanted
+            if entry.timestamp is None:
                 raise LogError(
-                    _errno.EINVAL, f"record {seq} has no time: the log was opened without timestamps=True", self._path)
-            return timestamp
+                    _errno.EINVAL, f"record {entry.seq} has no time: the log was opened without timestamps=True", self._path)
+            return entry.timestamp
 
         # Between segments first: the first record of each is found without a walk.
-        bases = [base for base in self.segments.bases() if base < committed]
-        at = max(bisect.bisect_left(bases, wanted, key=time_of) - 1, 0)
+        first = self.segments.first_seq
+        bases = [first, *(base for base in self.segments.bases() if first < base < committed)]
+        at = max(bisect.bisect_left(bases, wanted, hi=len(bases) if first < committed else 0, key=time_of) - 1, 0)
         stop = bases[at + 1] if at + 1 < len(bases) else committed
-        return bisect.bisect_left(range(stop), wanted, bases[at] if bases else 0, key=time_of)
+        found = bisect.bisect_left(range(stop), wanted, bases[at], key=time_of)
+        # A number that compaction removed stands for the record after it.
+        entry = next(self.replay(found, committed), None) if found < committed else None
+        return committed if entry is None else entry.seq
 
     def follow(self, start=None, *, timeout=None, verify=True):
         """Iterate over the records from `start` on and wait for those to come: a :class:`Follower`, also for ``async for``.
@@ -171,8 +194,7 @@ cdef class Log(Appender):
         """
         committed = self.committed
         start = committed if start is None else operator.index(start)
-        if not self.manifest.first_seq <= start <= committed:
-            raise IndexError(f"record {start} is not in the log, which holds [{self.manifest.first_seq}, {committed})")
+        self.require(start, start <= committed, start)
         self.check()  # again: the conversion is free to run code that closes the log
         return Follower(
             self, control_file.for_waiting(self.directory, self.control), Replay(self.segments, start, start, verify, 0), timeout)
@@ -189,7 +211,7 @@ cdef class Log(Appender):
         wanted = operator.index(seq)
         committed = self.committed
         if not 0 <= wanted < committed:
-            raise IndexError(f"record {wanted} is not in the log, which holds [{self.manifest.first_seq}, {committed})")
+            self.require(wanted, False, wanted)
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             durable = self.durable
@@ -222,21 +244,22 @@ cdef class Log(Appender):
         Its `damages` are empty when all is well. Costs one pass over the files, without the GIL; the log can be used meanwhile. Raises
         MappingFault, Closed.
         """
-        return verify(self.segments, self.manifest.first_seq, self.committed)
+        return verify(self.segments, self.segments.first_seq, self.committed)
 
     def stats(self):
         """Numbers about the log, as a dict: of records, segments, bytes on the disk, and what is durable. Raises Closed."""
         committed, used = self.committed, self.disk_usage()
         self.check()  # again: the GIL was let go of
         return {
-            "records": committed - self.manifest.first_seq,
-            "first_seq": self.manifest.first_seq,
+            "records": len(self),
+            "first_seq": self.segments.first_seq,
             "committed": committed,
             "durable": self.durable,
             "segments": len(self.segments.bases()),
-            "segment_bytes": self.manifest.segment_bytes,
+            "segment_bytes": self.segments.manifest.segment_bytes,
+            "epoch": self.epoch,
             "bytes_on_disk": used,
-            "log_uuid": str(self.manifest.log_uuid),
+            "log_uuid": str(self.segments.log_uuid),
             "poison": self.control.poison,
         }
 
@@ -247,7 +270,7 @@ cdef class Log(Appender):
         come from the last to the first. Raises IndexError for a range that is not in the log, CorruptionError when a record
         does not verify, Closed.
         """
-        first = self.manifest.first_seq
+        first = self.segments.first_seq
         start = operator.index(start)
         if stop is not None:
             stop = operator.index(stop)
@@ -256,8 +279,9 @@ cdef class Log(Appender):
             stop = slot.seq
         if start == 0:
             start = first
-        if not first <= start <= stop <= slot.seq:
+        if not start <= stop <= slot.seq:
             raise IndexError(f"records [{start}, {stop}) are not all in the log, which holds [{first}, {slot.seq})")
+        self.require(start, True, start)
         return (backwards if reverse else Replay)(self.segments, start, stop, verify, slot.segment_id)
 
     @property
@@ -340,12 +364,29 @@ cdef class Log(Appender):
         try:
             if self.flushes_on_close:
                 self.check_writable()
-                self.flush_held()
-                self.mark_clean()
+                self.flush_held(self.control.committed().seq)
             if self.writable:
-                self.control.seal()
+                self.leave()
         finally:
             self.release()
+
+    cdef leave(self):
+        # The last writer to go vouches for what he leaves. Nobody comes meanwhile.
+        self.locks.begin()
+        try:
+            if self.append_mutex is not None:
+                if self.locks.has_writer():
+                    return
+                self.append_mutex.take(True, None)
+                try:
+                    self.catch_up()
+                finally:
+                    self.append_mutex.give()
+            if self.flushes_on_close and self.control.durable == self.control.committed().seq:
+                self.mark_clean()
+            self.control.seal()
+        finally:
+            self.locks.end()
 
     cdef release(self):
         self.room = 0
@@ -382,26 +423,29 @@ cdef uint64_t time_before(Log log, CommitSlot *slot) except? 0:
     if slot.last and read_record(
             log.base, log.last, log.tail.limit, log.segment_id, log.base_seq, True, &record) == Found.RECORD:
         return record.time
-    return log[slot.seq - 1].timestamp or 0
+    # Perhaps compaction removed it.
+    for entry in log.replay(0, slot.seq, reverse=True):
+        return entry.timestamp or 0
+    return 0
 
 
-def open_log(cls, path, mode, flush_policy, timestamps, segment_bytes, derived):
+def open_log(cls, path, mode, flush_policy, timestamps, segment_bytes, derived, bint shared=False):
     """What :meth:`Log.open` does, for layers above that keep `derived` files of their own in the directory."""
     cdef Log log = cls.__new__(cls)
     cdef CommitSlot slot
     if not isinstance(flush_policy, FlushPolicy):
         raise TypeError(f"flush_policy must be a mmapio.FlushPolicy, not {flush_policy!r}")
     log._path = os.fsdecode(path)
-    found = attach.attach(log._path, mode, segment_bytes, derived)
+    found = attach.attach(log._path, mode, segment_bytes, derived, shared=shared)
     log.directory = found.directory
     log.locks = found.locks
-    log.manifest = found.manifest
     log.segments = found.segments
     log.control = found.control
     log.recovered = found.recovered
     log.policy = flush_policy
     log.timestamps = timestamps
     log.append_lock = threading.RLock()
+    log.care = threading.Lock()
     log.flush_turn = threading.Condition(threading.RLock())
     log.unsynced = []
     log.bytes_bound = log.writes_bound = <uint64_t>-1
@@ -417,9 +461,12 @@ def open_log(cls, path, mode, flush_policy, timestamps, segment_bytes, derived):
     slot = log.control.committed()
     log.seq = slot.seq
     log.move_to(log.segments.by_id(slot.segment_id), <uint64_t>slot.end * UNIT, <uint64_t>slot.last * UNIT)
-    if timestamps and slot.seq > log.manifest.first_seq:
+    if timestamps and slot.seq > log.segments.first_seq:
         log.time = time_before(log, &slot)
-    log.adopt_unsynced()
+    if shared:
+        log.append_mutex, log.sync_mutex = log.control.mutexes()
+    else:
+        log.adopt_unsynced()
     log.check_faults()
     log.restore_room()
     log.control.fenced = _wait.register_for_fences() == 0

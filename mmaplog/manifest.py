@@ -6,10 +6,13 @@ replaced as a whole: temporary file, sync, rename, sync of the directory.
 
 from __future__ import annotations
 
+import bisect
 import json
 import operator
 import uuid
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 from mmapio import _os
 from mmaplog.checksum import xxh3_64
@@ -18,12 +21,32 @@ from mmaplog.errors import CorruptionError, FormatError
 NAME = "MANIFEST"
 MAGIC = "mmaplog-manifest"
 VERSION = 1
-SIZE_MAX = 1 << 20
+SIZE_MAX = 16 << 20
 SEQ_MAX = 1 << 63
 SEGMENT_BYTES_MIN = 64 << 10
 # A store addresses the start of a record with 26 bits, in units of 8 bytes.
 SEGMENT_BYTES_MAX = 512 << 20
 TEMPORARY_SUFFIX = ".tmp"
+# How the names of segments end that compaction wrote. They count only if they are listed here.
+COMPACTED_SUFFIX = ".compact.seg"
+
+
+@dataclass(frozen=True, slots=True)
+class Compacted:
+    """A segment that compaction wrote: it stands for all numbers in [base_seq, stop), of which it holds some records."""
+
+    segment_id: int
+    base_seq: int
+    stop: int
+    records: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """`truncate_after` at work: what is at or above `seq` goes, and a segment of this epoch begins there."""
+
+    seq: int
+    epoch: int
 
 
 @dataclass(frozen=True)
@@ -35,6 +58,52 @@ class Manifest:
     first_seq: int
     # Mode "n" was at work: whatever else is in the directory is to be removed.
     erasing: bool = False
+    # In order of their numbers, which do not overlap.
+    compacted: tuple[Compacted, ...] = ()
+    cut: Cut | None = None
+
+    def counting(self, listing: Iterable[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
+        """Of all segments in the directory as (base_seq, id, name), in order, those that are part of the log.
+
+        The others wait for their removal: what was truncated, what compaction replaced, and what it had not finished.
+        """
+        listed = {each.segment_id for each in self.compacted}
+        starts = [each.base_seq for each in self.compacted]
+        counting = []
+        for entry in listing:
+            base_seq, segment_id, name = entry
+            if name.endswith(COMPACTED_SUFFIX):
+                if segment_id in listed:
+                    counting.append(entry)
+                continue
+            at = bisect.bisect_right(starts, base_seq) - 1
+            if at < 0 or base_seq >= self.compacted[at].stop:
+                counting.append(entry)
+        bases = sorted({entry[0] for entry in counting})
+        # The segment with the first record, or where it will be, is the last that begins at or below it.
+        first = bases[max(bisect.bisect_right(bases, self.first_seq) - 1, 0)] if bases else 0
+        return [entry for entry in counting if entry[0] >= first]
+
+    def truncated_before(self, seq: int) -> Self:
+        """The same without the records below `seq`."""
+        return replace(
+            self, first_seq=seq, compacted=tuple(each for each in self.compacted if each.stop > seq)
+        )
+
+    def cut_after(self, seq: int, epoch: int, records: int) -> Self:
+        """The same while everything from `seq` on is being dropped.
+
+        `records` is how many a compacted segment that `seq` goes through has below it.
+        """
+        kept = [each for each in self.compacted if each.base_seq < seq]
+        if kept and kept[-1].stop > seq:
+            kept[-1] = replace(kept[-1], stop=seq, records=records)
+        return replace(self, compacted=tuple(kept), cut=Cut(seq, epoch))
+
+    def with_compacted(self, made: Compacted) -> Self:
+        """The same with one more compacted segment, in place of all that begin within its range."""
+        kept = [each for each in self.compacted if not made.base_seq <= each.base_seq < made.stop]
+        return replace(self, compacted=tuple(sorted([*kept, made], key=lambda each: each.base_seq)))
 
 
 def write(directory: _os.Descriptor, manifest: Manifest) -> None:
@@ -48,6 +117,8 @@ def write(directory: _os.Descriptor, manifest: Manifest) -> None:
             "log_uuid": str(manifest.log_uuid),
             "segment_bytes": manifest.segment_bytes,
             **({"erasing": True} if manifest.erasing else {}),
+            **({"compacted": [_listed(each) for each in manifest.compacted]} if manifest.compacted else {}),
+            **({"cut": [manifest.cut.seq, manifest.cut.epoch]} if manifest.cut else {}),
         }
     )
     digest = xxh3_64(body.encode())
@@ -110,12 +181,34 @@ def read(directory: _os.Descriptor, path: str) -> Manifest:
             operator.index(fields["segment_bytes"]),
             operator.index(fields["first_seq"]),
             fields.get("erasing") is True,
+            tuple(_compacted(each) for each in fields.get("compacted", [])),
+            None if fields.get("cut") is None else Cut(*map(operator.index, fields["cut"])),
         )
         in_range = SEGMENT_BYTES_MIN <= found.segment_bytes <= SEGMENT_BYTES_MAX
         if not in_range or not 0 <= found.first_seq < SEQ_MAX:
             raise ValueError(
                 f"segment_bytes {found.segment_bytes} or first_seq {found.first_seq} out of range"
             )
+        _require_order(found)
         return found
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FormatError(f"the manifest verifies but cannot be understood: {error!r}", path) from error
+
+
+def _listed(compacted: Compacted) -> list[str | int]:
+    return [f"{compacted.segment_id:016x}", compacted.base_seq, compacted.stop, compacted.records]
+
+
+def _compacted(fields: Any) -> Compacted:
+    segment_id, base_seq, stop, records = fields
+    return Compacted(int(segment_id, 16), *map(operator.index, (base_seq, stop, records)))
+
+
+def _require_order(manifest: Manifest) -> None:
+    end = 0
+    for each in manifest.compacted:
+        if not end <= each.base_seq < each.stop < SEQ_MAX or not 0 <= each.records <= each.stop - each.base_seq:
+            raise ValueError(f"the compacted segment {each} is not in order")
+        end = each.stop
+    if manifest.cut is not None and not (0 <= manifest.cut.seq < SEQ_MAX and 0 < manifest.cut.epoch < 1 << 32):
+        raise ValueError(f"{manifest.cut} is out of range")

@@ -8,9 +8,11 @@ cdef enum:
 
 
 cdef class Positions:
-    cdef uint32_t *units        # of record 0, STRIDE, 2 * STRIDE, ... of the segment
+    cdef uint32_t *indexes      # their numbers, counted from the first of the segment
+    cdef uint32_t *units        # where they start
     cdef uint64_t count
     cdef uint64_t capacity
 
+    cdef int grow(self) except -1
     cdef int note(self, uint64_t index, uint64_t offset) except -1
     cdef uint64_t nearest(self, uint64_t index, uint64_t *offset) noexcept

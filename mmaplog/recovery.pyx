@@ -231,8 +231,7 @@ def salvage(SegmentSet segments, tail, uint64_t durable, uint64_t segment_bytes)
     replay = Replay(segments, min(durable, tail.seq), tail.seq, True, 0)
     while target is None or replay.seq < tail.seq:
         record.size = 0
-        if replay.seq < tail.seq:
-            replay.read(&record, True)
+        replay.read(&record, True)
         if target is None or end + record.size > target.capacity:
             capacity = max(segment_bytes, SEGMENT_HEADER_SIZE + record.size)
             base_seq = record.seq if record.size else tail.seq
@@ -267,7 +266,9 @@ cdef require_footers(SegmentSet segments, bases):
         segment = segments.at_base(base)
         if segment.load_footer(&footer):
             following = bases[at + 1] if at + 1 < len(bases) else None
-            if following != footer.seq:
+            # It may begin earlier than that when the log was cut since: then it is newer.
+            if following != footer.seq and not (
+                    following is not None and following < footer.seq and segments.at_base(following).epoch > segment.epoch):
                 raise CorruptionError(
                     f"the segment that begins with record {footer.seq} is missing"
                     + (f", the next one there begins with {following}" if following else "")
@@ -283,8 +284,9 @@ cdef last_known_durable(SegmentSet segments, bases):
         segment = segments.at_base(bases[at])
         # A footer is written once all before it was durable.
         if segment.load_footer(&footer):
-            require_length(segment, footer.seq, footer.end)
-            return at, footer.seq, footer.end
+            require_length(segment, segment.base_seq + footer.records, footer.end)
+            boundary = bases[at + 1] if at + 1 < len(bases) else footer.seq
+            return at, min(footer.seq, boundary), footer.end
         if segment.load_mark(&mark):
             require_length(segment, mark.seq, mark.end)
             return at, mark.seq, mark.end

@@ -1,24 +1,36 @@
 from libc.stdint cimport uint64_t
 
+cimport cython
+
 from mmaplog.format cimport Record
 from mmaplog.segment cimport Segment
 from mmaplog.segment_set cimport SegmentSet
+
+
+@cython.final
+cdef class Entry:
+    cdef readonly uint64_t seq
+    cdef readonly object timestamp
+    cdef readonly object payload
 
 
 cdef class Replay:
     # Walks over the records [seq, stop).
     cdef SegmentSet segments
     cdef Segment segment        # that holds the record last read ...
-    cdef Segment following
-    cdef uint64_t offset        # ... which ended here
+    cdef uint64_t start         # ... which started here ...
+    cdef uint64_t offset        # ... and ended here
     cdef uint64_t seq
     cdef uint64_t stop
     cdef uint64_t tail_id       # of the segment that was the last when `stop` was committed; 0: not known
     cdef uint64_t boundary      # the first number that is not in `segment`, whatever bytes may follow
+    cdef uint64_t records_end   # of a segment with gaps: where its last record ends
+    cdef bint followed          # there is another segment after `segment`
     cdef bint verify
 
-    cdef int enter(self, Segment segment) except -1
+    cdef Entry take(self)
+    cdef int go_to(self, uint64_t seq) except -1
     cdef int look_ahead(self) except -1
-    cdef int walk_to(self, uint64_t seq) except -1
     cdef int extend(self, uint64_t stop, uint64_t tail_id) except -1
-    cdef int read(self, Record *record, bint verify) except -1
+    cdef bint read(self, Record *record, bint verify) except -1
+    cdef bint step(self, Record *record, bint verify) except -1

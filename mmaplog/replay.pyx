@@ -5,7 +5,7 @@ cimport cython
 from libc.stdint cimport uint64_t
 
 from mmapio.view cimport slice_of
-from mmaplog.format cimport SEGMENT_HEADER_SIZE, Found, Record, read_record
+from mmaplog.format cimport SEGMENT_HEADER_SIZE, Footer, Found, Record, read_record
 from mmaplog.segment cimport Segment
 from mmaplog.segment_set cimport SegmentSet
 
@@ -23,16 +23,12 @@ cdef class Entry:
     The payload is a zero-copy view that stays valid and unchanged for as long as it is referenced.
     """
 
-    cdef readonly uint64_t seq
-    cdef readonly object timestamp
-    cdef readonly object payload
-
     def __repr__(self):
         return f"<Entry {self.seq}: {len(self.payload)} bytes>"
 
 
 cdef class Replay:
-    """Iterates over the records [start, stop) of a log. Made by ``Log.replay``."""
+    """Iterates over the records [start, stop) of a log, past numbers that compaction removed. Made by ``Log.replay``."""
 
     def __init__(self, SegmentSet segments, uint64_t start, uint64_t stop, bint verify, uint64_t tail_id):
         self.segments = segments
@@ -42,47 +38,64 @@ cdef class Replay:
         if start >= stop:
             return
         self.tail_id = tail_id
-        self.enter(segments.holding(start, tail_id))
-        self.walk_to(start)
+        self.go_to(start)
 
     def __iter__(self):
         return self
 
     def __next__(self):
+        entry = self.take()
+        if entry is None:
+            raise StopIteration
+        return entry
+
+    cdef Entry take(self):
+        # The next entry, or None when there is none below `stop`.
         cdef Record record
         cdef Entry entry
-        if self.seq >= self.stop:
-            raise StopIteration
-        self.read(&record, self.verify)
+        if not self.read(&record, self.verify):
+            return None
         entry = Entry.__new__(Entry)
         entry.seq = record.seq
         entry.timestamp = record.time if record.time else None
         entry.payload = slice_of(self.segment.region, record.payload, record.payload_size)
         return entry
 
-    cdef int enter(self, Segment segment) except -1:
-        self.segment = segment
-        self.offset = SEGMENT_HEADER_SIZE
-        self.seq = segment.base_seq
-        return self.look_ahead()
-
-    cdef int look_ahead(self) except -1:
-        self.following = self.segments.following(self.segment, self.tail_id)
-        self.boundary = self.following.base_seq if self.following is not None else self.stop
-        # The writer may have grown the file since it was mapped here.
-        self.segment.refresh()
-        if self.following is not None:
-            self.segment.settled = True
-        return 0
-
-    cdef int walk_to(self, uint64_t seq) except -1:
-        # To a record of the segment just entered.
+    cdef int go_to(self, uint64_t seq) except -1:
+        # To the first record of at least this number, in the segment that has it or its gap.
         cdef Record record
-        cdef uint64_t base = self.segment.base_seq
+        cdef uint64_t base, offset
+        self.segment = self.segments.holding(seq, self.tail_id)
+        self.look_ahead()
+        base = self.segment.base_seq
         self.seq = base + self.segment.positions.nearest(seq - base, &self.offset)
         while self.seq < seq:
-            self.segment.positions.note(self.seq - base, self.offset)
-            self.read(&record, False)
+            offset = self.offset
+            if not self.step(&record, False):
+                self.seq = seq
+            elif record.seq >= seq:
+                # A number in a gap was asked for.
+                self.offset = offset
+                self.seq = seq
+            else:
+                self.segment.positions.note(record.seq - base, offset)
+        return 0
+
+    cdef int look_ahead(self) except -1:
+        cdef Footer footer
+        self.boundary = self.segments.boundary_of(self.segment, self.tail_id)
+        self.followed = self.boundary != 0
+        if not self.followed:
+            self.boundary = self.stop
+        # The writer may have grown the file since it was mapped here.
+        self.segment.refresh()
+        if self.followed:
+            self.segment.settled = True
+        if self.segment.sparse:
+            if not self.segment.load_footer(&footer):
+                raise CorruptionError(
+                    "a compacted segment has no footer that verifies; restore it from a backup", self.segment.path)
+            self.records_end = footer.end
         return 0
 
     cdef int extend(self, uint64_t stop, uint64_t tail_id) except -1:
@@ -92,9 +105,8 @@ cdef class Replay:
         self.tail_id = tail_id
         try:
             if self.segment is None:
-                self.enter(self.segments.holding(seq, tail_id))
-                return self.walk_to(seq)
-            if self.following is None:
+                self.go_to(seq)
+            elif not self.followed:
                 if self.segment.id == tail_id:
                     self.segment.refresh()
                     self.boundary = stop
@@ -105,23 +117,41 @@ cdef class Replay:
             self.seq = seq
             self.stop = before
             self.segment = None
-            self.following = None
             raise
         return 0
 
-    cdef int read(self, Record *record, bint verify) except -1:
-        # Everything below `stop` is committed, so it must be there: what is missing is damage.
+    cdef bint read(self, Record *record, bint verify) except -1:
+        # The next record below `stop`; False when there is none.
+        while self.seq < self.stop:
+            if self.seq >= self.boundary:
+                # By its number: an empty segment may have been replaced by a larger one since, or several by one.
+                self.go_to(self.seq)
+            elif self.step(record, verify):
+                if record.seq < self.stop:
+                    return True
+                self.offset -= record.size
+                self.seq = self.stop
+            else:
+                self.seq = self.boundary
+        return False
+
+    cdef bint step(self, Record *record, bint verify) except -1:
+        # The record at `offset`; False at the end of a segment with gaps. In any other each number below the boundary has its record:
+        # they were committed, so what is missing is damage.
         cdef Found found
-        if self.seq == self.boundary:
-            # Not `following` itself: an empty segment may have been replaced by a larger one since.
-            self.enter(self.segments.holding(self.seq, self.tail_id))
+        if self.segment.sparse and self.offset >= self.records_end:
+            return False
         found = read_record(
             self.segment.base, self.offset, self.segment.limit, self.segment.id, self.segment.base_seq, verify, record)
         self.segment.region.check()
-        if found == Found.RECORD and record.seq == self.seq:
+        if found == Found.RECORD and (record.seq == self.seq or self.segment.sparse and record.seq > self.seq):
+            if record.seq >= self.boundary:
+                # Of a segment with gaps that was cut.
+                return False
+            self.start = self.offset
             self.offset += record.size
-            self.seq += 1
-            return 0
+            self.seq = record.seq + 1
+            return True
         if found == Found.UNKNOWN:
             raise FormatError(
                 f"record {self.seq} at offset {self.offset} is of a kind this code does not know; upgrade mmapkv",

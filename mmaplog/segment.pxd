@@ -19,7 +19,10 @@ cdef class Segment:
     cdef uint64_t end           # after the last record, once the writer rolled past it; 0: not known
     cdef Positions positions
     cdef readonly uint64_t id
+    cdef readonly bint sparse   # compaction wrote it: numbers may be missing
     cdef readonly uint64_t base_seq
+    cdef readonly uint64_t replaces
+    cdef readonly uint64_t base_time
     cdef readonly uint64_t capacity
     cdef readonly uint32_t epoch
     cdef readonly object name

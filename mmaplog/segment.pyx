@@ -5,7 +5,7 @@ import errno as _errno
 import re
 import time
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
 from mmapio cimport _vm
@@ -15,6 +15,8 @@ from mmaplog.checksum cimport xxh3
 from mmaplog.format cimport (
     COPIES,
     FOOTER_OFFSET,
+    INCOMPATIBLE_GAPS,
+    INCOMPATIBLE_KNOWN,
     MARK_OFFSET,
     SECTOR,
     SEGMENT_HEADER_SIZE,
@@ -22,17 +24,20 @@ from mmaplog.format cimport (
     VERSION,
     DurableMark,
     Footer,
+    Found,
+    Record,
     SegmentHeader,
+    read_record,
 )
 from mmaplog.positions cimport Positions
 
 from mmapio import _os as system
 from mmaplog.control import random_word
 from mmaplog.errors import CorruptionError, FormatError
+from mmaplog.manifest import COMPACTED_SUFFIX, TEMPORARY_SUFFIX
 
-TEMPORARY_SUFFIX = ".tmp"
 # A base number has 63 bits, so that no sum of two numbers of the format overflows.
-_NAME = re.compile(r"(0\d{19})-([0-9a-f]{16})\.seg", re.ASCII)
+_NAME = re.compile(r"(0\d{19})-([0-9a-f]{16})(\.compact)?\.seg", re.ASCII)
 
 
 cdef class Segment:
@@ -49,6 +54,24 @@ cdef class Segment:
     cdef release(self):
         # A log may have thousands of segments; the descriptor of one that is only read is not kept.
         self.file = None
+
+    def footer(self):
+        """(the number after it, how many records it has) of a segment that is finished; None of any other."""
+        cdef Footer found
+        return (found.seq, found.records) if self.load_footer(&found) else None
+
+    def count_below(self, uint64_t seq):
+        """How many records have lower numbers than `seq`. Costs a walk."""
+        cdef uint64_t offset = SEGMENT_HEADER_SIZE, count = 0
+        cdef Record record
+        with nogil:
+            while read_record(self.base, offset, self.limit, self.id, self.base_seq, False, &record) == Found.RECORD:
+                if record.seq >= seq:
+                    break
+                count += 1
+                offset += record.size
+        self.region.check()
+        return count
 
     cdef int refresh(self) except -1:
         # Another process may have grown the file. A full one has nowhere to grow.
@@ -134,8 +157,12 @@ def is_segment(name):
     return _NAME.fullmatch(name.removesuffix(TEMPORARY_SUFFIX)) is not None
 
 
-def create_segment(Descriptor directory, log_uuid, uint64_t base_seq, epoch, uint64_t capacity, uint64_t size, bint publish=True):
+def create_segment(
+        Descriptor directory, log_uuid, uint64_t base_seq, epoch, uint64_t capacity, uint64_t size, bint publish=True,
+        uint64_t replaces=0):
     """Make an empty segment of `size` bytes, its header synced; without `publish` it waits under a temporary name.
+
+    With `replaces`, the id of a segment, it is one that compaction fills.
 
     The name is durable only after a sync of the directory. OSError(ENOSPC) leaves nothing behind.
     """
@@ -151,8 +178,10 @@ def create_segment(Descriptor directory, log_uuid, uint64_t base_seq, epoch, uin
     header.base_time = time.time_ns()
     header.capacity = capacity
     header.epoch = epoch
+    header.replaces = replaces
+    header.incompatible = INCOMPATIBLE_GAPS if replaces else 0
     header.checksum = xxh3(&header, sizeof(header) - sizeof(header.checksum), 0)
-    name = f"{base_seq:020}-{header.segment_id:016x}.seg"
+    name = f"{base_seq:020}-{header.segment_id:016x}{COMPACTED_SUFFIX if replaces else '.seg'}"
     temporary = name + TEMPORARY_SUFFIX
     opened = system.open_file(temporary, True, create=True, exclusive=True, follow=False, directory=directory)
     try:
@@ -197,11 +226,12 @@ def open_segment(Descriptor directory, name, log_uuid, bint writable):
         raise FormatError(f"the segment has version {header.version}, this code knows {VERSION}; upgrade mmapkv", opened.path)
     if header.checksum != xxh3(&header, sizeof(header) - sizeof(header.checksum), 0):
         raise CorruptionError("the segment's header does not match its checksum", opened.path)
-    if header.incompatible != 0 or header.header_size != SEGMENT_HEADER_SIZE:
+    if header.incompatible & ~<uint32_t>INCOMPATIBLE_KNOWN or header.header_size != SEGMENT_HEADER_SIZE:
         raise FormatError(f"the segment uses features {header.incompatible:#x} that this code lacks; upgrade mmapkv", opened.path)
     if memcmp(header.log_uuid, <const char *>uuid_bytes, 16) != 0:
         raise FormatError("the segment belongs to another log", opened.path)
-    if match is None or header.base_seq != int(match[1]) or header.segment_id != int(match[2], 16):
+    if (match is None or header.base_seq != int(match[1]) or header.segment_id != int(match[2], 16)
+            or bool(match[3]) != bool(header.incompatible & INCOMPATIBLE_GAPS)):
         raise FormatError("the segment was renamed: its name and its header disagree", opened.path)
     if header.epoch == 0xFFFFFFFF:
         raise FormatError("the segment has the last epoch there is; copy its records to a new log", opened.path)
@@ -213,6 +243,7 @@ def open_segment(Descriptor directory, name, log_uuid, bint writable):
     made.log_uuid = log_uuid
     made.writable = writable
     made.capacity = header.capacity
+    made.base_time = header.base_time
     made.region = made.file.region
     # Growth must not move a segment: pointers into it are kept everywhere.
     if made.region.reserved < made.capacity:
@@ -224,6 +255,8 @@ def open_segment(Descriptor directory, name, log_uuid, bint writable):
     made.path = opened.path
     made.id = header.segment_id
     made.base_seq = header.base_seq
+    made.sparse = header.incompatible & INCOMPATIBLE_GAPS
+    made.replaces = header.replaces
     made.epoch = header.epoch
     made.limit = min(made.file.length, made.capacity)
     return made

@@ -1,6 +1,7 @@
 from libc.stdint cimport uint64_t
 
 from mmapio._os cimport Descriptor
+from mmaplog.control cimport Control
 from mmaplog.segment cimport Segment
 
 
@@ -10,6 +11,11 @@ cdef class SegmentSet:
     cdef readonly object log_uuid
     cdef readonly object path
     cdef readonly bint writable
+    cdef readonly object manifest
+    cdef Control control        # None until the log is attached
+    cdef uint64_t generation    # of `names`
+    cdef object removed_at
+    cdef uint64_t removed_count
     cdef list names
     cdef uint64_t changes       # how often this handle itself has changed what is there
     cdef dict opened
@@ -18,6 +24,11 @@ cdef class SegmentSet:
     cdef Segment by_id(self, uint64_t segment_id)
     # `tail_id` is the id of the last segment there is, by a commit slot that was read after the number in question was committed;
     # 0: not known. It spares a look at the directory.
+    cdef uint64_t generation_now(self) noexcept
+    cdef manifest_now(self)
+    cdef int follow_changes(self) except -1
+    cdef uint64_t first(self) except? 0
+    cdef uint64_t boundary_of(self, Segment segment, uint64_t tail_id) except? 0
     cdef Segment holding(self, uint64_t seq, uint64_t tail_id)
     cdef Segment following(self, Segment segment, uint64_t tail_id)
     cdef Segment at_base(self, uint64_t base_seq)

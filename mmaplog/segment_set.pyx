@@ -5,12 +5,15 @@ import bisect
 
 from libc.stdint cimport uint64_t
 
+from mmapio cimport _memory as memory
 from mmapio._os cimport Descriptor
-from mmaplog.format cimport SEGMENT_HEADER_SIZE, Found, Record, read_record
+from mmaplog.control cimport Control
+from mmaplog.format cimport SEGMENT_HEADER_SIZE, Footer, Found, Record, read_record
 from mmaplog.segment cimport Segment
 
 from mmapio import _os as system
-from mmaplog.errors import CorruptionError
+from mmaplog import manifest as manifest_file
+from mmaplog.errors import CorruptionError, TooOld
 from mmaplog.segment import list_segments, open_segment
 
 # A listing can be out of date as soon as it is made: the writer, maybe another thread, replaces an empty segment.
@@ -18,28 +21,91 @@ cdef int ATTEMPTS = 4
 
 
 cdef class SegmentSet:
-    """What is in the directory of a log. Looked at again whenever a segment is not found where it should be."""
+    """What is in the directory of a log and counts. Looked at again whenever a segment is not found where it should be.
 
-    def __cinit__(self, Descriptor directory, path, log_uuid, bint writable):
+    `manifest` says which of the files count.
+    """
+
+    def __cinit__(self, Descriptor directory, path, manifest, bint writable):
         self.directory = directory
         self.path = path
-        self.log_uuid = log_uuid
+        self.manifest = manifest
+        self.log_uuid = manifest.log_uuid
         self.writable = writable
         self.opened = {}
         self.relist()
 
+    def watch(self, Control control):
+        """Go by this CONTROL from now on: it tells when segments were replaced or removed."""
+        self.control = control
+        self.relist()
+
     def relist(self):
-        """Read the directory again."""
-        cdef uint64_t changes
+        """Read the directory again, and MANIFEST."""
+        cdef uint64_t changes, generation
         while True:
-            # Another thread may add or discard a segment while this one reads; a listing from before must not undo that.
+            # Another thread may add or discard a segment while this one reads; a listing from before must not undo that. Nor may files
+            # be judged by a MANIFEST that another process replaced meanwhile: who does so raises `generation` before he removes any.
             changes = self.changes
-            names = list_segments(self.directory)
-            if self.changes == changes:
+            generation = self.generation_now()
+            manifest = self.manifest_now()
+            names = manifest.counting(list_segments(self.directory))
+            if self.changes != changes or self.generation_now() != generation:
+                continue
+            if self.control is not None or self.manifest_now() == manifest:
                 break
         self.names = names
+        self.manifest = manifest
+        self.generation = generation
         present = {segment_id for _, segment_id, _ in self.names}
         self.opened = {key: value for key, value in self.opened.items() if key in present}
+
+    cdef uint64_t generation_now(self) noexcept:
+        return 0 if self.control is None else memory.load_acquire(&self.control.hot.generation)
+
+    cdef manifest_now(self):
+        try:
+            return manifest_file.read(self.directory, self.path)
+        except FileNotFoundError:
+            return self.manifest
+
+    cdef int follow_changes(self) except -1:
+        # What was learnt before segments were replaced or removed is not true any more.
+        if self.generation_now() != self.generation:
+            self.relist()
+        return 0
+
+    @property
+    def first_seq(self):
+        """The number of the first record that the log still has."""
+        return self.first()
+
+    cdef uint64_t first(self) except? 0:
+        cdef uint64_t known = self.manifest.first_seq
+        # A writer may have been killed before CONTROL said so.
+        return known if self.control is None else max(known, memory.load_acquire(&self.control.hot.first_seq))
+
+    def removed(self):
+        """How many numbers have no record any more, between the first record and the last. Costs one walk after a change, at most."""
+        self.follow_changes()
+        first = self.first()
+        key = self.generation, first
+        if self.removed_at != key:
+            found = 0
+            for each in self.manifest.compacted:
+                if each.stop <= first:
+                    continue
+                found += each.stop - max(each.base_seq, first) - each.records
+                if each.base_seq < first:
+                    found += (<Segment>self.by_id(each.segment_id)).count_below(first)
+            self.removed_at, self.removed_count = key, found
+        return self.removed_count
+
+    def strays(self):
+        """The names of segment files that do not count, whether or not they ever did: while nobody else truncates or compacts."""
+        listing = list_segments(self.directory)
+        counting = {name for _, _, name in self.manifest.counting(listing)}
+        return [name for _, _, name in listing if name not in counting]
 
     def listing(self):
         """(base_seq, id, name) of every segment, in order of their records."""
@@ -68,8 +134,9 @@ cdef class SegmentSet:
             f"the segment with id {segment_id:016x} is missing; restore it from a backup", self.path)
 
     cdef Segment holding(self, uint64_t seq, uint64_t tail_id):
-        # The segment with the record `seq`, which must be committed.
+        # The segment with the number `seq`, which must be committed.
         cdef Segment found
+        self.follow_changes()
         for attempt in range(ATTEMPTS):
             at = bisect.bisect_right(self.names, seq, key=base_of) - 1
             # The last one known may have been followed by others since.
@@ -78,7 +145,28 @@ cdef class SegmentSet:
                 if found is not None:
                     return found
             self.relist()
+        if seq < self.first():
+            raise TooOld(f"record {seq} was truncated; the log begins with {self.first()}", self.path)
+        if self.control is not None and seq >= self.control.committed().seq:
+            raise TooOld(f"record {seq} was truncated; the log ends before {self.control.committed().seq}", self.path)
         raise CorruptionError(f"no segment holds record {seq}; restore the missing file from a backup", self.path)
+
+    cdef uint64_t boundary_of(self, Segment segment, uint64_t tail_id) except? 0:
+        # The first number that is not in this segment, whatever bytes may follow; 0 when it is the last. By the names alone:
+        # whether what follows can be opened is found out by who goes there.
+        cdef Footer footer
+        if segment.id == tail_id:
+            return 0
+        for attempt in range(ATTEMPTS):
+            at = bisect.bisect_right(self.names, segment.base_seq, key=base_of)
+            if not any(entry[1] == segment.id for entry in self.names[max(at - ATTEMPTS, 0):at]):
+                # Compaction has replaced it, and touches nothing without a footer.
+                if segment.load_footer(&footer):
+                    return footer.seq
+            elif at < len(self.names) and (attempt or at + 1 < len(self.names) or self.names[at][1] == tail_id):
+                return self.names[at][0]
+            self.relist()
+        return 0
 
     cdef Segment following(self, Segment segment, uint64_t tail_id):
         # The segment that starts where this one ends, or None when this is the last.

@@ -54,9 +54,8 @@ def verify(SegmentSet segments, uint64_t first, uint64_t committed):
         following = segments.following(segment, 0)
         boundary = following.base_seq if following is not None else committed
         segment.refresh()
-        check_footer(segment, boundary, following is not None, damages)
-        seq = walk(segment, boundary, &offset, damages)
-        records += seq - segment.base_seq
+        check_footer(segment, following, boundary, damages)
+        records += walk(segment, boundary, &offset, damages)
         size += offset - SEGMENT_HEADER_SIZE
         segment.region.check()
         seq = boundary
@@ -64,26 +63,37 @@ def verify(SegmentSet segments, uint64_t first, uint64_t committed):
 
 
 cdef uint64_t walk(Segment segment, uint64_t boundary, uint64_t *end, damages) except? 0:
-    # The number after the last record that is right, and where it ends.
-    cdef uint64_t seq = segment.base_seq, offset = SEGMENT_HEADER_SIZE, stop
+    # How many records are right, up to the first that is not, and where the last of them ends.
+    cdef uint64_t seq = segment.base_seq, offset = SEGMENT_HEADER_SIZE, stop, count = 0
     cdef Found found = Found.RECORD
     cdef Record record
-    while seq < boundary and found == Found.RECORD:
+    cdef Footer footer
+    # A file that ends before its boundary is found out by the record that is not there.
+    cdef uint64_t last = <uint64_t>-1
+    if segment.sparse and segment.load_footer(&footer):
+        # What is missing behind the last record was removed, and is not damage.
+        last = footer.end
+    while seq < boundary and offset < last and found == Found.RECORD:
         stop = offset + PIECE
         with nogil:
-            while seq < boundary and offset < stop:
+            while seq < boundary and offset < stop and offset < last:
                 found = read_record(segment.base, offset, segment.limit, segment.id, segment.base_seq, True, &record)
-                if found == Found.RECORD and record.seq != seq:
+                if found == Found.RECORD and record.seq != seq and not (segment.sparse and record.seq > seq):
                     found = Found.BROKEN
                 if found != Found.RECORD:
                     break
-                seq += 1
+                if record.seq >= boundary:
+                    # A segment with gaps that was cut.
+                    seq = boundary
+                    break
+                seq = record.seq + 1
                 offset += record.size
+                count += 1
     end[0] = offset
-    if seq < boundary:
+    if seq < boundary and not (segment.sparse and found == Found.RECORD):
         segment.region.check()
         damages.append(Damage(segment.path, seq, offset, REASONS[found]))
-    return seq
+    return count
 
 
 cdef dict REASONS = {
@@ -93,10 +103,15 @@ cdef dict REASONS = {
 }
 
 
-cdef int check_footer(Segment segment, uint64_t boundary, bint followed, damages) except -1:
-    # What a sealed segment says of itself.
+cdef int check_footer(Segment segment, Segment following, uint64_t boundary, damages) except -1:
+    # What a sealed segment says of itself. A truncation since then ended it earlier: there a newer epoch begins.
     cdef Footer footer
-    if segment.load_footer(&footer) and (not followed or footer.seq != boundary or footer.end > segment.limit):
+    if not segment.load_footer(&footer):
+        if segment.sparse:
+            damages.append(Damage(segment.path, segment.base_seq, 0, "compaction wrote it, and it has no footer that verifies"))
+        return 0
+    cut = following is not None and boundary < footer.seq and following.epoch > segment.epoch
+    if following is None or not (footer.seq == boundary or cut) or footer.end > segment.limit:
         damages.append(Damage(
             segment.path, segment.base_seq, 0,
             f"its footer says that record {footer.seq} follows at offset {footer.end}, but the next segment begins with {boundary} "

@@ -1,0 +1,19 @@
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+
+from mmaplog.log import Log
+from mmaplog.replay import Entry
+from mmaplog.segment import Segment
+from mmaplog.segment_set import SegmentSet
+
+@dataclass(frozen=True, slots=True)
+class Compaction:
+    segments_replaced: int
+    segments_written: int
+    records_removed: int
+    bytes_freed: int
+
+def compact(
+    log: Log, keep: Callable[[Entry], object] | None, key: Callable[[Entry], Hashable | None] | None
+) -> Compaction: ...
+def sealed_segments(segments: SegmentSet) -> list[Segment]: ...

@@ -1,0 +1,208 @@
+# cython: language_level=3, auto_pickle=False, boundscheck=False, wraparound=False
+"""Rewriting full segments without the records that nobody wants any more, under the same numbers."""
+
+import array
+from dataclasses import dataclass
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from mmaplog.format cimport (
+    FLAG_BATCH,
+    FLAG_BATCH_END,
+    LAG_UNKNOWN,
+    SEGMENT_HEADER_SIZE,
+    UNIT,
+    Footer,
+    Record,
+    RecordHeader,
+    checksum_of,
+)
+from mmaplog.replay cimport Entry, Replay
+from mmaplog.segment cimport Segment
+from mmaplog.segment_set cimport SegmentSet
+
+from mmapio import _os as system
+from mmaplog.manifest import Compacted
+from mmaplog.segment import create_segment, publish_segment
+
+# Numbers in a segment are counted in 32 bits.
+cdef uint64_t SPAN_MAX = 0xFFFFFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class Compaction:
+    """What a compaction did: how many segments it replaced by how many, and what left the log."""
+
+    segments_replaced: int
+    segments_written: int
+    records_removed: int
+    bytes_freed: int
+
+
+@dataclass
+class Group:
+    """Neighbouring segments that become one, and where in each the records are that stay."""
+
+    segments: list
+    kept: list
+    size: int
+    records: int
+    removed: int
+    stop: int
+
+
+def compact(log, keep, key):
+    """What :meth:`mmaplog.Log.compact` does, by who keeps others from doing the same."""
+    cdef SegmentSet segments = log.segments
+    cdef Segment segment
+    committed = log.committed
+    newest = None
+    if key is not None:
+        newest = {}
+        for entry in log.replay(log.first_seq, committed):
+            name = key(entry)
+            if name is not None:
+                newest[name] = entry.seq
+
+    def stays(entry):
+        if newest is not None:
+            name = key(entry)
+            if name is not None and newest.get(name, entry.seq) > entry.seq:
+                return False
+        return keep is None or keep(entry)
+
+    counts = [0, 0, 0, 0]
+    group = None
+    for segment in sealed_segments(segments):
+        stop = segments.boundary_of(segment, 0)
+        offsets, size, removed = survey(segments, segment, stop, stays)
+        if group is not None and not fits(group, segment, stop, size, segments.manifest.segment_bytes):
+            rewrite(log, group, counts)
+            group = None
+        if group is None:
+            group = Group([], [], 0, 0, 0, 0)
+        group.segments.append(segment)
+        group.kept.append(offsets)
+        group.size += size
+        group.records += len(offsets)
+        group.removed += removed
+        group.stop = stop
+    if group is not None:
+        rewrite(log, group, counts)
+    return Compaction(*counts)
+
+
+def sealed_segments(SegmentSet segments):
+    """The segments that will not change any more, in order; those that an earlier compaction wrote are among them."""
+    cdef Footer footer
+    found = []
+    segments.relist()
+    bases = segments.bases()
+    # The last one is being written.
+    for base in bases[:len(bases) - 1]:
+        segment = segments.at_base(base)
+        if segment is None or not (<Segment>segment).load_footer(&footer):
+            break
+        found.append(segment)
+    return found
+
+
+cdef survey(SegmentSet segments, Segment segment, uint64_t stop, stays):
+    # Where the records start that stay, how many bytes they are, and how many records do not stay.
+    cdef uint64_t first = max(segment.base_seq, segments.first()), size = 0, removed = 0
+    cdef Replay replay = Replay(segments, segment.base_seq, stop, True, 0)
+    cdef Entry entry
+    offsets = array.array("I")
+    while True:
+        entry = replay.take()
+        if entry is None:
+            return offsets, size, removed
+        if entry.seq < first or not stays(entry):
+            removed += 1
+            continue
+        offsets.append(replay.start // UNIT)
+        size += replay.offset - replay.start
+
+
+cdef bint fits(group, Segment segment, uint64_t stop, uint64_t size, uint64_t segment_bytes) except -1:
+    # Whether the records of one more segment may go into the same new one. Not across epochs: where one begins tells whose
+    # numbers were given out again.
+    cdef Segment first = group.segments[0]
+    if first.epoch != segment.epoch or stop - first.base_seq > SPAN_MAX:
+        return False
+    return SEGMENT_HEADER_SIZE + <uint64_t>group.size + size <= segment_bytes
+
+
+cdef int rewrite(log, group, counts) except -1:
+    cdef SegmentSet segments = log.segments
+    cdef Segment first = group.segments[0], segment, made
+    cdef uint64_t end = SEGMENT_HEADER_SIZE
+    cdef Footer footer
+    if group.removed == 0 and len(group.segments) == 1:
+        return 0
+    before = sum(system.file_usage(segments.directory, each.name) for each in group.segments)
+    capacity = SEGMENT_HEADER_SIZE + group.size
+    made = create_segment(
+        segments.directory, segments.log_uuid, first.base_seq, first.epoch, capacity, capacity, False, first.id)
+    try:
+        for segment, offsets in zip(group.segments, group.kept):
+            end = copy_records(segment, offsets, made, end)
+        footer.seq = group.stop
+        footer.end = end
+        footer.records = group.records
+        footer.time_min = 0
+        footer.time_max = <uint64_t>-1
+        made.store_footer(&footer)
+        made.sync()
+        made.release()
+        publish_segment(segments.directory, made)
+        log.replace_segments(
+            made, Compacted(made.id, first.base_seq, group.stop, group.records), [each.name for each in group.segments])
+    except BaseException:
+        discard_unless_listed(segments, made)
+        raise
+    counts[0] += len(group.segments)
+    counts[1] += 1
+    counts[2] += group.removed
+    counts[3] += before - system.file_usage(segments.directory, made.name)
+    return 0
+
+
+cdef discard_unless_listed(SegmentSet segments, Segment made):
+    # Of what was not finished nothing stays; once MANIFEST lists it, it is part of the log.
+    segments.relist()
+    if not any(segment_id == made.id for _, segment_id, _ in segments.listing()):
+        try:
+            system.remove_file(segments.directory, made.name)
+        except FileNotFoundError:
+            pass
+
+
+cdef uint64_t copy_records(Segment source, offsets, Segment target, uint64_t end) except 0:
+    # Behind what is there; the records were verified when they were chosen, and nothing writes to a sealed segment.
+    cdef const unsigned int[::1] places = offsets
+    cdef Py_ssize_t at, count = len(offsets)
+    cdef uint64_t size
+    cdef RecordHeader *header
+    cdef uint64_t seq
+    if count == 0:
+        return end
+    with nogil:
+        for at in range(count):
+            header = <RecordHeader *>(source.base + <uint64_t>places[at] * UNIT)
+            size = <uint64_t>header.length * UNIT
+            if size > target.limit - end:
+                break
+            seq = source.base_seq + header.seq
+            memcpy(target.base + end, header, size)
+            header = <RecordHeader *>(target.base + end)
+            header.seq = <uint32_t>(seq - target.base_seq)
+            # What was one batch stands by itself now: all of it is durable.
+            header.flags &= <uint8_t>~(FLAG_BATCH | FLAG_BATCH_END)
+            header.lag = <uint16_t>LAG_UNKNOWN
+            header.checksum = checksum_of(target.base + end, target.id, end, header.length)
+            end += size
+    source.region.check()
+    target.region.check()
+    return end

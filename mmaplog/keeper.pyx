@@ -1,0 +1,216 @@
+# cython: language_level=3, auto_pickle=False
+"""What stays in a log: dropping its oldest or its newest records, and those in between that nobody wants any more."""
+
+import errno as _errno
+import operator
+import threading
+
+from libc.stdint cimport uint64_t
+
+from mmapio cimport _memory as memory
+from mmaplog.appender cimport Appender
+from mmaplog.format cimport SEGMENT_HEADER_SIZE
+from mmaplog.segment cimport Segment
+
+from mmapio import _os as system
+from mmaplog import compaction, retention, truncation
+from mmaplog import manifest as manifest_file
+from mmaplog.segment import create_segment
+
+
+cdef class Keeper(Appender):
+    """The half of :class:`mmaplog.Log` that removes records."""
+
+    @property
+    def first_seq(self):
+        """The number of the first record that the log still has, or will have. Raises Closed."""
+        self.check()
+        first = self.segments.first_seq
+        self.control.check()
+        return first
+
+    @property
+    def epoch(self):
+        """How often numbers have been given out again so far: after a truncation at the end, or a power cut that took records."""
+        self.check()
+        return self.segments.get(self.control.committed().segment_id).epoch
+
+    def resume(self, epoch, seq):
+        """Where somebody must go on who had read every record below `seq` while :attr:`epoch` was `epoch`.
+
+        At `seq`, or before it when numbers below it have been given out again since: what he read of those is no longer in the log. Never
+        below :attr:`first_seq`. Costs nothing when the epoch is the same.
+        """
+        self.check()
+        cdef uint64_t first = self.segments.first_seq
+        seq = min(operator.index(seq), self.control.committed().seq)
+        self.segments.relist()
+        for base, segment_id, _ in reversed(self.segments.listing()):
+            if self.segments.get(segment_id).epoch <= epoch:
+                break
+            seq = min(seq, base)
+        return max(seq, first)
+
+    def truncate_before(self, seq):
+        """Drop every record below `seq`, which is the log's first number from then on; below the first one, nothing happens.
+
+        Whole segments are unlinked; what else is below is not read any more. Views of payloads stay valid. Costs a sync of MANIFEST, and one
+        of the records when those up to `seq` are not durable. Raises IndexError for a number beyond the end, OSError with
+        nothing dropped, and what :meth:`append` raises. Readers below it get TooOld.
+        """
+        wanted = operator.index(seq)
+        self.begin_care("a truncation")
+        try:
+            if wanted > self.control.committed().seq:
+                raise IndexError(f"record {wanted} is beyond the end of the log, {self.control.committed().seq}")
+            if wanted > self.segments.first_seq:
+                self.advance_to(wanted)
+        finally:
+            self.end_care()
+
+    def truncate_after(self, seq):
+        """Drop every record from number `seq` on. The next one gets this number, in a new segment of a higher epoch.
+
+        What stays is made durable first. All or nothing, whatever happens, once it has begun. Views of payloads stay valid; followers that had read
+        what was dropped get TooOld, consumers go back. Raises IndexError for a number that is not in the log, OSError(ENOSPC)
+        with nothing dropped, and what :meth:`append` raises.
+        """
+        wanted = operator.index(seq)
+        self.begin_care("a truncation")
+        try:
+            # Nobody opens the log meanwhile, appends to it, or syncs.
+            self.locks.begin()
+            try:
+                self.hold_tail("a truncation")
+                try:
+                    if not self.segments.first_seq <= wanted <= self.seq:
+                        raise IndexError(
+                            f"the log cannot be cut at {wanted}: it holds [{self.segments.first_seq}, {self.seq})")
+                    if wanted < self.seq:
+                        self.cut_now(wanted)
+                finally:
+                    self.give_tail()
+            finally:
+                self.locks.end()
+        finally:
+            self.end_care()
+
+    def retain(self, *, max_bytes=None, max_age=None, max_records=None, consumers=False):
+        """Drop the oldest segments as far as these limits allow, and return the first number that is left.
+
+        So that what stays takes at most `max_bytes` on the disk, is not older than `max_age` seconds, counts at least `max_records`; with
+        `consumers`, only what every consumer and group has committed is dropped, whatever else is asked for. Whole segments go, never the one being
+        written: of the limits, bytes and age may be passed by less than a segment, and never is a record dropped that all of
+        them would keep. The age of a segment is that of its successor, so records need no times. Costs one look at the
+        directory. Raises ValueError for a negative limit, and what :meth:`truncate_before` raises.
+        """
+        self.begin_care("a truncation")
+        try:
+            wanted = retention.first_to_keep(self, max_bytes, max_age, max_records, consumers)
+            if wanted > self.segments.first_seq:
+                self.advance_to(wanted)
+            return self.segments.first_seq
+        finally:
+            self.end_care()
+
+    def compact(self, keep=None, *, key=None):
+        """Rewrite the full segments without the records that nobody wants: a :class:`Compaction`. Numbers stay, with gaps.
+
+        `keep` is called with each entry and says whether it stays. `key` is called with each entry and gives anything hashable; only the
+        newest entry of each key stays, or all whose key is None. With both, an entry must pass both. The segment being written
+        is left alone. Readers go on meanwhile, with what was there before or after; so do appends.
+
+        Costs a pass over the records with a call for each, and memory for each key. A group of segments at a time is replaced
+        by one: what `keep` raises leaves those that were not reached as they are, and so do OSError(ENOSPC), which is raised before anything is
+        removed, and a crash. Raises CorruptionError, and what :meth:`append` raises.
+        """
+        self.begin_care("a compaction")
+        try:
+            # What is sealed is durable, and nothing else is touched.
+            self.flush()
+            return compaction.compact(self, keep, key)
+        finally:
+            self.end_care()
+
+    def replace_segments(self, Segment made, listed, replaced):
+        """For `compact`: put a segment that is whole and synced in the place of others. `listed` is its entry in MANIFEST."""
+        manifest = manifest_file.read(self.directory, self._path).with_compacted(listed)
+        system.sync(self.directory)
+        manifest_file.write(self.directory, manifest)
+        self.control.change(self.segments.first_seq)
+        self.segments.relist()
+        for name in replaced:
+            system.remove_file(self.directory, name)
+
+    cdef int begin_care(self, what) except -1:
+        # One truncation or compaction at a time, of all threads and processes.
+        self.check_writable()
+        if self.caring == threading.get_ident():
+            raise self.reentered(what)
+        self.care.acquire()
+        try:
+            self.check_writable()
+            self.locks.begin_care()
+        except BaseException:
+            self.care.release()
+            raise
+        self.caring = threading.get_ident()
+        return 0
+
+    cdef int end_care(self) except -1:
+        self.caring = 0
+        try:
+            self.locks.end_care()
+        finally:
+            self.care.release()
+        return 0
+
+    cdef int advance_to(self, uint64_t seq) except -1:
+        # MANIFEST first: from then on what is below counts for nothing, whether or not it is still there.
+        if seq > self.control.durable:
+            # Or a power cut could leave a log that ends before it begins.
+            self.flush_to(seq)
+        manifest_file.write(self.directory, manifest_file.read(self.directory, self._path).truncated_before(seq))
+        self.control.change(seq)
+        self.segments.relist()
+        for name in self.segments.strays():
+            system.remove_file(self.directory, name)
+        return 0
+
+    cdef int cut_now(self, uint64_t seq) except -1:
+        # By who holds the tail, while nobody else may open the log.
+        cdef Segment successor, across = self.segments.holding(seq, self.segment_id)
+        manifest = manifest_file.read(self.directory, self._path)
+        epoch = 1 + max(self.segments.get(segment_id).epoch for _, segment_id, _ in self.segments.listing())
+        manifest = manifest.cut_after(seq, epoch, across.count_below(seq) if across.sparse else 0)
+        successor = create_segment(
+            self.directory, self.segments.log_uuid, seq, epoch, manifest.segment_bytes, truncation.FIRST_ALLOCATION, False)
+        self.take_turn()
+        try:
+            self.begin_sync()
+            try:
+                try:
+                    self.flush_now()
+                    manifest_file.write(self.directory, manifest)
+                except BaseException:
+                    if manifest_file.read(self.directory, self._path).cut is None:
+                        system.remove_file(self.directory, successor.name)
+                    else:
+                        # Begun, though it may not be durable: whoever opens the log next finishes it.
+                        memory.store_release(&self.control.hot.poison, _errno.EIO)
+                    raise
+                try:
+                    successor = truncation.finish_cut(self.segments, manifest, self.control, successor)
+                except BaseException:
+                    # Whoever opens the log next finishes it.
+                    memory.store_release(&self.control.hot.poison, _errno.EIO)
+                    raise
+                self.unsynced = []
+                self.names_unsynced = False
+                self.seq = seq
+                self.move_to(successor, SEGMENT_HEADER_SIZE, 0)
+            finally:
+                self.end_sync()
+        finally:
+            self.give_turn()
+        return 0

@@ -1,0 +1,67 @@
+"""How much of a log's beginning may go."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from mmapio import _os
+
+if TYPE_CHECKING:
+    from mmaplog.log import Log
+
+
+def first_to_keep(
+    log: Log, max_bytes: int | None, max_age: float | None, max_records: int | None, consumers: bool
+) -> int:
+    """The number at which the log may begin so that it keeps these limits.
+
+    Costs a look at each segment's file. Raises ValueError for a negative limit.
+    """
+    for name, limit in (("max_bytes", max_bytes), ("max_age", max_age), ("max_records", max_records)):
+        if limit is not None and limit < 0:
+            raise ValueError(f"{name} must not be negative, but is {limit}")
+    committed = log.committed
+    log.segments.relist()
+    listing = log.segments.listing()
+    # Between each two neighbours the log can be cut; what is before a boundary has a newer segment behind it.
+    boundaries = [entry[0] for entry in listing[1:] if log.first_seq < entry[0] <= committed]
+    wanted = log.first_seq
+    if max_bytes is not None:
+        wanted = max(wanted, _within_bytes(log, listing, boundaries, max_bytes))
+    if max_age is not None:
+        oldest = time.time_ns() - int(max_age * 1e9)
+        made = {base: log.segments.get(segment_id).base_time for base, segment_id, _ in listing}
+        wanted = max(wanted, _last((base for base in boundaries if made[base] < oldest), wanted))
+    if max_records is not None:
+        wanted = max(wanted, _last((base for base in boundaries if committed - base >= max_records), wanted))
+    if consumers:
+        from mmaplog.consumer import slowest
+
+        floor = slowest(log)
+        if max_bytes is None and max_age is None and max_records is None:
+            wanted = boundaries[-1] if boundaries else wanted
+        if floor is not None:
+            wanted = min(wanted, _last((base for base in boundaries if base <= floor), log.first_seq))
+    return wanted
+
+
+def _within_bytes(
+    log: Log, listing: list[tuple[int, int, str]], boundaries: list[int], max_bytes: int
+) -> int:
+    left = 0
+    reached = log.first_seq
+    for base, _, name in reversed(listing):
+        left += _os.file_usage(log.segments.directory, name)
+        if left > max_bytes:
+            # This one is too much; so the log begins with the one after it, if there is one.
+            return _last((boundary for boundary in boundaries if boundary > base), reached, first=True)
+        reached = max(base, log.first_seq)
+    return log.first_seq
+
+
+def _last(bases: object, otherwise: int, *, first: bool = False) -> int:
+    found = list(bases)  # type: ignore[call-overload]
+    if not found:
+        return otherwise
+    return int(found[0] if first else found[-1])

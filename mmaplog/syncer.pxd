@@ -1,0 +1,57 @@
+# What a log's handle knows of its files, and how it makes them durable.
+
+from libc.stdint cimport uint64_t
+
+from mmapio._os cimport Descriptor
+from mmapio.sync cimport SharedMutex
+from mmaplog.control cimport Control
+from mmaplog.segment cimport Segment
+from mmaplog.segment_set cimport SegmentSet
+
+
+cdef class Syncer:
+    cdef readonly Control control
+    cdef readonly SegmentSet segments
+    cdef Descriptor directory
+    cdef object _path
+    cdef object append_lock
+    cdef SharedMutex sync_mutex # held by the process that syncs, where several write; else None
+    cdef object flush_turn      # a condition: whether somebody is at `flushing`
+    cdef readonly bint writable
+    cdef bint forked
+    cdef unsigned long flushing # the thread that is syncing, or 0
+
+    # Where the next record goes. `room` is where it must end at the latest. It is 0 whenever an append must not go ahead, whatever
+    # the reason, so that one comparison guards them all.
+    cdef uint64_t room
+    cdef Segment tail
+    cdef uint64_t end
+    cdef uint64_t seq
+
+    cdef uint64_t faults        # of the process, when this log's files were last found whole
+    cdef list unsynced          # segments before the tail that were written since the last sync
+    cdef bint names_unsynced    # the directory has entries that no sync covers
+    cdef uint64_t bytes_pending
+    cdef uint64_t writes_pending
+
+    cdef int check(self) except -1
+    cdef int check_faults(self) except -1
+    cdef int check_writable(self) except -1
+    cdef raise_forked(self)
+    cdef raise_poisoned(self, poison)
+    cdef reentered(self, what)
+    cdef int refuse_within_flush(self, what) except -1
+    cdef flush_held(self, uint64_t seq)
+    cdef int begin_sync(self) except -1
+    cdef int end_sync(self) except -1
+    cdef gather_unsynced(self)
+    cdef flush_now(self)
+    cdef int flush_to(self, uint64_t seq) except -1
+    cdef int take_turn(self) except -1
+    cdef int give_turn(self) except -1
+    cdef seal(self, Segment segment)
+    cdef adopt_unsynced(self)
+    cdef mark_clean(self)
+
+
+cdef uint64_t end_of_records(Segment segment, uint64_t seq) noexcept nogil

@@ -1,0 +1,270 @@
+# cython: language_level=3, auto_pickle=False, boundscheck=False, wraparound=False
+"""Making what is committed durable, and refusing where nothing may be promised any more."""
+
+import errno as _errno
+import os
+import threading
+
+from libc.stdint cimport uint64_t
+
+from mmapio cimport _fault
+from mmapio cimport _memory as memory
+from mmaplog.format cimport (
+    SEGMENT_HEADER_SIZE,
+    CommitSlot,
+    DurableMark,
+    Footer,
+    Found,
+    Record,
+    read_record,
+)
+from mmaplog.segment cimport Segment
+
+from mmapio import _os as system
+from mmapio.errors import Closed, FlushFailed, InvalidMode, MappingFault
+from mmaplog.errors import CorruptionError, LogError, Poisoned
+
+
+cdef class Syncer:
+    """What a log's handle knows of its files, and how it makes them durable. :class:`mmaplog.appender.Appender` appends."""
+
+    def flush(self):
+        """Make every record that is committed now durable: on the device when it returns. Runs without the GIL.
+
+        Raises FlushFailed once and Poisoned from then on when a sync fails: what it covered may be lost, and
+        the kernel would report success for it later. InvalidMode on a reader, Closed.
+        """
+        self.check_writable()
+        self.flush_to(self.control.committed().seq)
+
+    cdef int flush_to(self, uint64_t seq) except -1:
+        # Every record below `seq`, and what else there is when the sync begins. Whoever waits here while another one syncs finds
+        # the work done by it, or by the next: what was appended meanwhile is the business of who appended it.
+        with self.flush_turn:
+            while True:
+                self.check_writable()
+                if self.control.durable >= seq:
+                    return 0
+                if not self.flushing:
+                    break
+                self.refuse_within_flush("a flush")
+                self.flush_turn.wait()
+            self.flushing = threading.get_ident()
+        try:
+            self.flush_held(seq)
+        finally:
+            self.give_turn()
+        return 0
+
+    cdef int take_turn(self) except -1:
+        # Keeps others from syncing; who holds `append_lock` may wait for it, for nobody who syncs waits for that.
+        with self.flush_turn:
+            while self.flushing:
+                self.flush_turn.wait()
+            self.flushing = threading.get_ident()
+        return 0
+
+    cdef int give_turn(self) except -1:
+        with self.flush_turn:
+            self.flushing = 0
+            self.flush_turn.notify_all()
+        return 0
+
+    cdef flush_held(self, uint64_t seq):
+        self.begin_sync()
+        try:
+            # Meanwhile another process may have done it.
+            if self.sync_mutex is None or self.control.durable < seq:
+                self.flush_now()
+        finally:
+            self.end_sync()
+
+    cdef int begin_sync(self) except -1:
+        # By who has the turn in this process: one process at a time.
+        if self.sync_mutex is None:
+            return 0
+        self.sync_mutex.take(True, None)
+        try:
+            if self.sync_mutex.owner_died:
+                # A sync that was not finished promised nothing.
+                self.sync_mutex.mark_consistent()
+            self.gather_unsynced()
+        except BaseException:
+            self.sync_mutex.give()
+            raise
+        return 0
+
+    cdef int end_sync(self) except -1:
+        if self.sync_mutex is not None:
+            self.sync_mutex.give()
+        return 0
+
+    cdef gather_unsynced(self):
+        # Whoever rolled since the last sync, in whichever process.
+        cdef CommitSlot target = self.control.committed()
+        cdef uint64_t durable = self.control.durable
+        cdef Segment segment
+        if durable >= target.seq:
+            return
+        before = []
+        segment = self.segments.holding(durable, target.segment_id)
+        while segment is not None and segment.id != target.segment_id:
+            before.append(segment)
+            segment = self.segments.following(segment, target.segment_id)
+        self.unsynced = before
+        self.names_unsynced = self.segments.by_id(target.segment_id).base_seq >= durable
+
+    cdef flush_now(self):
+        cdef Segment segment
+        cdef CommitSlot target
+        target = self.control.committed()
+        cdef uint64_t bytes_covered = self.bytes_pending, writes_covered = self.writes_pending
+        if self.control.durable >= target.seq:
+            if _fault.faults() != self.faults:
+                self.check_faults()
+            self.bytes_pending = self.writes_pending = 0
+            return
+        # Found before anything is at stake: a file that is missing is no failed sync.
+        cdef Segment last = self.segments.by_id(target.segment_id)
+        # Likewise a descriptor that cannot be had.
+        for segment in self.unsynced:
+            segment.handle()
+        last.handle()
+        before, self.unsynced = self.unsynced, []
+        names, self.names_unsynced = self.names_unsynced, False
+        try:
+            for segment in before:
+                segment.sync()
+            last.sync()
+            if names:
+                system.sync(self.directory)
+            # A sync of what is left of a file succeeds.
+            if _fault.faults() != self.faults:
+                self.check_faults()
+        except MappingFault:
+            self.room = 0
+            self.unsynced = before + self.unsynced
+            self.names_unsynced = True
+            raise
+        except OSError as error:
+            self.room = 0
+            memory.store_release(&self.control.hot.poison, error.errno or _errno.EIO)
+            if isinstance(error, FlushFailed):
+                raise
+            raise FlushFailed(error.errno, f"sync failed: {error.strerror}", self._path) from error
+        except BaseException:
+            # No memory, or a signal: nothing was promised, and all is still to be done.
+            self.unsynced = before + self.unsynced
+            self.names_unsynced = True
+            raise
+        self.control.publish_durable(target.seq)
+        # Others may have appended while the sync ran; that is not covered.
+        self.bytes_pending -= bytes_covered
+        self.writes_pending -= writes_covered
+        for segment in before:
+            self.seal(segment)
+
+    def needs_flush(self):
+        """Whether a committed record is not yet durable. False when the log is closed or only read."""
+        return self.control is not None and self.writable and not self.forked and self.control.durable < self.control.committed().seq
+
+    def _nobody_heard(self):
+        # Of a failed sync in the background: the poison in CONTROL tells everybody who asks.
+        pass
+
+    cdef int check(self) except -1:
+        if self.control is None:
+            raise Closed(_errno.EBADF, "the log is closed; open it again", self._path)
+        return 0
+
+    cdef int check_writable(self) except -1:
+        self.check()
+        if not self.writable:
+            raise InvalidMode(_errno.EACCES, "the log is open for reading; open it with mode 'w' or 'c'", self._path)
+        if self.forked:
+            self.raise_forked()
+        cdef uint64_t poison = memory.load_acquire(&self.control.hot.poison)
+        if poison:
+            self.raise_poisoned(poison)
+        if _fault.faults() != self.faults:
+            self.check_faults()
+        return 0
+
+    cdef int check_faults(self) except -1:
+        # Something in this process met a page that was not there. If it was a page of this log, what was stored there
+        # is lost, and what was read there were zeros.
+        cdef uint64_t faults = _fault.faults()
+        self.check()
+        try:
+            self.control.check()
+            self.segments.check()
+        except MappingFault:
+            self.room = 0
+            raise
+        self.faults = faults
+        return 0
+
+    cdef raise_poisoned(self, poison):
+        raise Poisoned(
+            poison, f"an earlier sync failed ({os.strerror(poison)}), so nothing is acknowledged any more; "
+            "close every handle and open the log again", self._path)
+
+    cdef raise_forked(self):
+        raise Closed(_errno.EBADF, "a log inherited by fork belongs to the parent; open it again in the child", self._path)
+
+    cdef reentered(self, what):
+        return LogError(
+            _errno.EDEADLK, f"{what} from a destructor or signal handler that interrupted another one of the same log; "
+            "let the handler leave a note instead, and act on it later", self._path)
+
+    cdef int refuse_within_flush(self, what) except -1:
+        # A destructor that interrupted a sync of this thread has the turn in hand: with that it must not wait for append_lock,
+        # whose holder may be waiting for it.
+        if self.flushing == threading.get_ident():
+            raise self.reentered(what)
+        return 0
+
+    cdef seal(self, Segment segment):
+        # Only what is durable is sealed, and only once its successor's name is durable too.
+        cdef Segment successor = self.segments.following(segment, 0)
+        cdef Footer footer
+        if successor is None:
+            raise CorruptionError("the segment that follows is missing; restore it from a backup", segment.path)
+        footer.seq = successor.base_seq
+        footer.end = segment.end or end_of_records(segment, successor.base_seq)
+        footer.records = footer.seq - segment.base_seq
+        footer.time_min = 0
+        footer.time_max = <uint64_t>-1
+        segment.store_footer(&footer)
+        segment.release()
+
+    cdef adopt_unsynced(self):
+        # A killed writer may have rolled since its last sync: those segments, and their names, are still to be synced.
+        cdef uint64_t durable = self.control.durable
+        if durable >= self.seq:
+            return
+        self.names_unsynced = True
+        segment = self.segments.holding(durable, 0)
+        while segment is not None and segment.base_seq < self.tail.base_seq:
+            self.unsynced.append(segment)
+            segment = self.segments.following(segment, 0)
+
+    cdef mark_clean(self):
+        # After a reboot, opening starts reading here instead of at the segment's beginning.
+        cdef Segment tail = self.tail
+        cdef DurableMark mark
+        if tail.load_mark(&mark) and mark.seq == self.seq and mark.end == self.end:
+            return
+        tail.store_mark(self.seq, self.end)
+        tail.sync()
+
+
+cdef uint64_t end_of_records(Segment segment, uint64_t seq) noexcept nogil:
+    # Where the record before `seq` ends; 0 is never returned, a segment has a header.
+    cdef uint64_t offset = SEGMENT_HEADER_SIZE
+    cdef Record record
+    while read_record(segment.base, offset, segment.limit, segment.id, segment.base_seq, False, &record) == Found.RECORD:
+        if record.seq >= seq:
+            break
+        offset += record.size
+    return offset

@@ -1,0 +1,70 @@
+# cython: language_level=3, auto_pickle=False
+"""Dropping the end of a log: what `MANIFEST` says is being cut off, whoever finds it there."""
+
+from dataclasses import replace
+
+from libc.stdint cimport uint64_t
+
+from mmaplog.control cimport Control
+from mmaplog.format cimport SEGMENT_HEADER_SIZE, Footer
+from mmaplog.segment cimport Segment
+from mmaplog.segment_set cimport SegmentSet
+from mmaplog.syncer cimport end_of_records
+
+from mmapio import _os as system
+from mmaplog import manifest as manifest_file
+from mmaplog.segment import create_segment, list_segments, open_segment, publish_segment
+
+FIRST_ALLOCATION = 64 << 10
+
+
+def finish_cut(SegmentSet segments, manifest, Control control, Segment successor=None):
+    """Do what ``manifest.cut`` says, or what is left of it, and return the segment in which the log goes on.
+
+    What stays must be durable. `successor` is that segment when it was made before; `control`, where there is one to be believed,
+    tells those who have the log open. Cut short at any step, it is done again.
+    """
+    cdef Segment last = None
+    cdef Footer footer
+    cdef uint64_t seq = manifest.cut.seq
+    directory = segments.directory
+    if successor is None:
+        successor = find_successor(directory, manifest) or create_segment(
+            directory, manifest.log_uuid, seq, manifest.cut.epoch, manifest.segment_bytes, FIRST_ALLOCATION)
+    else:
+        publish_segment(directory, successor)
+    system.sync(directory)
+    segments.add(successor)
+    if control is not None:
+        control.rewind(seq, successor.id, SEGMENT_HEADER_SIZE)
+        control.change(manifest.first_seq)
+    for base_seq, segment_id, name in reversed(list_segments(directory)):
+        if base_seq >= seq and segment_id != successor.id:
+            system.remove_file(directory, name)
+    segments.relist()
+    bases = [base for base in segments.bases() if base < seq]
+    if bases:
+        last = segments.at_base(bases[len(bases) - 1])
+        if not last.load_footer(&footer):
+            footer.seq = seq
+            footer.end = end_of_records(last, seq)
+            footer.records = seq - last.base_seq
+            footer.time_min = 0
+            footer.time_max = <uint64_t>-1
+            last.store_footer(&footer)
+            last.sync()
+            last.release()
+    system.sync(directory)
+    manifest_file.write(directory, replace(manifest, cut=None))
+    segments.relist()
+    return segments.get(successor.id)
+
+
+def find_successor(directory, manifest):
+    """The segment with which a cut that was not finished had begun, or None."""
+    for base_seq, _, name in list_segments(directory):
+        if base_seq == manifest.cut.seq:
+            found = open_segment(directory, name, manifest.log_uuid, True)
+            if found.epoch == manifest.cut.epoch:
+                return found
+    return None
