@@ -32,6 +32,7 @@ from mmaplog.pieces cimport Pieces, pieces_of, slices_of
 from mmaplog.segment cimport Segment
 from mmaplog.syncer cimport Syncer, end_of_records
 
+from mmapio import _os as system
 from mmaplog import recovery, truncation
 from mmaplog.errors import RecordTooLarge
 from mmaplog.segment import create_segment

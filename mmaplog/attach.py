@@ -26,7 +26,7 @@ from mmaplog.derive import derive_manifest
 from mmaplog.manifest import SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, TEMPORARY_SUFFIX, Manifest
 from mmaplog.segment import create_segment, is_segment, list_segments
 from mmaplog.segment_set import SegmentSet
-from mmaplog.truncation import finish_cut
+from mmaplog.truncation import RECORDS_START, finish_cut
 
 MODES = ("r", "w", "c", "n")
 # What a new segment gets from the file system at first.
@@ -179,7 +179,7 @@ def _finish_cut(
             segments.manifest.first_seq,
             cut.seq,
             successor.id,
-            SEGMENT_HEADER_SIZE,
+            RECORDS_START,
             0,
             cut.seq,
         )
@@ -306,9 +306,9 @@ def _identify(
     else:
         manifest = Manifest(uuid.uuid4(), segment_bytes, 0)
         create_segment(directory, manifest.log_uuid, 0, 0, segment_bytes, FIRST_ALLOCATION)
-        # A manifest that is durable implies a first segment that is.
-        _os.sync(directory)
     if may_create:
+        # A manifest that is durable implies a first segment that is, whoever made it.
+        _os.sync(directory)
         _sync_parent(path)
         manifest_file.write(directory, manifest)
     return manifest

@@ -146,6 +146,8 @@ def cleanse(SegmentSet segments, Control control, temporaries):
     A whole record at the end is committed after all; of anything less the bytes are zeroed and synced before anything is
     appended: a power cut must not be able to mix a page of the dead append with one of its successor.
     """
+    # The dead one may have been another process, whose last segment nobody here has heard of.
+    segments.relist()
     cdef CommitSlot slot = control.committed()
     cdef uint64_t end = <uint64_t>slot.end * UNIT
     cdef Segment segment = segments.by_id(slot.segment_id)

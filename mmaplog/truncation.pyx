@@ -16,6 +16,8 @@ from mmaplog import manifest as manifest_file
 from mmaplog.segment import create_segment, list_segments, open_segment, publish_segment
 
 FIRST_ALLOCATION = 64 << 10
+# Where the records of every segment start.
+RECORDS_START = SEGMENT_HEADER_SIZE
 
 
 def finish_cut(SegmentSet segments, manifest, Control control, Segment successor=None):

@@ -157,7 +157,9 @@ class Runner:
                 self.second(Disk().settle(files), files, alternatives, style, rng, depth)
         except LogError as error:
             wrong = [f"{type(error).__name__}: {error}"]
-        except (OSError, AssertionError, KeyError, IndexError, StopIteration):
+        except Enough:
+            raise
+        except Exception:
             wrong = [traceback.format_exc()]
         self._count(label, image, wrong)
 
@@ -215,7 +217,9 @@ class Runner:
         self.result.counts["kills"] += 1
         try:
             self.second(mine, look, tuple(more), style, rng, depth)
-        except (OSError, AssertionError, KeyError, IndexError, StopIteration):
+        except Enough:
+            raise
+        except Exception:
             self._count(
                 f"kill after image {self.made} of workload {self.number}", None, [traceback.format_exc()]
             )

@@ -48,8 +48,8 @@ def settle_drops(log: Log, model: Model, pending: list[Pending], found: dict[int
                 return [f"TRUNCATE_AFTER({limit}) in flight left {committed} of {model.end} records"]
             model.drop_after(limit)
         elif kind in (Kind.COMPACT, Kind.COMPACT_BY_KEY):
-            gone = {seq for seq in model.records if seq not in found and seq >= min(found, default=0)}
-            model.take_out(gone & model.may_be_removed(made.call))
+            model.removable |= model.not_kept(made.call)
+    model.take_out(found)
     if first != model.first:
         return [f"the log begins with record {first}, should begin with {model.first}"]
     return []

@@ -36,6 +36,8 @@ class Model:
     end: int = 0
     records: dict[int, Origin] = field(default_factory=dict)
     removed: set[int] = field(default_factory=set)
+    removable: set[int] = field(default_factory=set)
+    """What a compaction of this round did not keep; where it did not reach, it is still there."""
 
     def apply(self, made: Pending, seq: int) -> list[str]:
         """A call that has returned `seq`. What is wrong with that number."""
@@ -51,6 +53,8 @@ class Model:
             return wrong
         if kind is Kind.TRUNCATE_AFTER:
             self.drop_after(self.limit(made.call))
+        elif kind in (Kind.COMPACT, Kind.COMPACT_BY_KEY):
+            self.removable |= self.not_kept(made.call)
         return []
 
     def limit(self, call: Call) -> int:
@@ -62,29 +66,28 @@ class Model:
     def drop_before(self, seq: int) -> None:
         """The log begins with `seq` now."""
         for number in range(self.first, seq):
-            self.records.pop(number, None)
-            self.removed.discard(number)
+            self._forget(number)
         self.first = max(self.first, seq)
 
     def drop_after(self, seq: int) -> None:
         """The next number is `seq` now."""
         for number in range(seq, self.end):
-            self.records.pop(number, None)
-            self.removed.discard(number)
+            self._forget(number)
         self.end = seq
 
-    def may_be_removed(self, call: Call) -> set[int]:
-        """The numbers that a compaction may have taken out."""
+    def not_kept(self, call: Call) -> set[int]:
+        """The records that a compaction takes out of the segments that it reaches."""
         if call.kind is Kind.COMPACT:
             return {seq for seq in self.records if not is_kept(seq, call.share)}
         newest = {key_of(seq, call.share): seq for seq in sorted(self.records)}
         return self.records.keys() - newest.values()
 
-    def take_out(self, numbers: set[int]) -> None:
-        """A compaction has removed these."""
-        for number in numbers:
-            del self.records[number]
-        self.removed |= numbers
+    def take_out(self, found: dict[int, bytes]) -> None:
+        """Of what the compactions of a round did not keep, that is gone which is not found."""
+        for number in self.removable - found.keys():
+            self.records.pop(number, None)
+            self.removed.add(number)
+        self.removable.clear()
 
     def resolve(self, pending: list[Pending], found: dict[int, bytes], committed: int) -> list[str]:
         """Which of the records in flight have come to be there: all of an append or batch, or some first ones.
@@ -113,6 +116,11 @@ class Model:
             if made.call.kind is Kind.BATCH and numbers != whole:
                 wrong.append(f"of the batch of {shown_origin(made.origins[0])} there are {numbers}")
         return wrong
+
+    def _forget(self, number: int) -> None:
+        self.records.pop(number, None)
+        self.removed.discard(number)
+        self.removable.discard(number)
 
     def _unknown(self, committed: int) -> list[int]:
         # Numbers that nobody was told of. With several writers some may be below the last one that was.

@@ -178,7 +178,7 @@ def calls(plan: Plan, log: LogPlan, writer: int) -> Iterator[Call]:
     smallest = TAG_SIZE if plan.writers > 1 else 0
     flush_below = plan.flushes
     reopen_below = flush_below + plan.reopens
-    drop_below = reopen_below + (plan.drops if log.reaches_back and AVAILABLE else 0)
+    drop_below = reopen_below + (plan.drops if log.reaches_back and AVAILABLE and plan.writers == 1 else 0)
     many_below = drop_below + plan.many
     batch_below = many_below + plan.batches
     for _ in itertools.count():

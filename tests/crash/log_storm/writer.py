@@ -100,10 +100,11 @@ def perform(log: Log, call: Call, payloads: list[bytes], reopen: Callable[[], Lo
         log = reopen()
     elif call.kind is Kind.TRUNCATE_BEFORE:
         native.truncate_before(place(native.first_seq, log.committed, call.share))
+        seq = native.first_seq
     elif call.kind is Kind.TRUNCATE_AFTER:
         native.truncate_after(place(native.first_seq, log.committed, call.share))
     elif call.kind is Kind.RETAIN:
-        native.retain(max_records=place(0, log.committed - native.first_seq, call.share))
+        seq = native.retain(max_records=place(0, log.committed - native.first_seq, call.share))
     elif call.kind is Kind.COMPACT:
         native.compact(lambda entry: is_kept(entry.seq, call.share))
     else:
