@@ -171,14 +171,12 @@ def remove_file(Descriptor directory, name):
 
 def write_at(Descriptor opened not None, bytes data not None, uint64_t offset):
     """Write all of `data` at `offset`, or raise OSError; a short write is continued."""
-    cdef size_t done = 0, count = len(data)
+    cdef size_t count = len(data)
     cdef const char *start = data
-    cdef long wrote
-    while done < count:
-        with nogil:
-            wrote = write_some(opened.fd, start + done, count - done, offset + done)
-        raise_errno(<int>min(wrote, 0), opened.path)
-        done += wrote
+    cdef int result
+    with nogil:
+        result = write_all(opened.fd, start, count, offset)
+    raise_errno(result, opened.path)
 
 
 def read_at(Descriptor opened not None, size_t count, uint64_t offset):
@@ -450,6 +448,19 @@ cdef int write_zeros(int fd, uint64_t start, uint64_t end) noexcept nogil:
             break
     free(zeros)
     return <int>min(wrote, 0)
+
+
+cdef int write_all(int fd, const void *data, size_t count, uint64_t offset) noexcept nogil:
+    # What was written before an error stays.
+    cdef long wrote
+    while count:
+        wrote = write_some(fd, data, count, offset)
+        if wrote < 0:
+            return <int>wrote
+        data = <const char *>data + wrote
+        count -= wrote
+        offset += wrote
+    return 0
 
 
 cdef long write_some(int fd, const void *data, size_t count, uint64_t offset) noexcept nogil:

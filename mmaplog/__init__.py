@@ -6,6 +6,7 @@ layer below and nothing of the store above.
 
 from mmapio.options import FlushPolicy
 from mmaplog.batch import Batch
+from mmaplog.compaction import Compaction
 from mmaplog.errors import CorruptionError, FormatError, Locked, LogError, Poisoned, RecordTooLarge, TooOld
 from mmaplog.follow import Follower
 from mmaplog.log import Log
@@ -14,6 +15,7 @@ from mmaplog.verify import Damage, Verified
 
 __all__ = [
     "Batch",
+    "Compaction",
     "CorruptionError",
     "Damage",
     "Entry",

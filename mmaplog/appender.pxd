@@ -4,6 +4,7 @@ from libc.stdint cimport uint8_t, uint64_t
 
 from mmapio.sync cimport SharedMutex
 from mmaplog.pieces cimport Pieces
+from mmaplog.preparer cimport Preparer
 from mmaplog.segment cimport Segment
 from mmaplog.syncer cimport Syncer
 
@@ -17,6 +18,8 @@ cdef class Appender(Syncer):
     cdef bint growing           # the holder of append_lock is finding space
     cdef bint paused            # the holder of append_lock keeps everybody from appending
     cdef bint timestamps
+    cdef Preparer preparer      # None until somebody writes fast
+    cdef char *scratch          # where records are made that go to the file many at a time, or NULL
     cdef SharedMutex append_mutex   # held by who appends, where several processes do; else None
 
     # The writer's position, and `seq`, `end`, `tail`.
@@ -35,12 +38,19 @@ cdef class Appender(Syncer):
     cdef int give_tail(self) except -1
     cdef int catch_up(self) except -1
     cdef int make_room(self, uint64_t payload_size) except -1
-    cdef int find_room(self, uint64_t need, uint64_t records) except -1
+    cdef int find_room(self, uint64_t need, uint64_t records, bint ahead) except -1
+    cdef int prepare(self) except -1
+    cdef int adopt_prepared(self) except -1
     cdef int refuse_size(self, uint64_t payload_size) except -1
     cdef char *begin(self, uint64_t payload_size) noexcept nogil
     cdef void commit(self, uint64_t payload_size) noexcept nogil
-    cdef void write_record(self, uint64_t payload_size, uint8_t flags) noexcept nogil
+    cdef void write_record(self, char *record, uint64_t payload_size, uint8_t flags) noexcept nogil
     cdef void publish(self) noexcept nogil
+    cdef void publish_at(self, uint64_t seq, uint64_t end, uint64_t last) noexcept nogil
+    cdef uint64_t write_bulk(self, Pieces pieces, uint64_t at, bint atomic) except? 0
+    cdef uint64_t pack(self, Pieces pieces, uint64_t at, bint atomic, int fd, int *result) noexcept nogil
+    cdef int fall_back(self) except -1
+    cdef bint fits(self, uint64_t size, uint64_t limit) noexcept nogil
     cdef object write_many(self, Pieces pieces, bint atomic, bint durable)
     cdef uint64_t write_run(self, Pieces pieces, uint64_t at, bint atomic) noexcept
     cdef int after_commit(self, uint64_t size, uint64_t seq, bint durable) except -1

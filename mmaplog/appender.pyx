@@ -2,14 +2,18 @@
 """The writing half of a log: where the next record goes, room for it, and committing it."""
 
 import errno as _errno
+import os
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.errno cimport EFAULT
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memmove, memset
 
 from mmapio cimport _fault
 from mmapio cimport _memory as memory
-from mmapio._os cimport now_ns
+from mmapio._os cimport now_ns, size_of, write_all
+from mmapio.mapping cimport MappedFile
 from mmaplog.format cimport (
     FLAG_BATCH,
     FLAG_BATCH_END,
@@ -29,6 +33,7 @@ from mmaplog.format cimport (
     read_record,
 )
 from mmaplog.pieces cimport Pieces, pieces_of, slices_of
+from mmaplog.preparer cimport Preparer
 from mmaplog.segment cimport Segment
 from mmaplog.syncer cimport Syncer, end_of_records
 
@@ -45,11 +50,22 @@ cdef uint64_t SEQ_PER_SEGMENT_MAX = 0xFFFFFFFF
 cdef uint64_t BATCH_SIZE_MAX = RECORD_START_END - SEGMENT_HEADER_SIZE
 
 
+# Records go to the file by so many bytes at a time where there are at least twice as many, unless they are larger than this.
+cdef uint64_t PIECE = 256 << 10
+cdef uint64_t BULK_LEAST = 2 * PIECE
+cdef uint64_t BULK_RECORD_MAX = 64 << 10
+# How many records ahead their payloads are fetched from memory.
+cdef uint64_t AHEAD = 8
+
+
 cdef class Appender(Syncer):
     """The writing half of :class:`mmaplog.Log`, which opens it, reads, and closes it."""
 
     def __init__(self):
         raise TypeError("use Log.open")
+
+    def __dealloc__(self):
+        free(self.scratch)
 
     def append(self, data, *, bint durable=False):
         """Append one record and return its sequence number; it is visible to every process at once.
@@ -87,7 +103,7 @@ cdef class Appender(Syncer):
             self.refuse_size(view.len)
         self.hold_tail("an append")
         try:
-            self.find_room(record_size(view.len, self.timestamps), 1)
+            self.find_room(record_size(view.len, self.timestamps), 1, False)
             payload = self.begin(view.len)
             if view.len:
                 memcpy(payload, view.buf, view.len)
@@ -124,7 +140,7 @@ cdef class Appender(Syncer):
             pieces.release()
 
     cdef object write_many(self, Pieces pieces, bint atomic, bint durable):
-        cdef uint64_t first = 0, need, total = 0, at = 0, done, size
+        cdef uint64_t first = 0, need, total = 0, at = 0, done, size, start
         self.check_writable()
         for at in range(pieces.count):
             size = record_size(pieces.sizes[at], self.timestamps)
@@ -141,13 +157,20 @@ cdef class Appender(Syncer):
             at = 0
             while at < pieces.count:
                 need = total if atomic else record_size(pieces.sizes[at], self.timestamps)
-                self.find_room(need, pieces.count if atomic else 1)
-                done = self.write_run(pieces, at, atomic)
+                self.find_room(need, pieces.count if atomic else 1, False)
+                start = self.end
+                done = self.write_bulk(pieces, at, atomic) if total >= BULK_LEAST else 0
+                if done == 0:
+                    done = self.write_run(pieces, at, atomic)
                 if _fault.faults() != self.faults:
                     self.check_faults()
                 at += done
+                total -= self.end - start
                 if at < pieces.count and self.bytes_pending >= self.bytes_bound:
                     self.flush()
+        except BaseException:
+            self.fall_back()
+            raise
         finally:
             self.give_tail()
         if pieces.count and (durable or self.bytes_pending >= self.bytes_bound or self.writes_pending >= self.writes_bound):
@@ -157,22 +180,16 @@ cdef class Appender(Syncer):
     cdef uint64_t write_run(self, Pieces pieces, uint64_t at, bint atomic) noexcept:
         # Writes records from number `at` on for as long as they fit, and returns how many. The first one does.
         cdef uint64_t begun = at, limit = self.tail.limit, size, bytes = 0
-        cdef uint8_t flags = 0
-        cdef const char *source
         cdef char *payload
         with nogil:
             while at < pieces.count:
                 size = pieces.sizes[at]
-                if (self.end + record_size(size, self.timestamps) > limit or self.end >= RECORD_START_END
-                        or self.seq - self.base_seq >= SEQ_PER_SEGMENT_MAX):
+                if not self.fits(record_size(size, self.timestamps), limit):
                     break
                 payload = self.begin(size)
-                source = pieces.starts[at]
                 if size:
-                    memcpy(payload, source, size)
-                if atomic and pieces.count > 1:
-                    flags = FLAG_BATCH | (FLAG_BATCH_END if at + 1 == pieces.count else 0)
-                self.write_record(size, flags)
+                    memcpy(payload, pieces.starts[at], size)
+                self.write_record(self.base + self.end, size, flags_of(pieces, at, atomic))
                 if not atomic or at + 1 == pieces.count:
                     self.publish()
                 bytes += size
@@ -181,6 +198,95 @@ cdef class Appender(Syncer):
         self.bytes_pending += bytes
         self.writes_pending += at - begun
         return at - begun
+
+    cdef uint64_t write_bulk(self, Pieces pieces, uint64_t at, bint atomic) except? 0:
+        # The same for many bytes; none when there is no room for a whole piece.
+        cdef uint64_t begun = at, done = 0, bytes = 0
+        cdef MappedFile file = self.tail.handle()
+        cdef int result = 0
+        if self.end + PIECE > self.tail.limit:
+            return 0
+        if self.scratch == NULL:
+            self.scratch = <char *>malloc(PIECE + BULK_RECORD_MAX)
+            if self.scratch == NULL:
+                raise MemoryError
+        with nogil:
+            done = self.pack(pieces, at, atomic, file.descriptor.fd, &result)
+            for at in range(begun, begun + done):
+                bytes += pieces.sizes[at]
+        self.bytes_pending += bytes
+        self.writes_pending += done
+        if result == -EFAULT:
+            self.tail.region.fail()
+        if result < 0:
+            raise OSError(-result, f"cannot write to the segment: {os.strerror(-result)}", self.tail.path)
+        return done
+
+    cdef uint64_t pack(self, Pieces pieces, uint64_t at, bint atomic, int fd, int *result) noexcept nogil:
+        # Makes records in memory and writes them to the file by the piece, which spares the kernel a fault for each page, and zeroing
+        # it. Readers go by what is published, so that none sees half a write. Pieces are small, and end where pages do: what a later
+        # sync of one record has to write is as large as what was once written in one go.
+        cdef uint64_t begun = at, limit = self.tail.limit, size, rest, before, whole = at
+        cdef uint64_t start = self.end, boundary = (start // PIECE + 1) * PIECE
+        cdef char *record
+        while at < pieces.count:
+            size = record_size(pieces.sizes[at], self.timestamps)
+            if size > BULK_RECORD_MAX or not self.fits(size, limit):
+                break
+            if at + AHEAD < pieces.count:
+                memory.prefetch(pieces.starts[at + AHEAD])
+                memory.prefetch(pieces.starts[at + AHEAD] + 64)
+            record = self.scratch + (self.end - start)
+            if pieces.sizes[at]:
+                memcpy(record + RECORD_HEADER_SIZE + TIME_SIZE * self.timestamps, pieces.starts[at], pieces.sizes[at])
+            before = self.last
+            self.write_record(record, pieces.sizes[at], flags_of(pieces, at, atomic))
+            at += 1
+            if self.end < boundary:
+                continue
+            memory.store_release(&self.control.hot.in_flight, self.end)
+            memory.fence_release()
+            # A file that was cut would grow again, with holes.
+            result[0] = -EFAULT if size_of(fd) < <long long>limit else write_all(fd, self.scratch, boundary - start, start)
+            if result[0] < 0:
+                return whole - begun
+            rest = self.end - boundary
+            memmove(self.scratch, self.scratch + (boundary - start), rest)
+            start = boundary
+            boundary += PIECE
+            whole = at - 1 if rest else at
+            if atomic or whole == begun:
+                continue
+            if rest:
+                # The last record goes beyond.
+                self.publish_at(self.seq - 1, self.last, before)
+            else:
+                self.publish()
+        # The rest is less than a piece, and its pages as small as those of anything that is appended by itself.
+        memory.store_release(&self.control.hot.in_flight, self.end)
+        memory.fence_release()
+        memcpy(self.base + start, self.scratch, self.end - start)
+        if at > begun and (not atomic or at == pieces.count):
+            self.publish()
+        return at - begun
+
+    cdef int fall_back(self) except -1:
+        # To the last record that was published: of what an error cut short nothing must be found behind it.
+        cdef CommitSlot slot
+        cdef uint64_t stop
+        if self.control is None:
+            return 0
+        slot = self.control.committed()
+        self.seq = slot.seq
+        self.end = <uint64_t>slot.end * UNIT
+        self.last = <uint64_t>slot.last * UNIT
+        stop = min(memory.load_acquire(&self.control.hot.in_flight), self.tail.limit)
+        if stop > self.end:
+            memset(self.base + self.end, 0, stop - self.end)
+        return 0
+
+    cdef bint fits(self, uint64_t size, uint64_t limit) noexcept nogil:
+        return self.end + size <= limit and self.end < RECORD_START_END and self.seq - self.base_seq < SEQ_PER_SEGMENT_MAX
 
     def pause(self):
         """For layers above: hold off every append, of all threads, until `unpause`. Not reentrant."""
@@ -217,7 +323,7 @@ cdef class Appender(Syncer):
         self.hold_tail("an append")
         try:
             # There may be room that nobody gave back: what had met a fault elsewhere left none.
-            self.find_room(need, 1)
+            self.find_room(need, 1, True)
         finally:
             self.give_tail()
         return 0
@@ -275,10 +381,9 @@ cdef class Appender(Syncer):
             self.time = max(self.time, record.time)
         return 0
 
-    cdef int find_room(self, uint64_t need, uint64_t records) except -1:
-        # Room for so many bytes, in one segment, of so many records. By who holds the lock and has set `growing`.
+    cdef int find_room(self, uint64_t need, uint64_t records, bint ahead) except -1:
+        # Room for so many bytes, in one segment, of so many records; with `ahead`, more will be needed soon. By who holds the tail.
         cdef uint64_t step
-        cdef Segment tail
         if (self.end + need > self.tail.capacity or self.end >= RECORD_START_END
                 or (records > 1 and self.end + need > RECORD_START_END)
                 or self.seq - self.base_seq + records > SEQ_PER_SEGMENT_MAX):
@@ -288,21 +393,42 @@ cdef class Appender(Syncer):
                 self.tail.refresh()
                 if self.end + need <= self.tail.limit:
                     return 0
-            step = min(max(self.tail.limit, FIRST_ALLOCATION), STEP_MAX)
-            grow_or_just_enough(self.tail, self.tail.limit + step, self.end + need)
+            self.adopt_prepared()
+            if self.end + need > self.tail.limit:
+                step = min(max(self.tail.limit, FIRST_ALLOCATION), STEP_MAX)
+                grow_or_just_enough(self.tail, self.tail.limit + step, self.end + need)
         else:
             return 0
-        if self.bytes_pending >= STEP_MAX:
-            # So much since the last flush: this will be filled before the next one, too, which then writes little in vain.
-            tail = self.tail
+        # So much since the last flush: what is prepared will be filled before the next one, too, which then writes little in vain.
+        if ahead and self.bytes_pending >= STEP_MAX and self.append_mutex is None:
+            self.prepare()
+        return 0
+
+    cdef int prepare(self) except -1:
+        # Has the next window made ready while this one is filled.
+        cdef uint64_t stop = min(self.tail.limit + STEP_MAX, self.tail.capacity)
+        if self.preparer is None:
+            self.preparer = Preparer()
+        if stop > self.tail.limit:
+            self.preparer.ask(self.tail, self.tail.limit, stop)
+        return 0
+
+    cdef int adopt_prepared(self) except -1:
+        # What the thread has made of the file is part of it once it is through.
+        cdef Preparer preparer = self.preparer
+        if preparer is not None and preparer.file is not None:
             with nogil:
-                tail.prefault(self.end, tail.limit)
+                preparer.finish()
+            preparer.file = None
+            self.tail.refresh()
         return 0
 
     cdef int refuse_size(self, uint64_t payload_size) except -1:
         raise RecordTooLarge(f"a record of {payload_size} bytes is larger than the {RECORD_SIZE_MAX} that fit", self._path)
 
     cdef int roll(self, uint64_t need) except -1:
+        # It works on the file that is left now.
+        self.adopt_prepared()
         cdef uint64_t capacity = max(<uint64_t>self.segments.manifest.segment_bytes, SEGMENT_HEADER_SIZE + need)
         cdef uint64_t size = min(capacity, max(STEP_MAX, SEGMENT_HEADER_SIZE + need))
         cdef uint64_t end = self.end
@@ -360,15 +486,14 @@ cdef class Appender(Syncer):
 
     cdef void commit(self, uint64_t payload_size) noexcept nogil:
         # Seals the record whose payload is in place and makes it visible to all.
-        self.write_record(payload_size, 0)
+        self.write_record(self.base + self.end, payload_size, 0)
         self.publish()
 
-    cdef void write_record(self, uint64_t payload_size, uint8_t flags) noexcept nogil:
-        # Seals the record whose payload is in place. What is written next follows it.
+    cdef void write_record(self, char *record, uint64_t payload_size, uint8_t flags) noexcept nogil:
+        # Seals the record whose payload is in place, at `end` of the segment or where it will be copied from. The next one follows.
         cdef uint64_t size = record_size(payload_size, self.timestamps)
         cdef uint64_t used = RECORD_HEADER_SIZE + TIME_SIZE * self.timestamps + payload_size
         cdef uint64_t behind = self.seq - memory.load_relaxed(&self.control.hot.durable)
-        cdef char *record = self.base + self.end
         cdef RecordHeader *header = <RecordHeader *>record
         header.length = size // UNIT
         header.seq = <uint32_t>(self.seq - self.base_seq)
@@ -386,11 +511,14 @@ cdef class Appender(Syncer):
         self.seq += 1
 
     cdef void publish(self) noexcept nogil:
+        self.publish_at(self.seq, self.end, self.last)
+
+    cdef void publish_at(self, uint64_t seq, uint64_t end, uint64_t last) noexcept nogil:
         cdef CommitSlot slot
-        slot.seq = self.seq
+        slot.seq = seq
         slot.segment_id = self.segment_id
-        slot.end = self.end // UNIT
-        slot.last = self.last // UNIT
+        slot.end = end // UNIT
+        slot.last = last // UNIT
         self.control.publish(&slot)
 
     cdef int after_commit(self, uint64_t size, uint64_t seq, bint durable) except -1:
@@ -400,6 +528,14 @@ cdef class Appender(Syncer):
         if durable or self.bytes_pending >= self.bytes_bound or self.writes_pending >= self.writes_bound:
             self.flush_to(seq)
         return 0
+
+
+cdef inline uint8_t flags_of(Pieces pieces, uint64_t at, bint atomic) noexcept nogil:
+    # A batch of one record is a record.
+    if not atomic or pieces.count == 1:
+        return 0
+    return FLAG_BATCH | (FLAG_BATCH_END if at + 1 == pieces.count else 0)
+
 
 cdef grow_or_just_enough(Segment segment, uint64_t size, uint64_t least):
     # A nearly full disk may still have room for what is needed now.

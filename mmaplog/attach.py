@@ -19,14 +19,14 @@ from mmaplog import control as control_file
 from mmaplog import manifest as manifest_file
 from mmaplog import recovery
 from mmaplog.control import Control
+from mmaplog.derive import derive_manifest
 from mmaplog.errors import CorruptionError, FormatError, Locked, Poisoned
 from mmaplog.lock import NAME as LOCK_NAME
 from mmaplog.lock import LockFile
-from mmaplog.derive import derive_manifest
 from mmaplog.manifest import SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, TEMPORARY_SUFFIX, Manifest
 from mmaplog.segment import create_segment, is_segment, list_segments
 from mmaplog.segment_set import SegmentSet
-from mmaplog.truncation import RECORDS_START, finish_cut
+from mmaplog.truncation import finish_cut
 
 MODES = ("r", "w", "c", "n")
 # What a new segment gets from the file system at first.
@@ -171,18 +171,7 @@ def _finish_cut(
             )
         locks.claim_writer()
     segments = SegmentSet(directory, path, segments.manifest, True) if not writing else segments
-    successor = finish_cut(segments, segments.manifest, control)
-    if control is None:
-        control = control_file.create(
-            directory,
-            segments.log_uuid,
-            segments.manifest.first_seq,
-            cut.seq,
-            successor.id,
-            RECORDS_START,
-            0,
-            cut.seq,
-        )
+    _, control = finish_cut(segments, segments.manifest, control)
     if not writing:
         locks.release_writer()
     return control

@@ -1,4 +1,4 @@
-"""MANIFEST from the segments, when it was lost, or when creating the log was cut short before there was one."""
+"""MANIFEST from the segments: it was lost, or the log was being made and there was none yet."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from mmaplog.segment import open_segment
 def derive_manifest(directory: _os.Descriptor, names: list[tuple[int, int, str]]) -> Manifest:
     """What the segments of an open directory tell, given as (base_seq, id, name), in order; at least one.
 
-    What MANIFEST alone knew is forgotten: that a truncation dropped the first records of a segment. Costs a look at
-    every segment. Raises FormatError, CorruptionError.
+    What MANIFEST alone knew is forgotten: that a truncation dropped the first records of a segment.
+    Costs a look at every segment. Raises FormatError, CorruptionError.
     """
     first = _os.open_file(names[0][2], False, follow=False, directory=directory)
     log_uuid = uuid.UUID(bytes=_os.read_at(first, 40, 0)[24:].ljust(16, b"\0"))

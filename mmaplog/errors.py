@@ -55,7 +55,7 @@ class RecordTooLarge(LogError, ValueError):
 
 
 class TooOld(LogError, IndexError):
-    """What is asked for was in the log and is not any more: truncated, or replaced by others of the same numbers."""
+    """A record was in the log and is not any more: truncated, or its number is used again."""
 
     def __init__(self, message: str, path: object = None) -> None:
         super().__init__(errno.ESTALE, message, path)

@@ -180,6 +180,7 @@ cdef class Keeper(Appender):
     cdef int cut_now(self, uint64_t seq) except -1:
         # By who holds the tail, while nobody else may open the log.
         cdef Segment successor, across = self.segments.holding(seq, self.segment_id)
+        self.adopt_prepared()
         manifest = manifest_file.read(self.directory, self._path)
         epoch = 1 + max(self.segments.get(segment_id).epoch for _, segment_id, _ in self.segments.listing())
         manifest = manifest.cut_after(seq, epoch, across.count_below(seq) if across.sparse else 0)
@@ -200,7 +201,7 @@ cdef class Keeper(Appender):
                         memory.store_release(&self.control.hot.poison, _errno.EIO)
                     raise
                 try:
-                    successor = truncation.finish_cut(self.segments, manifest, self.control, successor)
+                    successor, _ = truncation.finish_cut(self.segments, manifest, self.control, successor)
                 except BaseException:
                     # Whoever opens the log next finishes it.
                     memory.store_release(&self.control.hot.poison, _errno.EIO)

@@ -52,8 +52,8 @@ class LockFile:
         """Become the one writer, or one of those who share, or raise Locked naming the process that is."""
         if not _os.lock_byte(self._file, WRITER, not shared):
             raise Locked(
-                f"open for writing by {self._owner()}; close it there, open with mode 'r', or have every writer "
-                "share it",
+                f"open for writing by {self._owner()}; close it there, or open with mode 'r', "
+                "or have every writer share it",
                 self._path,
             )
         name = f"process {os.getpid()}".encode().ljust(OWNER_SIZE, b"\0")

@@ -390,6 +390,8 @@ cdef class Log(Keeper):
 
     cdef release(self):
         self.room = 0
+        if self.preparer is not None:
+            self.preparer.stop()
         self.control = None
         self.tail = None
         self.unsynced = []
@@ -412,6 +414,8 @@ cdef class Log(Keeper):
         self.forked = True
         self.room = 0
         self.flusher = None
+        if self.preparer is not None:
+            self.preparer.abandon()
 
     def __reduce__(self):
         raise TypeError("a log cannot be pickled or copied; open its path again")

@@ -33,7 +33,7 @@ COMPACTED_SUFFIX = ".compact.seg"
 
 @dataclass(frozen=True, slots=True)
 class Compacted:
-    """A segment that compaction wrote: it stands for all numbers in [base_seq, stop), of which it holds some records."""
+    """A segment that compaction wrote: it stands for [base_seq, stop), and holds the records left there."""
 
     segment_id: int
     base_seq: int
@@ -65,7 +65,7 @@ class Manifest:
     def counting(self, listing: Iterable[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
         """Of all segments in the directory as (base_seq, id, name), in order, those that are part of the log.
 
-        The others wait for their removal: what was truncated, what compaction replaced, and what it had not finished.
+        The others wait for their removal: what was truncated, what compaction replaced or had not finished.
         """
         listed = {each.segment_id for each in self.compacted}
         starts = [each.base_seq for each in self.compacted]
@@ -207,8 +207,13 @@ def _compacted(fields: Any) -> Compacted:
 def _require_order(manifest: Manifest) -> None:
     end = 0
     for each in manifest.compacted:
-        if not end <= each.base_seq < each.stop < SEQ_MAX or not 0 <= each.records <= each.stop - each.base_seq:
+        if (
+            not end <= each.base_seq < each.stop < SEQ_MAX
+            or not 0 <= each.records <= each.stop - each.base_seq
+        ):
             raise ValueError(f"the compacted segment {each} is not in order")
         end = each.stop
-    if manifest.cut is not None and not (0 <= manifest.cut.seq < SEQ_MAX and 0 < manifest.cut.epoch < 1 << 32):
+    if manifest.cut is not None and not (
+        0 <= manifest.cut.seq < SEQ_MAX and 0 < manifest.cut.epoch < 1 << 32
+    ):
         raise ValueError(f"{manifest.cut} is out of range")

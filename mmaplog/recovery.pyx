@@ -200,8 +200,10 @@ def settle(SegmentSet segments, tail, segment_bytes, step):
     for _, segment_id, name in segments.listing():
         system.sync(system.open_file(name, True, follow=False, directory=segments.directory))
     system.sync(segments.directory)
-    if not tail.leftover and not tail.dropped:
+    if not tail.leftover and not tail.dropped and tail.known_durable == tail.seq:
         return segment, tail.end
+    # Also where nothing is left behind the end: there may have been records of which no page reached the disk, and whose numbers
+    # somebody knows.
     # The successor is durable before the end is sealed, so the boundary it sets is never missing.
     successor = create_segment(
         segments.directory, segments.log_uuid, tail.seq, epoch + 1, segment_bytes, min(step, segment_bytes))
@@ -270,11 +272,19 @@ cdef require_footers(SegmentSet segments, bases):
             following = bases[at + 1] if at + 1 < len(bases) else None
             # It may begin earlier than that when the log was cut since: then it is newer.
             if following != footer.seq and not (
-                    following is not None and following < footer.seq and segments.at_base(following).epoch > segment.epoch):
+                    following is not None and following < footer.seq and is_newer(segments, following, segment.epoch)):
                 raise CorruptionError(
                     f"the segment that begins with record {footer.seq} is missing"
                     + (f", the next one there begins with {following}" if following else "")
                     + "; restore it from a backup", segments.path)
+
+
+cdef bint is_newer(SegmentSet segments, uint64_t base_seq, uint64_t epoch) except -1:
+    # Whether the segment there is what its name says, and of a later epoch.
+    try:
+        return segments.at_base(base_seq).epoch > epoch
+    except (CorruptionError, FormatError):
+        return False
 
 
 cdef last_known_durable(SegmentSet segments, bases):

@@ -156,6 +156,8 @@ cdef class Replay:
             raise FormatError(
                 f"record {self.seq} at offset {self.offset} is of a kind this code does not know; upgrade mmapkv",
                 self.segment.path)
+        # Perhaps it is the next segment that is not what its name says.
+        self.segments.following(self.segment, self.tail_id)
         raise CorruptionError(
             f"record {self.seq} at offset {self.offset} is damaged, though records up to {self.stop - 1} were committed; "
             "restore the segment from a backup", self.segment.path)

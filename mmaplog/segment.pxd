@@ -33,7 +33,7 @@ cdef class Segment:
     cdef int refresh(self) except -1
     cdef int sync(self) except -1
     cdef int grow(self, uint64_t size) except -1
-    cdef void prefault(self, uint64_t start, uint64_t stop) noexcept nogil
+
     cdef bint load_mark(self, DurableMark *out) noexcept
     cdef bint load_footer(self, Footer *out) noexcept
     cdef void store_mark(self, uint64_t seq, uint64_t end) noexcept

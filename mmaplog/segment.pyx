@@ -8,7 +8,7 @@ import time
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
-from mmapio cimport _vm
+
 from mmapio._os cimport Descriptor
 from mmapio.mapping cimport MappedFile
 from mmaplog.checksum cimport xxh3
@@ -96,12 +96,6 @@ cdef class Segment:
         self.limit = min(self.file.length, self.capacity)
         return 0
 
-    cdef void prefault(self, uint64_t start, uint64_t stop) noexcept nogil:
-        # Makes pages that are about to be filled writable in one call: a fault for each costs four times as much. They are dirty
-        # from then on, and a sync writes them, full or not. Where the kernel cannot, or a page is gone, the stores find out.
-        cdef uint64_t first = start & ~<uint64_t>(_vm.PAGE - 1)
-        if stop > first:
-            _vm.advise(self.base + first, stop - first, _vm.ADVICE_POPULATE_WRITE)
 
     cdef bint load_mark(self, DurableMark *out) noexcept:
         # The better of the copies that verify.

@@ -12,19 +12,18 @@ from mmaplog.segment_set cimport SegmentSet
 from mmaplog.syncer cimport end_of_records
 
 from mmapio import _os as system
+from mmaplog import control as control_file
 from mmaplog import manifest as manifest_file
 from mmaplog.segment import create_segment, list_segments, open_segment, publish_segment
 
 FIRST_ALLOCATION = 64 << 10
-# Where the records of every segment start.
-RECORDS_START = SEGMENT_HEADER_SIZE
 
 
 def finish_cut(SegmentSet segments, manifest, Control control, Segment successor=None):
-    """Do what ``manifest.cut`` says, or what is left of it, and return the segment in which the log goes on.
+    """Do what ``manifest.cut`` says, or what is left of it. Returns the segment in which the log goes on, and CONTROL.
 
     What stays must be durable. `successor` is that segment when it was made before; `control`, where there is one to be believed,
-    tells those who have the log open. Cut short at any step, it is done again.
+    tells those who have the log open, otherwise it is made anew. Cut short at any step, it is done again.
     """
     cdef Segment last = None
     cdef Footer footer
@@ -37,7 +36,10 @@ def finish_cut(SegmentSet segments, manifest, Control control, Segment successor
         publish_segment(directory, successor)
     system.sync(directory)
     segments.add(successor)
-    if control is not None:
+    if control is None:
+        control = control_file.create(
+            directory, manifest.log_uuid, manifest.first_seq, seq, successor.id, SEGMENT_HEADER_SIZE, 0, seq)
+    else:
         control.rewind(seq, successor.id, SEGMENT_HEADER_SIZE)
         control.change(manifest.first_seq)
     for base_seq, segment_id, name in reversed(list_segments(directory)):
@@ -47,19 +49,21 @@ def finish_cut(SegmentSet segments, manifest, Control control, Segment successor
     bases = [base for base in segments.bases() if base < seq]
     if bases:
         last = segments.at_base(bases[len(bases) - 1])
-        if not last.load_footer(&footer):
+        # Also where there is one: of what it says nobody knows whether it is durable, and it may speak of more than is left. Without
+        # it, recovery would take a batch that was cut for one that was never finished.
+        if not last.load_footer(&footer) or footer.seq != seq:
             footer.seq = seq
             footer.end = end_of_records(last, seq)
-            footer.records = seq - last.base_seq
+            footer.records = last.count_below(seq)
             footer.time_min = 0
             footer.time_max = <uint64_t>-1
             last.store_footer(&footer)
-            last.sync()
-            last.release()
+        last.sync()
+        last.release()
     system.sync(directory)
     manifest_file.write(directory, replace(manifest, cut=None))
     segments.relist()
-    return segments.get(successor.id)
+    return segments.get(successor.id), control
 
 
 def find_successor(directory, manifest):

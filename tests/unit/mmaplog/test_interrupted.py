@@ -158,7 +158,7 @@ other = MemoryMappedFile.create_rw(arguments[0] + ".other", 1 << 20)
 os.truncate(other.path, 4096)
 log.pause()
 outcomes.append(outcome(lambda: other.read_bytes(500_000, 10)))
-log.resume()
+log.unpause()
 answer([*outcomes, log.append(b"b"), log.append_many([b"c"]).start])
 """
     )

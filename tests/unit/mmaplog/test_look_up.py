@@ -130,6 +130,7 @@ from mmaplog import Log
 log = Log.open(arguments[0], "r")
 numbers = [0, 1, 2500, 4998, 4999]
 log.read_many(numbers)
+list(log.replay(4000, 4010, reverse=True))
 print("begin", flush=True)
 for _ in range(100):
     log.read_many(numbers)

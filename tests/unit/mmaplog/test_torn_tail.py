@@ -386,13 +386,15 @@ def test_numbers_that_are_used_again_have_a_higher_epoch(tmp_path: Path) -> None
 
 
 def test_recovery_that_changes_nothing_makes_no_new_segment(tmp_path: Path) -> None:
-    """A clean tail needs no seal; opening a log a thousand times must not make a thousand files."""
+    """The first one does: records may be lost whose numbers somebody knows. But opening a log a thousand
+    times must not make a thousand files.
+    """
     path = tmp_path / "log"
     unsynced_log(path)
     for _ in range(5):
         assert recovered(path) == RECORDS
         power_cut(path)
-    assert len(segment_paths(path)) == 1
+    assert len(segment_paths(path)) == 2
 
 
 def test_an_empty_log_recovers_to_an_empty_log(tmp_path: Path) -> None:
