@@ -252,7 +252,8 @@ def _open_directory(path: str, mode: str) -> _os.Descriptor:
 
 
 def _sync_parent(path: str) -> None:
-    # The name of the log's own directory, whoever made it: who did may have been killed before he came to this.
+    # The name of the log's own directory, whoever made it: who did may have been killed before he came to
+    # this.
     with contextlib.suppress(PermissionError):
         _os.sync(_os.open_directory(os.fspath(Path(path).absolute().parent)))
 

@@ -1,6 +1,7 @@
-"""`python -m tests.crash.log_images`: open what a power cut may leave of a log, page by page, and look for what was durable.
+"""`python -m tests.crash.log_images`: open what a power cut may leave of a log, and see what was durable.
 
-Everything follows from the seed but times and what is drawn from the system (ids of segments), on which no choice depends.
+Everything follows from the seed but times and what is drawn from the system (ids of segments), on which no
+choice depends.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""`python -m tests.crash.log_kill_storm`: kill writers of a log at random moments and look for what they acknowledged.
+"""`python -m tests.crash.log_kill_storm`: kill writers of a log and look for what they acknowledged.
 
-With `--shared` several processes write to one log, some or all of which are killed. Calls, plans and delays follow from the
-seed; the instruction that a kill hits does not, so a violation may take a few repetitions to show again.
+With `--shared` several processes write to one log, some or all of which are killed. Calls, plans and delays
+follow from the seed; the instruction that a kill hits does not, so a violation may take a few repetitions to
+show again.
 """
 
 from __future__ import annotations

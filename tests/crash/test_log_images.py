@@ -46,7 +46,8 @@ def count(table: str, row: str) -> int:
 
 @needs_compiler
 def test_what_was_durable_is_in_every_image(tmp_path: Path) -> None:
-    # Dirty pages, sizes and names reach the device in any order. A log that counts on one opens on most machines.
+    # Dirty pages, sizes and names reach the device in any order. A log that counts on one opens on most
+    # machines.
     ran = images(tmp_path, "--images", str(IMAGES), "--seed", "1")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert count(ran.stdout, "images opened") == IMAGES
@@ -80,7 +81,7 @@ def test_bad_arguments_are_refused(tmp_path: Path, arguments: tuple[str, ...]) -
 
 
 def step(event: Event, file: int | None, **look: bytes) -> Step:
-    """A moment at which each file of the directory, numbered in the order of their names, has this content."""
+    """A moment at which the files of the directory, numbered by order, have these contents."""
     return Step({name: (at, content) for at, (name, content) in enumerate(look.items())}, event, file, None)
 
 
@@ -107,7 +108,8 @@ def test_a_page_is_as_of_the_call_of_the_last_sync_or_as_at_any_moment_since() -
 
 
 def test_names_are_durable_by_a_sync_of_their_directory_alone() -> None:
-    # A file's own sync says nothing about its name, and of several changes since any may be there without the others.
+    # A file's own sync says nothing about its name, and of several changes since any may be there without the
+    # others.
     disk = Disk()
     steps = [
         step(Event.LOOK, None, a=b"1"),

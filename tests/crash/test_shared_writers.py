@@ -39,9 +39,11 @@ def die_at(name: str, after: bool) -> None:
 def test_the_segment_of_a_roll_that_was_not_finished_is_no_part_of_the_log(
     tmp_path: Path, name: str, after: bool
 ) -> None:
-    """A writer was killed in a roll, when the new segment had its name. The others went on in the old one, for their
-    records were smaller, and rolled later. They had not heard of the first segment and left it there: from then on it
-    stood where the log was said to go on, without a record in it, and everything behind it could not be read.
+    """A writer was killed in a roll, when the new segment had its name.
+
+    The others went on in the old one, for their records were smaller, and rolled later. They had not heard of
+    the first segment and left it there: from then on it stood where the log was said to go on, without a
+    record in it, and everything behind it could not be read.
     """
     path = tmp_path / "log"
     with shared(path) as log:

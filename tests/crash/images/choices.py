@@ -1,4 +1,4 @@
-"""Which images of a disk to look at: all of them when they are few, otherwise those that have told most, and others at random."""
+"""Which images of a disk to look at: all when they are few, otherwise those that tell most and some more."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ CUT_SHARE = 50
 ABSENT_SHARE = 250
 
 Image = dict[str, bytes]
-"""What a power cut has left: by name, the content. None in its place says that the directory is not there either."""
+"""What a power cut has left: contents by name. None in its place: not even the directory is there."""
 
 
 @dataclass(frozen=True)
 class Slot:
-    """One thing of which it is open what has reached the device: a change of a name, or a size or page of a file."""
+    """What may have reached the device or not: a change of a name, or a size or page of a file."""
 
     options: int
     change: Change | None = None
@@ -31,7 +31,7 @@ class Slot:
 
 
 def slots_of(disk: Disk) -> list[Slot]:
-    """All that is open, of the files that are synced at all. Option 0 is what is durable, the last what is current."""
+    """All that is open, of files that are ever synced. Option 0 is durable, the last one current."""
     slots = [Slot(2, change=change) for change in disk.changes if change.name not in UNSYNCED]
     ignored = {file for name, file in disk.names.items() if name in UNSYNCED}
     ignored |= {change.file for change in disk.changes if change.name.startswith(UNSYNCED) and change.file}

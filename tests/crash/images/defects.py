@@ -1,7 +1,7 @@
-"""Planted defects, to see that the images catch them: syncs that are not made, or too late, and a recovery that believes.
+"""Planted defects, which the images must catch: syncs that are not made, and a recovery that believes.
 
-The first ones are left out of the recording, as if the log had not made the call. The others do to an image what a reader
-would take from it that does not ask for checksums or for the end of a batch.
+The first ones are left out of the recording, as if the log had not made the call. The others do to an image
+what a reader would take from it that does not ask for checksums or for the end of a batch.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What may be on the device: of each page, size and name what a sync has made durable, and all that came since.
+"""What may be on the device: of each page, size and name what a sync made durable, and all that came since.
 
-The kernel writes dirty pages in any order at any time, so after a power cut each page is as it was at the call of the last sync
-that covers it, or as it was at some moment since. Names are made durable by a sync of their directory, and each change
-of one since then is there or not.
+The kernel writes dirty pages in any order at any time, so after a power cut each page is as it was at the
+call of the last sync that covers it, or as it was at some moment since. Names are made durable by a sync of
+their directory, and each change of one since then is there or not.
 """
 
 from __future__ import annotations

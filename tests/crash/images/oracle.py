@@ -15,9 +15,10 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True)
 class Expected:
-    """One of the states that a log may be in: a prefix of `records`, numbered from 0, with no less than `floor`.
+    """One of the states that a log may be in: a prefix of `records`, numbered from 0, of at least `floor`.
 
-    It begins with one of the numbers `firsts`. Those in `removable` may be missing within, those in `removed` must.
+    It begins with one of the numbers `firsts`. Those in `removable` may be missing within, those in `removed`
+    must.
     """
 
     records: tuple[Record, ...] = ()

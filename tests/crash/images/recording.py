@@ -1,4 +1,4 @@
-"""A session of a real log, recorded: what its directory looked like before and after each call that counts."""
+"""A session of a real log, recorded: how its directory looked before and after each call that counts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Event(IntEnum):
 
 
 class Step(NamedTuple):
-    """A moment: what the directory looks like, what happens to which file then, and what must be true by then.
+    """A moment: how the directory looks, what happens to which file then, and what must be true by then.
 
     The file is None for the directory itself.
     """
@@ -51,7 +51,7 @@ class Recorder:
     @classmethod
     def of(cls, path: Path, disk: Disk) -> Recorder:
         """For a directory that holds what is current on this disk."""
-        known = {os.stat(path / name).st_ino: file for name, file in disk.names.items()}
+        known = {(path / name).stat().st_ino: file for name, file in disk.names.items()}
         return cls(path, known, made=max(disk.files, default=-1) + 1)
 
     def listening(self) -> Listening:
@@ -97,7 +97,7 @@ class Recorder:
 
 
 def play(disk: Disk, steps: list[Step]) -> Iterator[tuple[int, Step]]:
-    """Bring a disk through the steps. Yields each with its number after it, for whatever a power cut may leave then."""
+    """Bring a disk through the steps. Yields each with its number, when the disk is as it was then."""
     contents: dict[int, bytes] = {}
     names: dict[str, int] = {}
     for number, step in enumerate(steps):

@@ -1,4 +1,4 @@
-"""Records sessions, makes images of what a power cut may leave of them, opens each, and says what is wrong."""
+"""Records sessions, makes images of what a power cut may leave, opens each, and says what is wrong."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Enough(Exception):
 
 @dataclass
 class Options:
-    """What the command line says. `scratch` is where images are opened, `kept` where those go that are wrong."""
+    """What the command line says. Images are opened in `scratch`; those that are wrong go to `kept`."""
 
     seed: int
     images: int
@@ -72,7 +72,8 @@ class Runner:
         self.boot = 0
         self.number = 0
         self.made = 0
-        # What binds CONTROL to a machine that was not restarted. The images are of one place, whatever their inodes.
+        # What binds CONTROL to a machine that was not restarted. The images are of one place, whatever their
+        # inodes.
         vars(_os)["identity"] = lambda opened: (1, 2, 3, 4, 5, True)
         vars(_os)["boot_id"] = lambda: self.boot.to_bytes(16, "little")
         defects.plant(options.defect)

@@ -1,4 +1,4 @@
-"""A session of a log: it is opened, some calls are made, and it is closed or not; what must be true is said before each."""
+"""A session of a log: opened, some calls, closed or not. What must be true is said before each call."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Style:
 
 
 class Session:
-    """One session, from opening on. `said` is what must be true at any moment, by the recorder or without one."""
+    """One session, from opening on. The recorder, if there is one, is told what must be true when."""
 
     def __init__(
         self, path: Path, style: Style, rng: random.Random, name: int, recorder: Recorder | None
@@ -90,7 +90,7 @@ class Session:
         self.found: dict[int, bytes] = {}
 
     def open(self, alternatives: Alternatives) -> Log:
-        """Open the log, of which one of these is true, and read it. The state is what was found from then on."""
+        """Open the log, of which one of these is true, and read it. What is found is the state then."""
         self._say(alternatives)
         self.log = log = self._open()
         first, committed = first_of(log), log.committed
@@ -192,7 +192,8 @@ class Session:
 
 
 def _batches(alternatives: Alternatives, committed: int) -> list[int | None]:
-    # Which batch a record belongs to is not to be read from a log; it matters only for one that may still be cut off.
+    # Which batch a record belongs to is not to be read from a log; it matters only for one that may still be
+    # cut off.
     fitting = [each for each in alternatives if len(each.records) >= committed]
     known = [record.batch for record in fitting[0].records[:committed]] if fitting else []
     return known + [None] * (committed - len(known))

@@ -1,6 +1,7 @@
 """A library put in front of the C library that tells of each call that a power cut may come before or after.
 
-Loaded with LD_PRELOAD, so that nothing in the code under test knows of it. It does nothing until somebody listens.
+Loaded with LD_PRELOAD, so that nothing in the code under test knows of it. It does nothing until somebody
+listens.
 """
 
 from __future__ import annotations

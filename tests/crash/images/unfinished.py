@@ -1,4 +1,4 @@
-"""An append that a killed writer had begun, made by hand: the clock would have to be very lucky to meet one at every stage."""
+"""An append that a killed writer had begun, made by hand: a clock would hardly meet one at every stage."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ def begin_append(look: Look, rng: random.Random, payload: bytes) -> tuple[Look, 
         _store(made, at, segment_id, seq + index - int(match[1]), flag, payload)
         at += size // len(flags)
     stop = size if rng.random() < 0.4 else rng.randrange(size)
-    # Payload and header come first, the checksum and the length last; or the kernel has taken only a part of it along.
+    # Payload and header come first, the checksum and the length last; or the kernel has taken only a part of
+    # it along.
     made[end + stop : at] = content[end + stop : at]
     if rng.random() < 0.3:
         made[end + 4 : end + 8] = content[end + 4 : end + 8]

@@ -73,9 +73,7 @@ def compare(found: dict[int, bytes], model: Model, start: int) -> list[str]:
 def check_marks(log: Log, acknowledged_durable: int) -> list[str]:
     """That the durable number is between what was said to be durable and what is there."""
     if not acknowledged_durable <= log.durable <= log.committed:
-        return [
-            f"durable is {log.durable}, committed {log.committed}, acknowledged as durable {acknowledged_durable}"
-        ]
+        return [f"durable is {log.durable}, committed {log.committed}, acknowledged {acknowledged_durable}"]
     return []
 
 

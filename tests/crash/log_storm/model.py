@@ -90,7 +90,7 @@ class Model:
         self.removable.clear()
 
     def resolve(self, pending: list[Pending], found: dict[int, bytes], committed: int) -> list[str]:
-        """Which of the records in flight have come to be there: all of an append or batch, or some first ones.
+        """Which of the records in flight have come to be there: all of them, or some first ones.
 
         What is there and in nobody's flight is said to be wrong, and believed from here on.
         """

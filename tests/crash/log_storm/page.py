@@ -56,7 +56,7 @@ class Line:
         self._words[_SUBMITTED] = number
 
     def acknowledge(self, number: int, seq: int, durable: int) -> None:
-        """It has returned, its first record has the number `seq`, and those below `durable` are on the device."""
+        """It has returned, its first record is `seq`, and those below `durable` are on the device."""
         self._words[8 + number - 1] = seq
         if durable > self._words[_DURABLE]:
             self._words[_DURABLE] = durable

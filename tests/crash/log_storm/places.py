@@ -1,4 +1,4 @@
-"""Where in a log the calls reach that drop records, and which records compaction keeps. Both sides compute it."""
+"""Where in a log the calls reach that drop records, and what compaction keeps. Both sides compute it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one round of the log's storm does: drawn from (seed, round) alone, so that anybody can draw it again."""
+"""What one round of the log's storm does: drawn from (seed, round) alone, so that it can be drawn again."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _POLICIES: list[tuple[int, FlushPolicy]] = [
     (8, FlushPolicy.every_writes(50)),
     (4, FlushPolicy.ALWAYS),
 ]
-# Where a process may be made to kill itself: before or after the n-th of these calls. Stores to mapped memory are none of
-# them; those the clock has to meet.
+# Where a process may be made to kill itself: before or after the n-th of these calls. Stores to mapped memory
+# are none of them; those the clock has to meet.
 TRAPS = ("grow", "open_file", "replace_file", "remove_file", "sync", "write_at", "set_size")
 TRAP_NTH_MAX = 12
 
@@ -64,7 +64,7 @@ AVAILABLE = tuple(kind for kind, name in _DROPPING.items() if hasattr(Log, name)
 
 
 class Call(NamedTuple):
-    """One call: sizes of the records that it appends, and a number in 1/1024 for those that take a place in the log."""
+    """One call: sizes of the records that it appends; `share` in 1/1024, how far in the log it reaches."""
 
     kind: Kind
     sizes: tuple[int, ...]
@@ -102,7 +102,7 @@ class LogPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """One round: what its writers do, which of them are killed when, and what happens until the log is open again."""
+    """One round: what its writers do, who is killed when, and what comes until the log is open again."""
 
     seed: int
     round: int

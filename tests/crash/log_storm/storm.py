@@ -1,7 +1,8 @@
-"""The storm itself: in each round writers are forked and killed, and what they left is opened and compared."""
+"""The storm itself: in each round writers are forked and killed, and what they left is compared."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import shutil
@@ -20,7 +21,7 @@ from tests.crash.log_storm import checks, defects
 from tests.crash.log_storm.model import Model, Pending
 from tests.crash.log_storm.page import Page
 from tests.crash.log_storm.plan import AVAILABLE, WRITERS_MAX, Call, Kind, LogPlan, Plan, calls
-from tests.crash.log_storm.reader import Reader, ReaderFailed
+from tests.crash.log_storm.reader import Reader, ReaderFailed, RereadingReader
 from tests.crash.log_storm.records import payload_of
 from tests.crash.log_storm.wreck import Wreck, inspect, segment_path
 from tests.crash.log_storm.writer import set_trap, write
@@ -101,7 +102,7 @@ class Storm:
         self.violations: list[str] = []
 
     def run(self) -> Summary:
-        """Rounds until enough writers are killed. Stops early after too many violations, or when interrupted."""
+        """Rounds until enough writers are killed. Stops early after too many violations."""
         try:
             for number in itertools.count(self.options.first_round):
                 if self.summary.kills >= self.options.kills or not self._survives(number):
@@ -132,6 +133,8 @@ class Storm:
     def _make(self, number: int) -> None:
         self.path = self.options.directory / f"log-{number}"
         self.log_plan = LogPlan.draw(self.options.seed, number)
+        if self.options.defect == defects.STALE_READER:
+            self.log_plan = dataclasses.replace(self.log_plan, reaches_back=False)
         self.made_in = number
         self.model = Model()
         Log.open(
@@ -169,6 +172,7 @@ class Storm:
             self._compare_seen(seen, before, "before recovery")
             if before + len(seen) < floor:
                 self._wrong(f"the reader saw {before + len(seen)} records, {floor} were acknowledged")
+        self._compare_reread()
         seen = self._ask_reader(before, "after recovery")
         if seen is not None:
             self._compare_seen(seen, before, "after recovery")
@@ -249,8 +253,7 @@ class Storm:
         log = Log.open(self.path, "w", flush_policy=policy, timestamps=self.log_plan.timestamps)
         self.summary.reopen_ms.append((time.perf_counter() - begun) * 1e3)
         with log:
-            dropped = any(not made.call.kind.appends for made in pending) or self.log_plan.reaches_back
-            whole = plan.round % WHOLE_EVERY == 0 or plan.loses_control or (AVAILABLE and dropped)
+            whole = plan.round % WHOLE_EVERY == 0 or plan.loses_control or self._drops
             start = checks.first_of(log) if whole else max(checks.first_of(log), before - 20)
             found, wrong = checks.read(log, start, self.log_plan.timestamps)
             self._wrong(*wrong)
@@ -284,15 +287,14 @@ class Storm:
             self.summary.counts["rounds with a reader that was there before"] += 1
 
     def _new_reader(self, plan: Plan) -> None:
-        if self.log_plan.reaches_back and AVAILABLE:
-            return
         is_stale = self.options.defect == defects.STALE_READER
-        self.reader = Reader(self.path, self.model.end and self.model.end - 1, is_stale)
+        kind = RereadingReader if self._drops and not is_stale else Reader
+        self.reader = kind(self.path, max(self.model.end - 1, self.model.first), is_stale)
         self.reader_until = plan.round + READER_ROUNDS
         self.summary.counts["readers"] += 1
 
     def _ask_reader(self, since: int, when: str) -> list[int] | None:
-        if self.reader is None or self.reader.start > since:
+        if self.reader is None or self.reader.start > since or isinstance(self.reader, RereadingReader):
             return None
         try:
             return self.reader.seen(since)
@@ -307,6 +309,24 @@ class Storm:
             if origin is None or crc32(payload_of(origin)) != total:
                 self._wrong(f"the reader saw a record {seq} {when} that is not in the log")
                 return
+
+    def _compare_reread(self) -> None:
+        if not isinstance(self.reader, RereadingReader):
+            return
+        try:
+            found = self.reader.records()
+        except ReaderFailed as error:
+            self.reader = None
+            self._wrong(f"the reader failed: {error}")
+            return
+        expected = {seq: crc32(payload_of(origin)) for seq, origin in self.model.records.items()}
+        if found != expected:
+            wrong = sorted(seq for seq, _ in found.items() ^ expected.items())
+            self._wrong(f"the reader sees other records than there are: {wrong[:5]} ... of {len(wrong)}")
+
+    @property
+    def _drops(self) -> bool:
+        return self.log_plan.reaches_back and not self.options.shared and bool(AVAILABLE)
 
     def _drop_reader(self) -> None:
         if self.reader is not None:

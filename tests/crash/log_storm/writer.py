@@ -55,7 +55,7 @@ def write(
     acknowledges_early: bool,
     started: Callable[[], None],
 ) -> None:
-    """Make the calls of a plan until killed, told to stop, or left alone; acknowledge each after it has returned."""
+    """Make the calls of a plan until killed, told to stop, or left alone; acknowledge each that returned."""
     log = open_log(path, plan, log_plan)
     if writer == 0 and plan.trap is not None:
         set_trap(plan.trap)

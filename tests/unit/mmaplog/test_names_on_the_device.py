@@ -1,4 +1,4 @@
-"""The order in which names reach the device: what a record depends on is there before anybody relies on it."""
+"""The order in which names reach the device: what a record depends on is there before it."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def test_a_segment_is_removed_only_once_its_successor_has_a_durable_name(
 ) -> None:
     """The first record was larger than a segment, which got it one of its own in place of the empty one.
 
-    The old name was removed before the new one was durable. Of these two a power cut could keep the removal alone, and
-    the log never opened again: no segment began with its first record.
+    The old name was removed before the new one was durable. Of these two a power cut could keep the removal
+    alone, and the log never opened again: no segment began with its first record.
     """
     with Log.open(tmp_path / "log", segment_bytes=65536, flush_policy=FlushPolicy.MANUAL) as log:
         calls.clear()
@@ -51,7 +51,7 @@ def test_a_segment_is_removed_only_once_its_successor_has_a_durable_name(
 def test_the_name_of_the_directory_is_durable_whoever_made_it(
     tmp_path: Path, calls: list[tuple[str, str]]
 ) -> None:
-    """A process was killed after it had made the directory. The next one found it there, and synced only what is in it.
+    """A process was killed after it had made the directory. The next one synced only what is in it.
 
     Everything that was appended durably was in a directory which a power cut could take away.
     """
