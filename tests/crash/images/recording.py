@@ -35,6 +35,8 @@ class Step(NamedTuple):
     event: Event
     file: int | None
     expected: Any
+    is_quiet: bool = False
+    """Whether the log is open, and no call at work."""
 
 
 @dataclass
@@ -58,9 +60,9 @@ class Recorder:
         """Record for as long as the ``with`` block lasts."""
         return Listening(self._told)
 
-    def look(self) -> None:
-        """Add a step by hand: between two calls of the log."""
-        self.steps.append(Step(self._seen(), Event.LOOK, None, self.expected))
+    def look(self, is_quiet: bool) -> None:
+        """Add a step by hand: between two calls of the log, which is open if `is_quiet`."""
+        self.steps.append(Step(self._seen(), Event.LOOK, None, self.expected, is_quiet))
 
     def _told(self, call: int, fd: int, after: bool, failed: bool) -> None:
         look = self._seen()

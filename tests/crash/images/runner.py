@@ -126,6 +126,8 @@ class Runner:
             if number in moments and budget > 0:
                 alternatives = self._expected(step)
                 slots = slots_of(disk)
+                self.result.counts["moments looked at"] += 1
+                self.result.counts["moments looked at with something open"] += bool(slots)
                 limit = EXHAUSTIVE_MAX if number == complete else each
                 for chosen in assignments(slots, rng, limit):
                     image = build(disk, slots, chosen, rng)
@@ -204,7 +206,7 @@ class Runner:
         """A session that follows a kill, not a power cut: what was not synced still may be, or may not."""
         look, more = step.look, alternatives
         committed = slot(look.get("CONTROL", (0, b""))[1])[0]
-        if rng.random() < 0.7 and committed:
+        if rng.random() < 0.7 and committed and step.is_quiet and len(alternatives) == 1:
             payload = b"unfinished:" + rng.randbytes(rng.randrange(600))
             look, records = begin_append(look, rng, payload)
             more = tuple(
@@ -235,6 +237,8 @@ class Runner:
             _write(path, image)
         session = Session(path, style, rng, 100 + self.made, None)
         session.open(alternatives)
+        if len(session.state.records) < max(len(each.records) for each in alternatives):
+            self.result.counts["images without the last records"] += 1
         wrong = self._judge(alternatives, session)
         wrong += self._verify(session)
         if wrong:

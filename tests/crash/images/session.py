@@ -37,6 +37,8 @@ class Style:
     """Share of calls that sync."""
     drops: float
     """Share of those that drop records."""
+    shared: bool
+    """Whether the log is opened as one that others may write, too, though nobody does."""
 
     @classmethod
     def draw(cls, rng: random.Random) -> Style:
@@ -48,6 +50,7 @@ class Style:
             size_max=rng.choice((100, 600, 3000, 12_000)),
             syncing=rng.choice((0.05, 0.2, 0.5)),
             drops=rng.choice((0.0, 0.05, 0.2)) if AVAILABLE else 0.0,
+            shared=rng.random() < 0.3,
         )
 
     def call(self, rng: random.Random) -> Call:
@@ -125,6 +128,7 @@ class Session:
         """End it; a flush, and a clean mark."""
         if self.log is not None:
             self.log.close()
+            self.log = None
         self._say((self.state,))
 
     def _open(self) -> Log:
@@ -134,12 +138,13 @@ class Session:
             flush_policy=self.style.policy,
             timestamps=self.style.timestamps,
             segment_bytes=self.style.segment_bytes,
+            shared=self.style.shared,
         )
 
     def _say(self, alternatives: Alternatives) -> None:
         if self.recorder is not None:
             self.recorder.expected = alternatives
-            self.recorder.look()
+            self.recorder.look(self.log is not None)
 
     def _payload(self, size: int) -> bytes:
         self.appended += 1
