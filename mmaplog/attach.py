@@ -104,6 +104,8 @@ def _attach_locked(
     manifest = _identify(path, directory, segment_bytes, derived, may_create=mode in "cn")
     writing = mode != "r"
     segments = SegmentSet(directory, path, manifest, writing)
+    # Whoever has the log open may have dropped its first segments since it was read.
+    manifest = segments.manifest
     if not segments.bases() or segments.bases()[0] > manifest.first_seq:
         raise CorruptionError(
             f"records from {manifest.first_seq} on are missing: "

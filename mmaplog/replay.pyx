@@ -9,7 +9,7 @@ from mmaplog.format cimport SEGMENT_HEADER_SIZE, Footer, Found, Record, read_rec
 from mmaplog.segment cimport Segment
 from mmaplog.segment_set cimport SegmentSet
 
-from mmaplog.errors import CorruptionError, FormatError
+from mmaplog.errors import CorruptionError, FormatError, TooOld
 
 # How many records are read at once on the way back.
 cdef uint64_t BLOCK = 256
@@ -156,6 +156,9 @@ cdef class Replay:
             raise FormatError(
                 f"record {self.seq} at offset {self.offset} is of a kind this code does not know; upgrade mmapkv",
                 self.segment.path)
+        if self.seq < self.segments.first():
+            raise TooOld(
+                f"record {self.seq} was truncated; the log begins with {self.segments.first()}", self.segments.path)
         # Perhaps it is the next segment that is not what its name says.
         self.segments.following(self.segment, self.tail_id)
         raise CorruptionError(

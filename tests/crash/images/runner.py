@@ -265,6 +265,8 @@ class Runner:
         log = session.log
         assert log is not None
         wrong = complaints(alternatives, max(session.state.firsts), log.committed, session.found)
+        if len(log) != len(session.found):
+            wrong.append(f"len() is {len(log)}, {len(session.found)} records are there")
         if not session.state.floor <= log.committed:
             wrong.append(f"durable is {session.state.floor}, committed {log.committed}")
         return wrong

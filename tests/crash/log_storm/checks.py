@@ -39,7 +39,9 @@ def settle_drops(log: Log, model: Model, pending: list[Pending], found: dict[int
         kind = made.call.kind
         if kind in (Kind.TRUNCATE_BEFORE, Kind.RETAIN) and first != model.first:
             limit = model.limit(made.call)
-            if not model.first < first <= limit or (kind is Kind.TRUNCATE_BEFORE and first != limit):
+            if not model.first < first <= limit or (
+                kind is Kind.TRUNCATE_BEFORE and first != limit and not model.is_shared
+            ):
                 return [f"{kind.name} in flight left {first}: was {model.first}, was to become {limit}"]
             model.drop_before(first)
         elif kind is Kind.TRUNCATE_AFTER and committed != model.end:
@@ -74,6 +76,13 @@ def check_marks(log: Log, acknowledged_durable: int) -> list[str]:
     """That the durable number is between what was said to be durable and what is there."""
     if not acknowledged_durable <= log.durable <= log.committed:
         return [f"durable is {log.durable}, committed {log.committed}, acknowledged {acknowledged_durable}"]
+    return []
+
+
+def check_length(log: Log, model: Model) -> list[str]:
+    """That the log knows how many records are between its ends, those that were taken out not counted."""
+    if len(log) != len(model.records):
+        return [f"len() is {len(log)}, should be {len(model.records)}"]
     return []
 
 

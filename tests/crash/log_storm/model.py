@@ -36,6 +36,8 @@ class Model:
     end: int = 0
     records: dict[int, Origin] = field(default_factory=dict)
     removed: set[int] = field(default_factory=set)
+    is_shared: bool = False
+    """Several writers: how far a truncation reaches depends on what the others had appended by then."""
     removable: set[int] = field(default_factory=set)
     """What a compaction of this round did not keep; where it did not reach, it is still there."""
 
@@ -47,7 +49,7 @@ class Model:
         if kind in (Kind.TRUNCATE_BEFORE, Kind.RETAIN):
             limit = self.limit(made.call)
             wrong = [] if self.first <= seq <= limit else [f"{kind.name} left {seq}, should be up to {limit}"]
-            if kind is Kind.TRUNCATE_BEFORE and seq != limit:
+            if kind is Kind.TRUNCATE_BEFORE and seq != limit and not self.is_shared:
                 wrong = [f"TRUNCATE_BEFORE({limit}) left {seq}"]
             self.drop_before(seq)
             return wrong
@@ -58,7 +60,9 @@ class Model:
         return []
 
     def limit(self, call: Call) -> int:
-        """How far a call reaches that drops records at either end."""
+        """How far a call reaches that drops records at either end, or at the most may reach."""
+        if self.is_shared:
+            return self.end
         if call.kind is Kind.RETAIN:
             return self.end - place(0, self.end - self.first, call.share)
         return place(self.first, self.end, call.share)
@@ -131,6 +135,8 @@ class Model:
     def _append(self, made: Pending, seq: int) -> list[str]:
         wrong = []
         for number, origin in enumerate(made.origins, start=seq):
+            if number < self.first:
+                continue
             if number in self.records:
                 wrong.append(
                     f"{shown_origin(origin)} and {shown_origin(self.records[number])} were both acknowledged "

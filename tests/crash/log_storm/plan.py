@@ -62,6 +62,9 @@ _DROPPING = {
 AVAILABLE = tuple(kind for kind, name in _DROPPING.items() if hasattr(Log, name))
 """The calls that drop records, of those that this log has."""
 
+SHARED = tuple(kind for kind in AVAILABLE if kind in (Kind.TRUNCATE_BEFORE, Kind.RETAIN, Kind.COMPACT))
+"""Those of which the parent can tell what they do while others append. Only the first writer makes them."""
+
 
 class Call(NamedTuple):
     """One call: sizes of the records that it appends; `share` in 1/1024, how far in the log it reaches."""
@@ -178,7 +181,8 @@ def calls(plan: Plan, log: LogPlan, writer: int) -> Iterator[Call]:
     smallest = TAG_SIZE if plan.writers > 1 else 0
     flush_below = plan.flushes
     reopen_below = flush_below + plan.reopens
-    drop_below = reopen_below + (plan.drops if log.reaches_back and AVAILABLE and plan.writers == 1 else 0)
+    dropping = (AVAILABLE if plan.writers == 1 else SHARED) if log.reaches_back and writer == 0 else ()
+    drop_below = reopen_below + (plan.drops if dropping else 0)
     many_below = drop_below + plan.many
     batch_below = many_below + plan.batches
     for _ in itertools.count():
@@ -189,7 +193,7 @@ def calls(plan: Plan, log: LogPlan, writer: int) -> Iterator[Call]:
         elif choice < reopen_below:
             yield Call(Kind.REOPEN, (), False, share)
         elif choice < drop_below:
-            yield Call(rng.choice(AVAILABLE), (), False, share)
+            yield Call(rng.choice(dropping), (), False, share)
         else:
             kind, count = Kind.APPEND, 1
             if choice < many_below:

@@ -136,7 +136,7 @@ class Storm:
         if self.options.defect == defects.STALE_READER:
             self.log_plan = dataclasses.replace(self.log_plan, reaches_back=False)
         self.made_in = number
-        self.model = Model()
+        self.model = Model(is_shared=self.options.shared)
         Log.open(
             self.path, "n", flush_policy=FlushPolicy.MANUAL, segment_bytes=self.log_plan.segment_bytes
         ).close()
@@ -214,8 +214,9 @@ class Storm:
 
     def _apply_acknowledged(self, plan: Plan) -> list[Pending]:
         # The model takes part in every call that was acknowledged; those in flight are returned.
-        pending = []
-        for writer in range(plan.writers):
+        pending: list[Pending] = []
+        # The others first: what the first one drops may be theirs.
+        for writer in reversed(range(plan.writers)):
             line = self.page.lines[writer]
             stream = calls(plan, self.log_plan, writer)
             before = -1
@@ -260,6 +261,7 @@ class Storm:
             self._wrong(*checks.settle_drops(log, self.model, pending, found))
             self._wrong(*self.model.resolve(pending, found, log.committed))
             self._wrong(*checks.compare(found, self.model, start))
+            self._wrong(*checks.check_length(log, self.model))
             said = max(line.durable for line in self.page.lines[: plan.writers])
             self._wrong(*checks.check_marks(log, min(said, self.model.end)))
             if whole:
@@ -322,11 +324,13 @@ class Storm:
         expected = {seq: crc32(payload_of(origin)) for seq, origin in self.model.records.items()}
         if found != expected:
             wrong = sorted(seq for seq, _ in found.items() ^ expected.items())
-            self._wrong(f"the reader sees other records than there are: {wrong[:5]} ... of {len(wrong)}")
+            self._wrong(
+                f"the reader sees {len(found)} records, of {len(expected)}; first differences: {wrong[:5]}"
+            )
 
     @property
     def _drops(self) -> bool:
-        return self.log_plan.reaches_back and not self.options.shared and bool(AVAILABLE)
+        return self.log_plan.reaches_back and bool(AVAILABLE)
 
     def _drop_reader(self) -> None:
         if self.reader is not None:
