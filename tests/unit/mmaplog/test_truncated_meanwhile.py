@@ -8,6 +8,7 @@ import pytest
 
 from mmapio import FlushPolicy
 from mmaplog import Log, attach
+from mmaplog.errors import TooOld
 from tests.unit.mmaplog.segment_file import segment_paths
 
 FOOTERS = 1536, 2560
@@ -60,3 +61,21 @@ def test_following_out_of_a_segment_that_is_dropped_and_has_no_footer(tmp_path: 
         log.truncate_before(2)
         assert [entry.seq for entry in reader.follow(2, timeout=0)] == [2, 3]
         assert [entry.seq for entry in follower] == [2, 3]
+
+
+def test_reading_on_where_the_end_was_dropped(tmp_path: Path) -> None:
+    """Who was reading when the end of the log was dropped was told of damage.
+
+    He came to a segment in which the record was not that he was to find
+    there.
+    """
+    with filled(tmp_path / "log", 5) as log, Log.open(tmp_path / "log", "r") as reader:
+        reading = reader.replay()
+        assert next(reading).seq == 0
+        log.truncate_after(1)
+        with pytest.raises(TooOld, match="truncated"):
+            next(reading)
+        again = reader.replay(0, 1)
+        log.append(b"again")
+        assert [bytes(entry.payload[:5]) for entry in again] == [b"00000"]
+        assert [entry.seq for entry in reader.replay()] == [0, 1]
