@@ -7,26 +7,33 @@ layer below and nothing of the store above.
 from mmapio.options import FlushPolicy
 from mmaplog.batch import Batch
 from mmaplog.compaction import Compaction
+from mmaplog.consumer import Consumer, ConsumerInfo
 from mmaplog.errors import CorruptionError, FormatError, Locked, LogError, Poisoned, RecordTooLarge, TooOld
 from mmaplog.follow import Follower
+from mmaplog.group import GroupMember
 from mmaplog.log import Log
 from mmaplog.replay import Entry
+from mmaplog.reservation import Reservation
 from mmaplog.verify import Damage, Verified
 
 __all__ = [
     "Batch",
     "Compaction",
+    "Consumer",
+    "ConsumerInfo",
     "CorruptionError",
     "Damage",
     "Entry",
     "FlushPolicy",
     "Follower",
     "FormatError",
+    "GroupMember",
     "Locked",
     "Log",
     "LogError",
     "Poisoned",
     "RecordTooLarge",
+    "Reservation",
     "TooOld",
     "Verified",
 ]

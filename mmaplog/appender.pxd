@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint64_t
 
+from mmapio.mutable cimport MappedSliceMut
 from mmapio.sync cimport SharedMutex
 from mmaplog.pieces cimport Pieces
 from mmaplog.preparer cimport Preparer
@@ -51,6 +52,9 @@ cdef class Appender(Syncer):
     cdef uint64_t pack(self, Pieces pieces, uint64_t at, bint atomic, int fd, int *result) noexcept nogil
     cdef int fall_back(self) except -1
     cdef bint fits(self, uint64_t size, uint64_t limit) noexcept nogil
+    cdef MappedSliceMut begin_in_place(self, uint64_t size)
+    cdef uint64_t end_in_place(self, uint64_t size, bint commit, bint abandon) except? 0
+    cdef int abandon_rest(self) except -1
     cdef object write_many(self, Pieces pieces, bint atomic, bint durable)
     cdef uint64_t write_run(self, Pieces pieces, uint64_t at, bint atomic) noexcept
     cdef int after_commit(self, uint64_t size, uint64_t seq, bint durable) except -1

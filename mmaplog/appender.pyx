@@ -14,6 +14,7 @@ from mmapio cimport _fault
 from mmapio cimport _memory as memory
 from mmapio._os cimport now_ns, size_of, write_all
 from mmapio.mapping cimport MappedFile
+from mmapio.mutable cimport MappedSliceMut, mutable_of
 from mmaplog.format cimport (
     FLAG_BATCH,
     FLAG_BATCH_END,
@@ -138,6 +139,45 @@ cdef class Appender(Syncer):
             return self.write_many(pieces, atomic, durable)
         finally:
             pieces.release()
+
+    cdef MappedSliceMut begin_in_place(self, uint64_t size):
+        # Holds the tail until end_in_place.
+        self.hold_tail("an append")
+        try:
+            self.find_room(record_size(size, self.timestamps), 1, False)
+            return mutable_of(self.tail.handle(), self.tail.region, self.begin(size), size)
+        except BaseException:
+            self.fall_back()
+            self.give_tail()
+            raise
+
+    cdef uint64_t end_in_place(self, uint64_t size, bint commit, bint abandon) except? 0:
+        # Commits the record, or lets go of what was written; to `abandon` it is never to use that memory again.
+        cdef uint64_t seq = self.seq
+        try:
+            if commit:
+                self.commit(size)
+                if _fault.faults() != self.faults:
+                    self.check_faults()
+                if memory.load_relaxed(&self.control.hot.in_flight) > self.end:
+                    # Less was used than was reserved.
+                    self.fall_back()
+            elif abandon:
+                self.abandon_rest()
+            else:
+                self.fall_back()
+        finally:
+            self.give_tail()
+        return seq
+
+    cdef int abandon_rest(self) except -1:
+        # Goes on in a new segment. When there is no room for one, the handle is of no more use.
+        try:
+            self.roll(0)
+        except BaseException:
+            memory.store_release(&self.control.hot.poison, _errno.ENOSPC)
+            raise
+        return 0
 
     cdef object write_many(self, Pieces pieces, bint atomic, bint durable):
         cdef uint64_t first = 0, need, total = 0, at = 0, done, size, start

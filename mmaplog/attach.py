@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import SupportsIndex
 
 from mmapio import _os
+from mmaplog import bookmark_format, recovery
 from mmaplog import control as control_file
 from mmaplog import manifest as manifest_file
-from mmaplog import recovery
 from mmaplog.control import Control
 from mmaplog.derive import derive_manifest
 from mmaplog.errors import CorruptionError, FormatError, Locked, Poisoned
 from mmaplog.lock import NAME as LOCK_NAME
 from mmaplog.lock import LockFile
 from mmaplog.manifest import SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, TEMPORARY_SUFFIX, Manifest
+from mmaplog.reserve import NAME as RESERVE_NAME
 from mmaplog.segment import create_segment, is_segment, list_segments
 from mmaplog.segment_set import SegmentSet
 from mmaplog.truncation import finish_cut
@@ -265,7 +266,7 @@ def _refuse_unless_empty(path: str, mode: str, names: list[str], derived: tuple[
         raise FileNotFoundError(
             errno.ENOENT, f"holds no log; mode {mode!r} opens only what is there, use 'c'", path
         )
-    ours = {LOCK_NAME, manifest_file.NAME, control_file.NAME, *derived}
+    ours = {LOCK_NAME, manifest_file.NAME, control_file.NAME, RESERVE_NAME, *derived}
     foreign = sorted(
         name for name in names if name.removesuffix(TEMPORARY_SUFFIX) not in ours and not is_segment(name)
     )
@@ -309,7 +310,8 @@ def _identify(
 def _erase(directory: _os.Descriptor, derived: tuple[str, ...]) -> None:
     # The manifest stays, saying that this is under way, until that of the new log replaces it.
     names = _os.list_directory(directory)
-    doomed = {name for name in names if name in (control_file.NAME, *derived)}
+    doomed = {name for name in names if name in (control_file.NAME, RESERVE_NAME, *derived)}
+    doomed.update(name for name in names if bookmark_format.is_ours(name))
     doomed.update(name for name in names if is_segment(name.removesuffix(recovery.BAD_SUFFIX)))
     for name in doomed.union(_temporaries(directory, derived)):
         _os.remove_file(directory, name)

@@ -12,9 +12,10 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint64_t
 
 from mmapio cimport _wait
+from mmaplog.appender cimport record_size
 from mmaplog.control cimport Control
 from mmaplog.follow cimport time_to_sleep
-from mmaplog.format cimport UNIT, CommitSlot, Found, Record, read_record
+from mmaplog.format cimport RECORD_SIZE_MAX, UNIT, CommitSlot, Found, Record, read_record
 from mmaplog.keeper cimport Keeper
 from mmaplog.replay cimport Replay
 
@@ -24,10 +25,14 @@ from mmapio.flusher import Flusher
 from mmapio.options import FlushPolicy, Trigger
 from mmaplog import attach
 from mmaplog import control as control_file
+from mmaplog import reserve
 from mmaplog.batch import Batch
+from mmaplog.consumer import consumers, open_consumer, remove_consumer
 from mmaplog.errors import Locked, LogError, TooOld
 from mmaplog.follow import Follower
+from mmaplog.group import open_member
 from mmaplog.replay import backwards
+from mmaplog.reservation import Reservation
 from mmaplog.verify import verify
 
 DEFAULT_SEGMENT_BYTES = 64 << 20
@@ -55,19 +60,23 @@ cdef class Log(Keeper):
 
     @classmethod
     def open(
-            cls, path, mode="c", *, flush_policy=DEFAULT_POLICY, timestamps=False, segment_bytes=DEFAULT_SEGMENT_BYTES, shared=False):
+            cls, path, mode="c", *, flush_policy=DEFAULT_POLICY, timestamps=False, segment_bytes=DEFAULT_SEGMENT_BYTES, shared=False,
+            reserve_bytes=None):
         """Open or create the log in the directory `path`.
 
         `mode` is as in dbm: "r" reads, "w" writes an existing log, "c" creates it if missing, "n" starts a new one.
         `flush_policy` says when appends become durable by themselves; `timestamps` stores the time with each record;
         `segment_bytes` (of a new log) is how large its files grow. With `shared`, other handles, of this process and others, that say so too may
-        write at the same time; each append then takes a mutex between processes, and a policy counts what this handle wrote. Costs O(1) after a clean close or a killed
-        process; after a power cut, what was written since the last sync is read once.
+        write at the same time; each append then takes a mutex between processes, and a policy counts what this handle wrote.
+        `reserve_bytes` of the disk are kept back, so that :meth:`truncate_before`, :meth:`retain` and :meth:`compact` work when it
+        is full, which take as much as a segment; 0 gives them back, None leaves what there is.
+
+        Costs O(1) after a clean close or a killed process; after a power cut, what was written since the last sync is read once.
 
         Raises FileNotFoundError, NotADirectoryError, PermissionError, ValueError for another mode, Locked (naming the
         process that writes), FormatError, CorruptionError; Unsupported for `shared` where there are no robust mutexes.
         """
-        return open_log(cls, path, mode, flush_policy, timestamps, segment_bytes, (), shared)
+        return open_log(cls, path, mode, flush_policy, timestamps, segment_bytes, (), shared, reserve_bytes)
 
     @property
     def path(self):
@@ -117,6 +126,27 @@ cdef class Log(Keeper):
         """
         self.check_writable()
         return Batch(self, durable)
+
+    def reserve(self, size, *, durable=False):
+        """Room for a record of `size` bytes, to be written in place: a :class:`Reservation`. Spares a copy.
+
+        Raises RecordTooLarge at once, ValueError for a negative size; what :meth:`append` raises comes when its block begins, and BufferError
+        at its end when a buffer taken from it is still in use.
+
+        >>> import tempfile, os
+        >>> with Log.open(os.path.join(tempfile.mkdtemp(), "events")) as log:
+        ...     with log.reserve(5) as buffer:
+        ...         buffer[0:5] = b"hello"
+        ...     bytes(log[0].payload)
+        b'hello'
+        """
+        size = operator.index(size)
+        if size < 0:
+            raise ValueError(f"a record cannot have {size} bytes")
+        if size > RECORD_SIZE_MAX or record_size(size, self.timestamps) > RECORD_SIZE_MAX:
+            self.refuse_size(size)
+        self.check_writable()
+        return Reservation(self, size, durable)
 
     def __getitem__(self, seq):
         """The entry with this number; negative ones count from the end.
@@ -198,6 +228,64 @@ cdef class Log(Keeper):
         self.check()  # again: the conversion is free to run code that closes the log
         return Follower(
             self, control_file.for_waiting(self.directory, self.control), Replay(self.segments, start, start, verify, 0), timeout)
+
+    def consumer(self, name, *, start=None, auto_commit=False, too_old="raise", timeout=None, verify=True):
+        """Read on from where the consumer of this name last committed: a :class:`Consumer`, which holds the name.
+
+        A new one begins at `start`, or with the first record. With `auto_commit` asking for the next entry, or waiting for it, commits
+        those before. `too_old` says what to do about records that were dropped before they were read: "raise" TooOld, or "skip" them with a
+        warning in the log named ``mmaplog``. `timeout` and `verify` are as of :meth:`follow`. Costs reading a file; making one, two
+        syncs. Raises TypeError and ValueError for what cannot be a name (1 to 100 letters, digits, "_", "-" and "."), Locked
+        (naming who holds it), LogError when a group has the name, FormatError, CorruptionError, PermissionError, Closed.
+
+        >>> import tempfile, os
+        >>> with Log.open(os.path.join(tempfile.mkdtemp(), "events")) as log:
+        ...     with log.consumer("mailer", timeout=0) as consumer:
+        ...         log.append_many([b"first", b"second", b"third"])
+        ...         bytes(next(consumer).payload)
+        ...         consumer.commit()
+        ...         bytes(next(consumer).payload)
+        ...     with log.consumer("mailer", timeout=0) as consumer:
+        ...         [bytes(entry.payload) for entry in consumer]
+        range(0, 3)
+        b'first'
+        b'second'
+        [b'second', b'third']
+        """
+        return open_consumer(
+            self, name, start=start, auto_commit=auto_commit, too_old=too_old, timeout=timeout, verify=verify)
+
+    def group(self, name, *, batch=64, start=None, auto_commit=False, too_old="raise", timeout=None, verify=True):
+        """Join the group of this name: a :class:`GroupMember`, which gets entries that no other member gets.
+
+        It takes them `batch` at a time. The rest is as of :meth:`consumer`. Raises ValueError for a batch that is not positive, LogError
+        when a consumer has the name or 128 members are there, Unsupported where there are no robust mutexes, and what
+        :meth:`consumer` does but Locked.
+
+        >>> import tempfile, os
+        >>> with Log.open(os.path.join(tempfile.mkdtemp(), "events")) as log:
+        ...     log.append_many([b"a", b"b", b"c"])
+        ...     with log.group("workers", batch=2) as one, log.group("workers", batch=2) as other:
+        ...         one.poll().seq, other.poll().seq
+        range(0, 3)
+        (0, 2)
+        """
+        return open_member(
+            self, name, batch=batch, start=start, auto_commit=auto_commit, too_old=too_old, timeout=timeout, verify=verify)
+
+    def consumers(self):
+        """Every consumer and group of the log, by name: a list of :class:`ConsumerInfo`.
+
+        Costs reading a small file for each. Raises FormatError and CorruptionError for one that cannot be understood, Closed.
+        """
+        return consumers(self)
+
+    def remove_consumer(self, name):
+        """Remove a consumer or group and its position, durably.
+
+        Raises FileNotFoundError when there is none, Locked (naming who holds it), TypeError, ValueError, PermissionError, Closed.
+        """
+        remove_consumer(self, name)
 
     def wait_durable(self, seq, timeout=None):
         """Wait until record `seq` is on the device: True once it is, False after `timeout` seconds.
@@ -433,12 +521,16 @@ cdef uint64_t time_before(Log log, CommitSlot *slot) except? 0:
     return 0
 
 
-def open_log(cls, path, mode, flush_policy, timestamps, segment_bytes, derived, bint shared=False):
+def open_log(cls, path, mode, flush_policy, timestamps, segment_bytes, derived, bint shared=False, reserve_bytes=None):
     """What :meth:`Log.open` does, for layers above that keep `derived` files of their own in the directory."""
     cdef Log log = cls.__new__(cls)
     cdef CommitSlot slot
     if not isinstance(flush_policy, FlushPolicy):
         raise TypeError(f"flush_policy must be a mmapio.FlushPolicy, not {flush_policy!r}")
+    if reserve_bytes is not None:
+        reserve_bytes = operator.index(reserve_bytes)
+        if reserve_bytes < 0 or mode == "r":
+            raise ValueError(f"a reserve of {reserve_bytes} bytes cannot be kept with mode {mode!r}")
     log._path = os.fsdecode(path)
     found = attach.attach(log._path, mode, segment_bytes, derived, shared=shared)
     log.directory = found.directory
@@ -456,6 +548,8 @@ def open_log(cls, path, mode, flush_policy, timestamps, segment_bytes, derived, 
     if mode == "r":
         return log
     log.writable = True
+    if reserve_bytes is not None:
+        reserve.keep(log.directory, log._path, reserve_bytes)
     if flush_policy.trigger is Trigger.ALWAYS:
         log.writes_bound = 1
     elif flush_policy.trigger is Trigger.BYTES:
