@@ -145,10 +145,11 @@ def _attach_locked(
         recovered = True
     segments.watch(control)
     if writing and not vouched:
-        recovery.cleanse(segments, control, [*_temporaries(directory, derived), *segments.strays()])
-        if control.first_seq != manifest.first_seq:
-            # A writer was killed between the one and the other.
+        strays = segments.strays()
+        if strays or control.first_seq != manifest.first_seq:
+            # A writer was killed after MANIFEST said what counts, and before he had told those who read.
             control.change(manifest.first_seq)
+        recovery.cleanse(segments, control, [*_temporaries(directory, derived), *strays])
         control.unseal()
     return Attachment(directory, locks, manifest, segments, control, recovered)
 
