@@ -14,7 +14,7 @@ from tests.crash.child import Child
 
 
 def test_a_reader_that_was_there_is_told_by_the_next_writer(tmp_path: Path) -> None:
-    """MANIFEST said that a segment had been replaced, and CONTROL did not say yet that there was something new.
+    """MANIFEST said that a segment had been replaced, and CONTROL did not say so yet.
 
     The next writer removed what was replaced, and did not say so either: a reader that had been there went
     on with the old segments, and saw records that were no longer in the log.

@@ -8,7 +8,7 @@ import random
 import shutil
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -287,7 +287,7 @@ class Runner:
             return alternatives
         return (dataclasses.replace(alternatives[0], floor=max(said, alternatives[0].floor)),)
 
-    def _played(self, disk: Disk, steps: list[Step]):  # type: ignore[no-untyped-def]
+    def _played(self, disk: Disk, steps: list[Step]) -> Iterator[tuple[int, Step]]:
         kept = []
         names = Disk()
         for step in steps:

@@ -61,8 +61,8 @@ class Style:
             return Call(rng.choice(AVAILABLE), (), False, share)
         if rng.random() < self.syncing * 0.4:
             return Call(Kind.REOPEN if rng.random() < 0.15 else Kind.FLUSH, (), False, share)
-        sort = rng.choice((Kind.APPEND, Kind.APPEND, Kind.MANY, Kind.BATCH))
-        count = 1 if sort is Kind.APPEND else rng.randrange(7)
+        sort = rng.choice((Kind.APPEND, Kind.RESERVE, Kind.MANY, Kind.BATCH))
+        count = 1 if sort in (Kind.APPEND, Kind.RESERVE) else rng.randrange(7)
         sizes = tuple(self._size(rng) for _ in range(count))
         return Call(sort, sizes, rng.random() < self.syncing, share)
 

@@ -45,11 +45,12 @@ class Kind(IntEnum):
     RETAIN = 8
     COMPACT = 9
     COMPACT_BY_KEY = 10
+    RESERVE = 11
 
     @property
     def appends(self) -> bool:
         """Whether it adds records."""
-        return self <= Kind.BATCH
+        return self <= Kind.BATCH or self is Kind.RESERVE
 
 
 _DROPPING = {
@@ -200,6 +201,8 @@ def calls(plan: Plan, log: LogPlan, writer: int) -> Iterator[Call]:
                 kind, count = Kind.MANY, rng.randrange(40)
             elif choice < batch_below:
                 kind, count = Kind.BATCH, rng.randrange(12)
+            elif rng.randrange(8) == 0:
+                kind = Kind.RESERVE
             sizes = tuple(_size(rng, plan, smallest) for _ in range(count))
             yield Call(kind, sizes, rng.randrange(WHOLE) < plan.durable, share)
 

@@ -93,6 +93,14 @@ def perform(log: Log, call: Call, payloads: list[bytes], reopen: Callable[[], Lo
                 batch.append(payload)
         assert batch.seqs is not None
         seq = batch.seqs.start
+    elif call.kind is Kind.RESERVE:
+        reservation = log.reserve(len(payloads[0]), durable=call.durable)
+        with reservation as buffer:
+            # Piece by piece, so that a kill may come in between.
+            for at in range(0, len(buffer), 64):
+                buffer[at : at + 64] = payloads[0][at : at + 64]
+        assert reservation.seq is not None
+        seq = reservation.seq
     elif call.kind is Kind.FLUSH:
         log.flush()
     elif call.kind is Kind.REOPEN:
