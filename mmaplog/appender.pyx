@@ -38,6 +38,7 @@ from mmaplog.preparer cimport Preparer
 from mmaplog.segment cimport Segment
 from mmaplog.syncer cimport Syncer, end_of_records
 
+from mmapio import _os as system
 from mmaplog import recovery, truncation
 from mmaplog.errors import RecordTooLarge
 from mmaplog.segment import create_segment
@@ -485,6 +486,14 @@ cdef class Appender(Syncer):
                 self.directory, self.segments.log_uuid, self.seq, self.tail.epoch, capacity, SEGMENT_HEADER_SIZE + need)
         cdef Segment left = self.tail
         cdef CommitSlot slot
+        if left.base_seq == self.seq:
+            # The other one's name goes below. Of two changes of a directory a power cut may keep the second alone, and then there
+            # would be no segment that begins here.
+            try:
+                system.sync(self.directory)
+            except BaseException:
+                system.remove_file(self.directory, made.name)
+                raise
         self.segments.add(made)
         self.names_unsynced = True
         self.move_to(made, SEGMENT_HEADER_SIZE, 0)

@@ -105,6 +105,8 @@ def _attach_locked(
     manifest = _identify(path, directory, segment_bytes, derived, may_create=mode in "cn")
     writing = mode != "r"
     segments = SegmentSet(directory, path, manifest, writing)
+    # Whoever has the log open may have dropped its first segments since it was read.
+    manifest = segments.manifest
     if not segments.bases() or segments.bases()[0] > manifest.first_seq:
         raise CorruptionError(
             f"records from {manifest.first_seq} on are missing: "
@@ -143,10 +145,11 @@ def _attach_locked(
         recovered = True
     segments.watch(control)
     if writing and not vouched:
-        recovery.cleanse(segments, control, [*_temporaries(directory, derived), *segments.strays()])
-        if control.first_seq != manifest.first_seq:
-            # A writer was killed between the one and the other.
+        strays = segments.strays()
+        if strays or control.first_seq != manifest.first_seq:
+            # A writer was killed after MANIFEST said what counts, and before he had told those who read.
             control.change(manifest.first_seq)
+        recovery.cleanse(segments, control, [*_temporaries(directory, derived), *strays])
         control.unseal()
     return Attachment(directory, locks, manifest, segments, control, recovered)
 
@@ -246,12 +249,17 @@ def _open_directory(path: str, mode: str) -> _os.Descriptor:
             ) from None
     except NotADirectoryError:
         raise NotADirectoryError(errno.ENOTDIR, "is a file; a log or store is a directory", path) from None
-    parent = _os.open_directory(os.fspath(Path(path).absolute().parent))
     # Another process may be creating it too; which of them makes the log is settled by the locks.
     with contextlib.suppress(FileExistsError):
         _os.make_directory(path)
-    _os.sync(parent)
     return _os.open_directory(path)
+
+
+def _sync_parent(path: str) -> None:
+    # The name of the log's own directory, whoever made it: who did may have been killed before he came to
+    # this.
+    with contextlib.suppress(PermissionError):
+        _os.sync(_os.open_directory(os.fspath(Path(path).absolute().parent)))
 
 
 def _refuse_unless_empty(path: str, mode: str, names: list[str], derived: tuple[str, ...]) -> None:
@@ -293,9 +301,10 @@ def _identify(
     else:
         manifest = Manifest(uuid.uuid4(), segment_bytes, 0)
         create_segment(directory, manifest.log_uuid, 0, 0, segment_bytes, FIRST_ALLOCATION)
-        # A manifest that is durable implies a first segment that is.
-        _os.sync(directory)
     if may_create:
+        # A manifest that is durable implies a first segment that is, whoever made it.
+        _os.sync(directory)
+        _sync_parent(path)
         manifest_file.write(directory, manifest)
     return manifest
 

@@ -123,6 +123,7 @@ def confirm(SegmentSet segments, Control control):
     cdef CommitSlot slot = control.committed()
     cdef uint64_t end = <uint64_t>slot.end * UNIT, last = <uint64_t>slot.last * UNIT
     cdef Segment segment
+    cdef Segment other
     cdef Record record
     try:
         segment = segments.by_id(slot.segment_id)
@@ -136,8 +137,11 @@ def confirm(SegmentSet segments, Control control):
         return False
     for base_seq, segment_id, _ in segments.listing():
         # Records beyond the tail: whatever they are, recovery loses none of them.
-        if base_seq >= slot.seq and segment_id != segment.id and holds_records(segments.by_id(segment_id)):
-            return False
+        if base_seq >= slot.seq and segment_id != segment.id:
+            other = segments.by_id(segment_id)
+            # An older namesake does not count, whatever is in it: a reader that recovered the log has left it there.
+            if holds_records(other) and (base_seq != segment.base_seq or other.epoch >= segment.epoch):
+                return False
     if last == 0:
         return slot.seq == segment.base_seq if end == SEGMENT_HEADER_SIZE else control.durable == slot.seq
     return (read_record(segment.base, last, end, segment.id, segment.base_seq, True, &record) == Found.RECORD
@@ -150,6 +154,8 @@ def cleanse(SegmentSet segments, Control control, temporaries):
     A whole record at the end is committed after all; of anything less the bytes are zeroed and synced before anything is
     appended: a power cut must not be able to mix a page of the dead append with one of its successor.
     """
+    # The dead one may have been another process, whose last segment nobody here has heard of.
+    segments.relist()
     cdef CommitSlot slot = control.committed()
     cdef uint64_t end = <uint64_t>slot.end * UNIT
     cdef Segment segment = segments.by_id(slot.segment_id)

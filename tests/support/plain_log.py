@@ -213,7 +213,10 @@ def _confirmed_tail(control: Control, segments: list[Segment]) -> Segment | None
     if tail is None or not _RECORDS_START <= control.end <= len(tail.data) or control.seq < tail.base_seq:
         return None
     if control.durable > control.seq or any(
-        each.base_seq >= control.seq and each is not tail and record_at(each, _RECORDS_START)
+        each.base_seq >= control.seq
+        and each is not tail
+        and (each.base_seq != tail.base_seq or each.epoch >= tail.epoch)
+        and record_at(each, _RECORDS_START)
         for each in segments
     ):
         return None
