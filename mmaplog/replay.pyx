@@ -73,7 +73,8 @@ cdef class Replay:
         self.seq = base + self.segment.positions.nearest(seq - base, &self.offset)
         while self.seq < seq:
             offset = self.offset
-            if not self.step(&record, False):
+            # Where numbers may be missing, one that is damaged would look as if it had been removed.
+            if not self.step(&record, self.segment.sparse):
                 self.seq = seq
             elif record.seq >= seq:
                 # A number in a gap was asked for.

@@ -132,7 +132,7 @@ def test_where_the_end_is_not_known_the_log_goes_on_under_a_higher_epoch(path: P
     segment_paths(path)[-1].unlink()
     report = repaired(path)
     with Log.open(path, "w", flush_policy=MANUAL) as log:
-        assert log.epoch == before + 1
+        assert log.epoch > before
         assert log.append(b"again") == report.committed
         assert log.resume(before, COUNT) == report.committed
 
