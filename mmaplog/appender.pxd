@@ -3,6 +3,7 @@
 from libc.stdint cimport uint8_t, uint64_t
 
 from mmapio.sync cimport SharedMutex
+from mmaplog.format cimport CommitSlot
 from mmaplog.pieces cimport Pieces
 from mmaplog.segment cimport Segment
 from mmaplog.syncer cimport Syncer
@@ -34,6 +35,8 @@ cdef class Appender(Syncer):
     cdef int hold_tail(self, what) except -1
     cdef int give_tail(self) except -1
     cdef int catch_up(self) except -1
+    cdef int learn_time(self, CommitSlot *slot) except -1
+    cdef int take_over(self) except -1
     cdef int make_room(self, uint64_t payload_size) except -1
     cdef int find_room(self, uint64_t need, uint64_t records) except -1
     cdef int refuse_size(self, uint64_t payload_size) except -1

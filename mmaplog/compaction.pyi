@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from mmaplog.log import Log
 from mmaplog.replay import Entry
 from mmaplog.segment import Segment
-from mmaplog.segment_set import SegmentSet
 
 @dataclass(frozen=True, slots=True)
 class Compaction:
@@ -16,4 +15,4 @@ class Compaction:
 def compact(
     log: Log, keep: Callable[[Entry], object] | None, key: Callable[[Entry], Hashable | None] | None
 ) -> Compaction: ...
-def sealed_segments(segments: SegmentSet) -> list[Segment]: ...
+def sealed_segments(log: Log) -> list[Segment]: ...
