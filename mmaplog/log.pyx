@@ -249,7 +249,18 @@ cdef class Log(Keeper):
         Its `damages` are empty when all is well. Costs one pass over the files, without the GIL; the log can be used meanwhile. Raises
         MappingFault, Closed.
         """
-        return verify(self.segments, self.segments.first_seq, self.committed)
+        while True:
+            committed, first, generation = self.committed, self.segments.first_seq, self.control.generation
+            try:
+                found = verify(self.segments, first, committed)
+            except TooOld:
+                found = None
+            self.check()  # again: the GIL was let go of
+            if found is not None and (not found.damages or self.control.generation == generation):
+                return found
+            # Records were removed meanwhile: what was missed there is no damage.
+            if self.control.generation == generation and self.segments.first_seq == first:
+                raise TooOld(f"records from {first} on were truncated meanwhile", self._path)
 
     def stats(self):
         """Numbers about the log, as a dict: of records, segments, bytes on the disk, and what is durable. Raises Closed."""

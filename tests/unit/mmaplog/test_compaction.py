@@ -114,7 +114,7 @@ def test_what_is_kept_stays_under_its_number(tmp_path: Path, name: str) -> None:
 
 
 def test_only_the_newest_of_each_key_stays(tmp_path: Path) -> None:
-    """Or all whose key is None; a newer one in the segment being written counts, which itself is left alone."""
+    """Or all whose key is None; a newer one in the segment being written counts, and is left alone."""
     path = tmp_path / "log"
     with opened(path) as log:
         for seq in range(40):

@@ -13,15 +13,16 @@ import struct
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from mmapio import _os
 from mmaplog import Log, Poisoned
 from tests.crash.ack_page import AckPage
 from tests.crash.child import Child
 from tests.unit.mmapio.processes import killed_after, outcome
 from tests.unit.mmaplog.keeping import (
-    at_moment,
     content,
     died_at,
     failing_at,
@@ -319,7 +320,7 @@ def test_removing_records_while_others_append(tmp_path: Path) -> None:
         content(log)
 
 
-def test_a_truncation_that_fails_stops_the_others(tmp_path: Path) -> None:
+def test_a_truncation_that_fails_stops_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that had waited for the mutex meanwhile appended to what was being dropped."""
     path = tmp_path / "log"
     stopped = 0
@@ -333,12 +334,20 @@ def test_a_truncation_that_fails_stops_the_others(tmp_path: Path) -> None:
             )  # type: ignore[misc]
 
             reached: list[int] = []
-            with (
-                contextlib.suppress(OSError),
-                failing_at(moment, errno.EIO, reached),
-                at_moment(1, thread.start),
-            ):
-                log.truncate_after(14)
+            grow = _os.grow
+
+            def begin(*arguments: Any, grow: Any = grow, thread: threading.Thread = thread) -> None:
+                # The new segment is made with the mutex in hand.
+                if thread.ident is None:
+                    thread.start()
+                grow(*arguments)
+
+            with monkeypatch.context() as patched, contextlib.suppress(OSError):
+                patched.setattr(_os, "grow", begin)
+                with failing_at(moment, errno.EIO, reached):
+                    log.truncate_after(14)
+            if thread.ident is None:
+                thread.start()
             thread.join()
             poisoned = log.stats()["poison"] != 0
             stopped += poisoned
