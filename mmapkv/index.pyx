@@ -311,7 +311,7 @@ cdef class Index:
     cdef uint64_t locate(self, uint64_t seq) except 0:
         # The address of the record with this number, found by walking its segment.
         cdef Record record
-        cdef Replay replay = Replay(self.slots.source, seq, seq + 1, True)
+        cdef Replay replay = Replay(self.slots.source, seq, seq + 1, True, 0)
         replay.read(&record, True)
         return make_address(self.slot_of(replay.segment.id), replay.offset - record.size)
 

@@ -4,6 +4,7 @@ from libc.stdint cimport uint8_t, uint64_t
 
 from mmapio.mutable cimport MappedSliceMut
 from mmapio.sync cimport SharedMutex
+from mmaplog.format cimport CommitSlot
 from mmaplog.pieces cimport Pieces
 from mmaplog.preparer cimport Preparer
 from mmaplog.segment cimport Segment
@@ -38,6 +39,8 @@ cdef class Appender(Syncer):
     cdef int hold_tail(self, what) except -1
     cdef int give_tail(self) except -1
     cdef int catch_up(self) except -1
+    cdef int learn_time(self, CommitSlot *slot) except -1
+    cdef int take_over(self) except -1
     cdef int make_room(self, uint64_t payload_size) except -1
     cdef int find_room(self, uint64_t need, uint64_t records, bint ahead) except -1
     cdef int prepare(self) except -1

@@ -3,6 +3,7 @@
 
 import errno as _errno
 import os
+import threading
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.errno cimport EFAULT
@@ -35,6 +36,7 @@ from mmaplog.format cimport (
 )
 from mmaplog.pieces cimport Pieces, pieces_of, slices_of
 from mmaplog.preparer cimport Preparer
+from mmaplog.replay cimport Replay
 from mmaplog.segment cimport Segment
 from mmaplog.syncer cimport Syncer, end_of_records
 
@@ -100,6 +102,7 @@ cdef class Appender(Syncer):
         # Where other processes append too: nothing but the mutex keeps them from it.
         cdef uint64_t seq
         cdef char *payload
+        self.check_writable()
         if record_size(view.len, self.timestamps) > RECORD_SIZE_MAX:
             self.refuse_size(view.len)
         self.hold_tail("an append")
@@ -330,6 +333,7 @@ cdef class Appender(Syncer):
 
     def pause(self):
         """For layers above: hold off every append, of all threads, until `unpause`. Not reentrant."""
+        self.check_writable()  # before it waits: in a forked child nobody gives the lock back
         self.refuse_within_flush("a close or a rebuild")
         self.append_lock.acquire()
         try:
@@ -370,6 +374,7 @@ cdef class Appender(Syncer):
 
     cdef int hold_tail(self, what) except -1:
         # From here to give_tail nobody else appends, and this thread may let go of the GIL: there is no room for those who do not ask.
+        self.check_writable()
         self.refuse_within_flush(what)
         self.append_lock.acquire()
         try:
@@ -379,6 +384,8 @@ cdef class Appender(Syncer):
             if self.append_mutex is not None:
                 self.append_mutex.take(True, None)
                 try:
+                    # Again: whoever held it may have failed in something that must not be followed by an append.
+                    self.check_writable()
                     self.catch_up()
                 except BaseException:
                     self.append_mutex.give()
@@ -403,9 +410,8 @@ cdef class Appender(Syncer):
     cdef int catch_up(self) except -1:
         # With the mutex in hand: to where the other processes have come. Where one died, what it left half done is settled first.
         cdef CommitSlot slot
-        cdef Record record
         if self.append_mutex.owner_died:
-            recovery.cleanse(self.segments, self.control, ())
+            self.take_over()
             self.append_mutex.mark_consistent()
         slot = self.control.committed()
         if slot.seq == self.seq and slot.segment_id == self.segment_id:
@@ -416,9 +422,46 @@ cdef class Appender(Syncer):
         self.seq = slot.seq
         self.move_to(self.segments.by_id(slot.segment_id), <uint64_t>slot.end * UNIT, <uint64_t>slot.last * UNIT)
         self.tail.refresh()
-        if self.timestamps and slot.last and read_record(
-                self.base, self.last, self.tail.limit, self.segment_id, self.base_seq, False, &record) == Found.RECORD:
-            self.time = max(self.time, record.time)
+        if self.timestamps:
+            self.learn_time(&slot)
+        return 0
+
+    cdef int learn_time(self, CommitSlot *slot) except -1:
+        # Of the last record, whoever wrote it: times must not go back.
+        cdef Record record
+        cdef Replay replay
+        record.time = 0
+        if slot.last:
+            read_record(self.base, self.last, self.tail.limit, self.segment_id, self.base_seq, False, &record)
+        elif slot.seq > self.segments.first():
+            # A roll came after it.
+            replay = Replay(self.segments, slot.seq - 1, slot.seq, False, slot.segment_id)
+            replay.read(&record, False)
+        self.time = max(self.time, record.time)
+        return 0
+
+    cdef int take_over(self) except -1:
+        # From one who died with the mutex in hand, whatever he was at. Until it is done nobody appends.
+        cdef bint syncing = self.flushing == threading.get_ident()
+        self.segments.relist()
+        manifest = self.segments.manifest
+        if manifest.cut is None:
+            recovery.cleanse(self.segments, self.control, ())
+            return 0
+        # It counts since MANIFEST says so: what would be appended before it is finished would be dropped by it.
+        if not syncing:
+            self.take_turn()
+        try:
+            self.hold_sync()
+            try:
+                truncation.finish_cut(self.segments, manifest, self.control)
+                self.unsynced = []
+                self.names_unsynced = False
+            finally:
+                self.end_sync()
+        finally:
+            if not syncing:
+                self.give_turn()
         return 0
 
     cdef int find_room(self, uint64_t need, uint64_t records, bint ahead) except -1:

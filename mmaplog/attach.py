@@ -102,14 +102,14 @@ def _attach_locked(
             raise Locked("others have it open for reading, so it cannot be replaced; close them first", path)
         if manifest_file.exists(directory, path) or list_segments(directory):
             manifest_file.write(directory, Manifest(uuid.uuid4(), segment_bytes, 0, erasing=True))
-    manifest = _identify(path, directory, segment_bytes, derived, may_create=mode in "cn")
     writing = mode != "r"
+    manifest = _identify(path, directory, segment_bytes, derived, writing=writing, may_create=mode in "cn")
     segments = SegmentSet(directory, path, manifest, writing)
     # Whoever has the log open may have dropped its first segments since it was read.
     manifest = segments.manifest
     if not segments.bases() or segments.bases()[0] > manifest.first_seq:
         raise CorruptionError(
-            f"records from {manifest.first_seq} on are missing: "
+            f"records from {segments.manifest.first_seq} on are missing: "
             f"the first segment begins with {segments.bases()[:1]}; restore the files from a backup",
             path,
         )
@@ -125,7 +125,8 @@ def _attach_locked(
             path,
         )
     if manifest.cut is not None and not vouched:
-        control = _finish_cut(path, directory, locks, segments, control, writing)
+        control = _finish_cut(path, directory, locks, segments, control, writing, alone)
+        segments.relist()
         manifest = segments.manifest
     if control is None or not (vouched or recovery.confirm(segments, control)):
         # CONTROL that goes with this page cache knows how much there was, even where it cannot say more.
@@ -146,6 +147,10 @@ def _attach_locked(
     segments.watch(control)
     if writing and not vouched:
         strays = segments.strays()
+        if strays:
+            # MANIFEST says that they do not count; who wrote it may have been killed before it was durable.
+            manifest_file.sync(directory)
+            _os.sync(directory)
         if strays or control.first_seq != manifest.first_seq:
             # A writer was killed after MANIFEST said what counts, and before he had told those who read.
             control.change(manifest.first_seq)
@@ -161,6 +166,7 @@ def _finish_cut(
     segments: SegmentSet,
     control: Control | None,
     writing: bool,
+    alone: bool,
 ) -> Control:
     # Somebody was killed while he dropped the end of the log. It counts since MANIFEST says so.
     cut = segments.manifest.cut
@@ -174,7 +180,10 @@ def _finish_cut(
                 path,
             )
         locks.claim_writer()
-    segments = SegmentSet(directory, path, segments.manifest, True) if not writing else segments
+        segments = SegmentSet(directory, path, segments.manifest, True)
+        if control is not None:
+            # What a reader has mapped cannot be stored to.
+            control = control_file.load(directory, segments.log_uuid, True, not alone)
     _, control = finish_cut(segments, segments.manifest, control)
     if not writing:
         locks.release_writer()
@@ -278,7 +287,13 @@ def _refuse_unless_empty(path: str, mode: str, names: list[str], derived: tuple[
 
 
 def _identify(
-    path: str, directory: _os.Descriptor, segment_bytes: int, derived: tuple[str, ...], *, may_create: bool
+    path: str,
+    directory: _os.Descriptor,
+    segment_bytes: int,
+    derived: tuple[str, ...],
+    *,
+    writing: bool,
+    may_create: bool,
 ) -> Manifest:
     try:
         manifest = manifest_file.read(directory, path)
@@ -301,7 +316,7 @@ def _identify(
     else:
         manifest = Manifest(uuid.uuid4(), segment_bytes, 0)
         create_segment(directory, manifest.log_uuid, 0, 0, segment_bytes, FIRST_ALLOCATION)
-    if may_create:
+    if writing:
         # A manifest that is durable implies a first segment that is, whoever made it.
         _os.sync(directory)
         _sync_parent(path)

@@ -5,7 +5,6 @@ from typing import Any
 from mmaplog.log import Log
 from mmaplog.replay import Entry
 from mmaplog.segment import Segment
-from mmaplog.segment_set import SegmentSet
 
 @dataclass(frozen=True, slots=True)
 class Compaction:
@@ -27,4 +26,4 @@ def compact(
     log: Log, keep: Callable[[Entry], object] | None, key: Callable[[Entry], Hashable | None] | None
 ) -> Compaction: ...
 def rewrite(log: Log, group: Group, counts: list[int]) -> None: ...
-def sealed_segments(segments: SegmentSet) -> list[Segment]: ...
+def sealed_segments(log: Log) -> list[Segment]: ...

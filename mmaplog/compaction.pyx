@@ -14,6 +14,7 @@ from mmaplog.format cimport (
     LAG_UNKNOWN,
     SEGMENT_HEADER_SIZE,
     UNIT,
+    CommitSlot,
     Footer,
     Record,
     RecordHeader,
@@ -22,8 +23,10 @@ from mmaplog.format cimport (
 from mmaplog.replay cimport Entry, Replay
 from mmaplog.segment cimport Segment
 from mmaplog.segment_set cimport SegmentSet
+from mmaplog.syncer cimport Syncer
 
 from mmapio import _os as system
+from mmaplog.errors import CorruptionError
 from mmaplog.manifest import Compacted
 from mmaplog.segment import create_segment, publish_segment
 
@@ -75,7 +78,7 @@ def compact(log, keep, key):
 
     counts = [0, 0, 0, 0]
     group = None
-    for segment in sealed_segments(segments):
+    for segment in sealed_segments(log):
         stop = segments.boundary_of(segment, 0)
         offsets, size, removed = survey(segments, segment, stop, stays)
         if group is not None and not fits(group, segment, stop, size, segments.manifest.segment_bytes):
@@ -94,32 +97,44 @@ def compact(log, keep, key):
     return Compaction(*counts)
 
 
-def sealed_segments(SegmentSet segments):
+def sealed_segments(Syncer log):
     """The segments that will not change any more, in order; those that an earlier compaction wrote are among them."""
+    cdef SegmentSet segments = log.segments
+    cdef Segment segment, tail, following
+    cdef CommitSlot slot
     cdef Footer footer
     found = []
     segments.relist()
-    bases = segments.bases()
-    # The last one is being written.
-    for base in bases[:len(bases) - 1]:
+    # That one is being written.
+    tail = segments.tail(&slot)
+    for base in segments.bases():
         segment = segments.at_base(base)
-        if segment is None or not (<Segment>segment).load_footer(&footer):
+        if segment is None or segment.base_seq >= tail.base_seq:
             break
+        if not segment.load_footer(&footer):
+            following = segments.following(segment, slot.segment_id)
+            if following is None or following.base_seq > log.control.durable:
+                break
+            # Who had synced it was killed before he sealed it.
+            log.seal(segment)
         found.append(segment)
     return found
 
 
 cdef survey(SegmentSet segments, Segment segment, uint64_t stop, stays):
     # Where the records start that stay, how many bytes they are, and how many records do not stay.
-    cdef uint64_t first = max(segment.base_seq, segments.first()), size = 0, removed = 0
-    cdef Replay replay = Replay(segments, segment.base_seq, stop, True, 0)
+    cdef uint64_t first = segments.first(), size = 0, removed = 0
+    cdef Replay replay = Replay(segments, max(segment.base_seq, first), stop, True, 0)
     cdef Entry entry
+    if segment.base_seq < first:
+        # Truncated already.
+        removed = segment.count_below(first)
     offsets = array.array("I")
     while True:
         entry = replay.take()
         if entry is None:
             return offsets, size, removed
-        if entry.seq < first or not stays(entry):
+        if not stays(entry):
             removed += 1
             continue
         offsets.append(replay.start // UNIT)
@@ -146,7 +161,7 @@ def rewrite(log, group, counts):
     before = sum(system.file_usage(segments.directory, each.name) for each in group.segments)
     capacity = SEGMENT_HEADER_SIZE + group.size
     made = create_segment(
-        segments.directory, segments.log_uuid, first.base_seq, first.epoch, capacity, capacity, False, first.id)
+        segments.directory, segments.log_uuid, first.base_seq, first.epoch, capacity, capacity, False, first)
     try:
         for segment, offsets in zip(group.segments, group.kept):
             end = copy_records(segment, offsets, made, end)
@@ -189,11 +204,13 @@ cdef uint64_t copy_records(Segment source, offsets, Segment target, uint64_t end
     cdef uint64_t seq
     if count == 0:
         return end
+    cdef bint fitted = True
     with nogil:
         for at in range(count):
             header = <RecordHeader *>(source.base + <uint64_t>places[at] * UNIT)
             size = <uint64_t>header.length * UNIT
             if size > target.limit - end:
+                fitted = False
                 break
             seq = source.base_seq + header.seq
             memcpy(target.base + end, header, size)
@@ -206,4 +223,6 @@ cdef uint64_t copy_records(Segment source, offsets, Segment target, uint64_t end
             end += size
     source.region.check()
     target.region.check()
+    if not fitted:
+        raise CorruptionError("the segment was written to by others while its records were copied", source.path)
     return end

@@ -5,7 +5,15 @@ from __future__ import annotations
 import uuid
 
 from mmapio import _os
-from mmaplog.manifest import COMPACTED_SUFFIX, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, Compacted, Manifest
+from mmaplog.manifest import (
+    COMPACTED_SUFFIX,
+    SEGMENT_BYTES_MAX,
+    SEGMENT_BYTES_MIN,
+    SEQ_MAX,
+    Compacted,
+    Cut,
+    Manifest,
+)
 from mmaplog.segment import open_segment
 
 
@@ -39,10 +47,18 @@ def derive_manifest(directory: _os.Descriptor, names: list[tuple[int, int, str]]
         # One that begins within another is what that one replaced.
         if not compacted or segment.base_seq >= compacted[-1].stop:
             compacted.append(Compacted(segment.id, segment.base_seq, stop, records))
+    newest = max(segments, key=lambda segment: segment.epoch)
+    cut = None
+    alone = sum(segment.epoch == newest.epoch for segment in segments) == 1
+    behind = any(segment.base_seq >= newest.base_seq for segment in segments if segment is not newest)
+    if alone and behind and newest.count_below(SEQ_MAX) == 0:
+        # A truncation of the end makes the segment where the log goes on before it removes what it drops.
+        cut = Cut(newest.base_seq, newest.epoch)
     capacity = plain[0] if plain else SEGMENT_BYTES_MIN
     return Manifest(
         log_uuid,
         min(max(capacity, SEGMENT_BYTES_MIN), SEGMENT_BYTES_MAX),
         names[0][0],
         compacted=tuple(compacted),
+        cut=cut,
     )

@@ -102,7 +102,10 @@ cdef class Follower:
     cdef int look_back(self) except -1:
         # Segments were replaced or removed: perhaps the numbers that were read are in use again.
         cdef uint64_t generation = memory.load_acquire(&self.control.hot.generation), seq = self.replay.seq
-        resumed, epoch = self.log.resume(self.epoch, seq), self.log.epoch
+        # In this order: what is used again between the two is found the next time.
+        epoch = self.log.epoch
+        # What it has read is of the epoch that it has come to: a replay goes into another one only where that begins.
+        resumed = self.log.resume(self.epoch if self.replay.segment is None else self.replay.segment.epoch, seq)
         if resumed < seq:
             raise TooOld(
                 f"records from {resumed} on were truncated after they had been read, and their numbers are used again; "

@@ -3,13 +3,12 @@
 
 import errno as _errno
 import operator
-import threading
 
 from libc.stdint cimport uint64_t
 
 from mmapio cimport _memory as memory
 from mmaplog.appender cimport Appender
-from mmaplog.format cimport SEGMENT_HEADER_SIZE
+from mmaplog.format cimport SEGMENT_HEADER_SIZE, CommitSlot
 from mmaplog.segment cimport Segment
 
 from mmapio import _os as system
@@ -34,7 +33,8 @@ cdef class Keeper(Appender):
     def epoch(self):
         """How often numbers have been given out again so far: after a truncation at the end, or a power cut that took records."""
         self.check()
-        return self.segments.get(self.control.committed().segment_id).epoch
+        cdef CommitSlot slot
+        return self.segments.tail(&slot).epoch
 
     def resume(self, epoch, seq):
         """Where somebody must go on who had read every record below `seq` while :attr:`epoch` was `epoch`.
@@ -43,14 +43,27 @@ cdef class Keeper(Appender):
         below :attr:`first_seq`. Costs nothing when the epoch is the same.
         """
         self.check()
-        cdef uint64_t first = self.segments.first_seq
-        seq = min(operator.index(seq), self.control.committed().seq)
-        self.segments.relist()
-        for base, segment_id, _ in reversed(self.segments.listing()):
-            if self.segments.get(segment_id).epoch <= epoch:
+        cdef CommitSlot slot
+        cdef Segment segment
+        epoch, wanted = operator.index(epoch), operator.index(seq)
+        self.check()  # again: the conversions are free to run code that closes the log
+        segment = self.segments.tail(&slot)
+        found = min(wanted, slot.seq)
+        while segment is not None and segment.epoch > epoch:
+            self.segments.relist()
+            found = min(wanted, slot.seq)
+            for entry in reversed(self.segments.listing()):
+                segment = self.segments.open(entry)
+                if segment is None:
+                    # Removed since it was listed.
+                    segment = self.segments.tail(&slot)
+                    break
+                if segment.epoch <= epoch:
+                    break
+                found = min(found, entry[0])
+            else:
                 break
-            seq = min(seq, base)
-        return max(seq, first)
+        return max(found, self.segments.first_seq)
 
     def truncate_before(self, seq):
         """Drop every record below `seq`, which is the log's first number from then on; below the first one, nothing happens.
@@ -147,26 +160,52 @@ cdef class Keeper(Appender):
         for name in replaced:
             system.remove_file(self.directory, name)
 
+    cdef int remove_strays(self) except -1:
+        # What somebody left who was killed. MANIFEST names it no more, and that must be durable first.
+        strays = self.segments.strays()
+        if strays:
+            manifest_file.sync(self.directory)
+            system.sync(self.directory)
+            self.control.change(self.segments.first_seq)
+            self.segments.relist()
+        for name in strays:
+            system.remove_file(self.directory, name)
+        return 0
+
     cdef int begin_care(self, what) except -1:
         # One truncation or compaction at a time, of all threads and processes.
         self.check_writable()
-        if self.caring == threading.get_ident():
-            raise self.reentered(what)
+        self.refuse_within_flush(what)
         self.care.acquire()
+        if self.caring:
+            self.care.release()
+            raise self.reentered(what)
+        self.caring = True
         try:
             self.check_writable()
             self.locks.begin_care()
+            try:
+                # Whoever was killed at the like has left nothing half done behind this.
+                self.hold_tail(what)
+                self.give_tail()
+                self.segments.relist()
+                if self.segments.manifest.first_seq > self.control.first_seq:
+                    self.control.change(self.segments.manifest.first_seq)
+                self.remove_strays()
+            except BaseException:
+                self.locks.end_care()
+                raise
         except BaseException:
+            self.caring = False
             self.care.release()
             raise
-        self.caring = threading.get_ident()
         return 0
 
     cdef int end_care(self) except -1:
-        self.caring = 0
         try:
             self.locks.end_care()
         finally:
+            self.caring = False
             self.care.release()
         return 0
 
@@ -194,7 +233,8 @@ cdef class Keeper(Appender):
         cdef Segment successor, across = self.segments.holding(seq, self.segment_id)
         self.adopt_prepared()
         manifest = manifest_file.read(self.directory, self._path)
-        epoch = 1 + max(self.segments.get(segment_id).epoch for _, segment_id, _ in self.segments.listing())
+        # Epochs never go down from a segment to the next.
+        epoch = self.tail.epoch + 1
         manifest = manifest.cut_after(seq, epoch, across.count_below(seq) if across.sparse else 0)
         successor = create_segment(
             self.directory, self.segments.log_uuid, seq, epoch, manifest.segment_bytes, truncation.FIRST_ALLOCATION, False)

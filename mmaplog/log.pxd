@@ -1,5 +1,7 @@
 # A log as its users know it.
 
+from libc.stdint cimport uint64_t
+
 from mmaplog.format cimport CommitSlot
 from mmaplog.keeper cimport Keeper
 
@@ -13,5 +15,8 @@ cdef class Log(Keeper):
     cdef CommitSlot end_now(self) except *
     cdef int require(self, number, bint reached, asked) except -1
     cdef close_now(self)
+    cdef replay_from_first(self, uint64_t stop, bint verify, uint64_t tail_id)
+    cdef close_carefully(self)
     cdef leave(self)
+    cdef vouch(self)
     cdef release(self)

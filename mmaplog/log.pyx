@@ -1,5 +1,5 @@
 # cython: language_level=3, auto_pickle=False, boundscheck=False, wraparound=False
-"""The append-only log: one writer, any number of readers in any process."""
+"""The append-only log: one writer or several, any number of readers in any process."""
 
 import bisect
 import errno as _errno
@@ -18,6 +18,7 @@ from mmaplog.follow cimport time_to_sleep
 from mmaplog.format cimport RECORD_SIZE_MAX, UNIT, CommitSlot, Found, Record, read_record
 from mmaplog.keeper cimport Keeper
 from mmaplog.replay cimport Replay
+from mmaplog.segment cimport Segment
 
 from mmapio import _fork
 from mmapio import _os as system
@@ -112,8 +113,10 @@ cdef class Log(Keeper):
         return durable
 
     def __len__(self):
-        committed = self.committed
-        return committed - self.segments.first_seq - self.segments.removed()
+        self.check()
+        # Before the end is looked at, which only a truncation takes back, and not below it.
+        first = self.segments.first_seq
+        return max(self.committed - first - self.segments.removed(), 0)
 
     def batch(self, *, durable=False):
         """Records that are in the log together or not at all: a :class:`Batch`, appended when its ``with`` block ends.
@@ -307,6 +310,8 @@ cdef class Log(Keeper):
             durable = self.durable
             if wanted < durable:
                 return True
+            if wanted >= self.committed:
+                raise TooOld(f"record {wanted} was truncated before it was durable", self._path)
             if self.writable and not self.forked:
                 self.flush()
                 continue
@@ -334,7 +339,18 @@ cdef class Log(Keeper):
         Its `damages` are empty when all is well. Costs one pass over the files, without the GIL; the log can be used meanwhile. Raises
         MappingFault, Closed.
         """
-        return verify(self.segments, self.segments.first_seq, self.committed)
+        while True:
+            committed, first, generation = self.committed, self.segments.first_seq, self.control.generation
+            try:
+                found = verify(self.segments, first, committed)
+            except TooOld:
+                found = None
+            self.check()  # again: the GIL was let go of
+            if found is not None and (not found.damages or self.control.generation == generation):
+                return found
+            # Records were removed meanwhile: what was missed there is no damage.
+            if self.control.generation == generation and self.segments.first_seq == first:
+                raise TooOld(f"records from {first} on were truncated meanwhile", self._path)
 
     def backup(self, target, *, verify=True, progress=None):
         """Copy the log, while it is in use by whomever, into the new directory `target`: a :class:`Backup` says what was made.
@@ -391,10 +407,23 @@ cdef class Log(Keeper):
             stop = slot.seq
         if start == 0:
             start = first
+            if not reverse and first <= stop <= slot.seq:
+                return self.replay_from_first(stop, verify, slot.segment_id)
         if not start <= stop <= slot.seq:
             raise IndexError(f"records [{start}, {stop}) are not all in the log, which holds [{first}, {slot.seq})")
         self.require(start, True, start)
         return (backwards if reverse else Replay)(self.segments, start, stop, verify, slot.segment_id)
+
+    cdef replay_from_first(self, uint64_t stop, bint verify, uint64_t tail_id):
+        # Wherever the log begins: that may move on meanwhile.
+        cdef uint64_t first
+        while True:
+            first = min(self.segments.first(), stop)
+            try:
+                return Replay(self.segments, first, stop, verify, tail_id)
+            except TooOld:
+                if min(self.segments.first(), stop) == first:
+                    raise
 
     @property
     def flushes_on_close(self):
@@ -453,10 +482,17 @@ cdef class Log(Keeper):
             self.release()
             return
         self.refuse_within_flush("a close")
+        # After a truncation or compaction of another thread.
+        with self.care:
+            if self.caring:
+                raise self.reentered("a close")
+            self.close_carefully()
+
+    cdef close_carefully(self):
         with self.append_lock:
             if self.growing:
                 raise self.reentered("a close")
-        # With no lock in hand: the thread may be waiting for one.
+        # With no lock in hand that it could want: the thread may be waiting for one.
         if self.flusher is not None:
             self.flusher.stop()
         # No other thread is in the middle of an append or a sync from here on, and none begins one before CONTROL is sealed.
@@ -486,19 +522,28 @@ cdef class Log(Keeper):
         # The last writer to go vouches for what he leaves. Nobody comes meanwhile.
         self.locks.begin()
         try:
-            if self.append_mutex is not None:
-                if self.locks.has_writer():
-                    return
-                self.append_mutex.take(True, None)
-                try:
-                    self.catch_up()
-                finally:
-                    self.append_mutex.give()
-            if self.flushes_on_close and self.control.durable == self.control.committed().seq:
-                self.mark_clean()
-            self.control.seal()
+            if self.append_mutex is None or not self.locks.has_writer():
+                self.vouch()
         finally:
-            self.locks.end()
+            # Before anybody else can ask who writes: he would take this one for a writer at work.
+            try:
+                self.locks.release_writer()
+            finally:
+                self.locks.end()
+
+    cdef vouch(self):
+        if self.append_mutex is not None:
+            self.append_mutex.take(True, None)
+            try:
+                self.catch_up()
+            finally:
+                self.append_mutex.give()
+            if self.flushes_on_close:
+                # What others appended who did not come to flush it.
+                self.flush_held(self.control.committed().seq)
+        if self.flushes_on_close and self.control.durable == self.control.committed().seq:
+            self.mark_clean()
+        self.control.seal()
 
     cdef release(self):
         self.room = 0
@@ -548,7 +593,6 @@ cdef uint64_t time_before(Log log, CommitSlot *slot) except? 0:
 def open_log(cls, path, mode, flush_policy, timestamps, segment_bytes, derived, bint shared=False, reserve_bytes=None):
     """What :meth:`Log.open` does, for layers above that keep `derived` files of their own in the directory."""
     cdef Log log = cls.__new__(cls)
-    cdef CommitSlot slot
     if not isinstance(flush_policy, FlushPolicy):
         raise TypeError(f"flush_policy must be a mmapio.FlushPolicy, not {flush_policy!r}")
     if reserve_bytes is not None:
@@ -557,6 +601,20 @@ def open_log(cls, path, mode, flush_policy, timestamps, segment_bytes, derived, 
             raise ValueError(f"a reserve of {reserve_bytes} bytes cannot be kept with mode {mode!r}")
     log._path = os.fsdecode(path)
     found = attach.attach(log._path, mode, segment_bytes, derived, shared=shared)
+    try:
+        if reserve_bytes is not None:
+            reserve.keep(found.directory, log._path, reserve_bytes)
+        take_apart(log, found, mode, flush_policy, timestamps, shared)
+    except BaseException:
+        found.locks.close()
+        raise
+    return log
+
+
+cdef take_apart(Log log, found, mode, flush_policy, timestamps, bint shared):
+    # What opening found becomes the handle.
+    cdef CommitSlot slot
+    cdef Segment tail
     log.directory = found.directory
     log.locks = found.locks
     log.segments = found.segments
@@ -565,24 +623,22 @@ def open_log(cls, path, mode, flush_policy, timestamps, segment_bytes, derived, 
     log.policy = flush_policy
     log.timestamps = timestamps
     log.append_lock = threading.RLock()
-    log.care = threading.Lock()
+    log.care = threading.RLock()
     log.flush_turn = threading.Condition(threading.RLock())
     log.unsynced = []
     log.bytes_bound = log.writes_bound = <uint64_t>-1
     if mode == "r":
-        return log
+        return
     log.writable = True
-    if reserve_bytes is not None:
-        reserve.keep(log.directory, log._path, reserve_bytes)
     if flush_policy.trigger is Trigger.ALWAYS:
         log.writes_bound = 1
     elif flush_policy.trigger is Trigger.BYTES:
         log.bytes_bound = flush_policy.bound
     elif flush_policy.trigger is Trigger.WRITES:
         log.writes_bound = flush_policy.bound
-    slot = log.control.committed()
+    tail = log.segments.tail(&slot)
     log.seq = slot.seq
-    log.move_to(log.segments.by_id(slot.segment_id), <uint64_t>slot.end * UNIT, <uint64_t>slot.last * UNIT)
+    log.move_to(tail, <uint64_t>slot.end * UNIT, <uint64_t>slot.last * UNIT)
     if timestamps and slot.seq > log.segments.first_seq:
         log.time = time_before(log, &slot)
     if shared:
@@ -596,4 +652,3 @@ def open_log(cls, path, mode, flush_policy, timestamps, segment_bytes, derived, 
     _fork.register(log)
     if flush_policy.trigger is Trigger.MILLIS:
         log.flusher = Flusher(log, flush_policy.bound, "mmaplog-flusher")
-    return log

@@ -7,6 +7,7 @@ replaced as a whole: temporary file, sync, rename, sync of the directory.
 from __future__ import annotations
 
 import bisect
+import errno
 import json
 import operator
 import uuid
@@ -16,7 +17,7 @@ from typing import Any, Self
 
 from mmapio import _os
 from mmaplog.checksum import xxh3_64
-from mmaplog.errors import CorruptionError, FormatError
+from mmaplog.errors import CorruptionError, FormatError, LogError
 
 NAME = "MANIFEST"
 MAGIC = "mmaplog-manifest"
@@ -66,10 +67,13 @@ class Manifest:
     compacted: tuple[Compacted, ...] = ()
     cut: Cut | None = None
 
-    def counting(self, listing: Iterable[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
+    def counting(
+        self, listing: Iterable[tuple[int, int, str]], tail_id: int = 0
+    ) -> list[tuple[int, int, str]]:
         """Of all segments in the directory as (base_seq, id, name), in order, those that are part of the log.
 
         The others wait for their removal: what was truncated, what compaction replaced or had not finished.
+        The one with the id `tail_id` counts in any case: records still go there.
         """
         listed = {each.segment_id for each in self.compacted}
         starts = [each.base_seq for each in self.compacted]
@@ -86,7 +90,7 @@ class Manifest:
         bases = sorted({entry[0] for entry in counting})
         # The segment with the first record, or where it will be, is the last that begins at or below it.
         first = bases[max(bisect.bisect_right(bases, self.first_seq) - 1, 0)] if bases else 0
-        return [entry for entry in counting if entry[0] >= first]
+        return [entry for entry in counting if entry[0] >= first or entry[1] == tail_id]
 
     def truncated_before(self, seq: int) -> Self:
         """The same without the records below `seq`."""
@@ -113,7 +117,7 @@ class Manifest:
 def write(directory: _os.Descriptor, manifest: Manifest) -> None:
     """Write the manifest of an open directory durably.
 
-    Costs two syncs; OSError leaves the old one in place.
+    Costs two syncs; OSError leaves the old one in place, LogError one that would be too large to read.
     """
     body = json.dumps(
         {
@@ -130,10 +134,18 @@ def write(directory: _os.Descriptor, manifest: Manifest) -> None:
 
 def _replace(directory: _os.Descriptor, version: str, body: str) -> None:
     digest = xxh3_64(body.encode())
+    data = f"{MAGIC} {version} {digest:016x}\n{body}\n".encode()
+    if len(data) > SIZE_MAX:
+        raise LogError(
+            errno.EFBIG,
+            f"the manifest would have {len(data)} bytes of at most {SIZE_MAX}: there are too many compacted "
+            "segments; drop old records, or copy the log to one with larger segments",
+            directory.locate(NAME),
+        )
     temporary = NAME + TEMPORARY_SUFFIX
     opened = _os.open_file(temporary, True, create=True, follow=False, directory=directory)
     _os.set_size(opened, 0)
-    _os.write_at(opened, f"{MAGIC} {version} {digest:016x}\n{body}\n".encode(), 0)
+    _os.write_at(opened, data, 0)
     _os.sync(opened)
     _os.replace_file(directory, temporary, NAME)
     _os.sync(directory)

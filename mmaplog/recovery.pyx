@@ -108,6 +108,10 @@ def find_tail(SegmentSet segments, floor):
         at, seq, offset, last = before_batch
         segment = segments.at_base(bases[at])
         later = [segments.at_base(base) for base in bases[at + 1:]]
+    if seq < <uint64_t>segments.manifest.first_seq:
+        raise CorruptionError(
+            f"the log ends before record {seq}, but began with {segments.manifest.first_seq} when it was truncated; "
+            "restore it from a backup", segments.path)
     if seq < floor:
         raise CorruptionError(
             f"records {seq} to {floor - 1} were committed and are not in the segments any more; restore them from a "
@@ -160,6 +164,7 @@ def cleanse(SegmentSet segments, Control control, temporaries):
     cdef uint64_t end = <uint64_t>slot.end * UNIT
     cdef Segment segment = segments.by_id(slot.segment_id)
     cdef Segment other
+    segment.refresh()
     cdef uint64_t stop = min(memory.load_acquire(&control.hot.in_flight), segment.limit)
     cdef Record record
     if (read_record(segment.base, end, stop, segment.id, segment.base_seq, True, &record) == Found.RECORD

@@ -127,10 +127,14 @@ cdef class Replay:
 
     cdef bint read(self, Record *record, bint verify) except -1:
         # The next record below `stop`; False when there is none.
+        cdef Segment before
         while self.seq < self.stop:
             if self.seq >= self.boundary:
                 # By its number: an empty segment may have been replaced by a larger one since, or several by one.
+                before = self.segment
                 self.go_to(self.seq)
+                if before is not None and self.segment.epoch > before.epoch:
+                    self.deny_reuse(before)
             elif self.step(record, verify):
                 if record.seq < self.stop:
                     return True
@@ -139,6 +143,15 @@ cdef class Replay:
             else:
                 self.seq = self.boundary
         return False
+
+    cdef int deny_reuse(self, Segment before) except -1:
+        # Into a newer epoch one may go on only where that begins: else what was read until here is not in the log any more, and its
+        # numbers are used again.
+        cdef uint64_t seq = self.seq
+        if self.segment.base_seq == seq:
+            if seq <= self.segments.first() or self.segments.holding(seq - 1, self.tail_id).epoch <= before.epoch:
+                return 0
+        raise TooOld(f"records before {seq} were truncated after they had been read, and their numbers are used again", self.segments.path)
 
     cdef bint step(self, Record *record, bint verify) except -1:
         # The record at `offset`; False at the end of a segment with gaps. In any other each number below the boundary has its record:
@@ -176,6 +189,7 @@ cdef class Replay:
             self.segment.refresh()
         # Perhaps it is the next segment that is not what its name says.
         self.segments.following(self.segment, self.tail_id)
+        self.segments.deny_truncated(self.seq)
         raise CorruptionError(
             f"record {self.seq} at offset {self.offset} is damaged, though records up to {self.stop - 1} were committed; "
             "restore the segment from a backup", self.segment.path)
@@ -184,9 +198,17 @@ cdef class Replay:
 def backwards(SegmentSet segments, uint64_t start, uint64_t stop, bint verify, uint64_t tail_id):
     """The records [start, stop) from the last to the first. Read in blocks, forwards, for they have no way back."""
     cdef uint64_t first
+    cdef Replay replay
+    cdef Segment lowest = None
     while stop > start:
         first = stop - min(stop - start, BLOCK)
-        entries = list(Replay(segments, first, stop, verify, tail_id))
+        replay = Replay(segments, first, stop, verify, tail_id)
+        begun = replay.segment
+        entries = list(replay)
+        if lowest is not None and replay.segment.epoch > lowest.epoch:
+            raise TooOld(
+                f"records before {stop} were truncated after those behind them had been read, and their numbers are used again", segments.path)
+        lowest = begun
         entries.reverse()
         yield from entries
         stop = first

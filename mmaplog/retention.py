@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from mmapio import _os
@@ -27,14 +28,25 @@ def first_to_keep(
     # Between each two neighbours the log can be cut; what is before a boundary has a newer segment behind it.
     boundaries = [entry[0] for entry in listing[1:] if log.first_seq < entry[0] <= committed]
     wanted = log.first_seq
+    now = time.time_ns()
     if max_bytes is not None:
         wanted = max(wanted, _within_bytes(log, listing, boundaries, max_bytes))
     if max_age is not None:
-        oldest = time.time_ns() - int(max_age * 1e9)
-        made = {base: log.segments.get(segment_id).base_time for base, segment_id, _ in listing}
-        wanted = max(wanted, _last((base for base in boundaries if made[base] < oldest), wanted))
+        made = {base: found.base_time for base in boundaries if (found := log.segments.at(base))}
+        wanted = max(
+            wanted, _last((base for base, when in made.items() if (now - when) / 1e9 > max_age), wanted)
+        )
     if max_records is not None:
-        wanted = max(wanted, _last((base for base in boundaries if committed - base >= max_records), wanted))
+        removed = {
+            base: sum(
+                each.stop - each.base_seq - each.records
+                for each in log.segments.manifest.compacted
+                if each.base_seq >= base
+            )
+            for base in boundaries
+        }
+        enough = (base for base in boundaries if committed - base - removed[base] >= max_records)
+        wanted = max(wanted, _last(enough, wanted))
     if consumers:
         from mmaplog.consumer import slowest
 
@@ -50,18 +62,14 @@ def _within_bytes(
     log: Log, listing: list[tuple[int, int, str]], boundaries: list[int], max_bytes: int
 ) -> int:
     left = 0
-    reached = log.first_seq
+    newest = boundaries[-1] if boundaries else log.first_seq
     for base, _, name in reversed(listing):
         left += _os.file_usage(log.segments.directory, name)
         if left > max_bytes:
-            # This one is too much; so the log begins with the one after it, if there is one.
-            return _last((boundary for boundary in boundaries if boundary > base), reached, first=True)
-        reached = max(base, log.first_seq)
+            # This one is too much; so the log begins with the one after it, or with the last.
+            return next((boundary for boundary in boundaries if boundary > base), newest)
     return log.first_seq
 
 
-def _last(bases: object, otherwise: int, *, first: bool = False) -> int:
-    found = list(bases)  # type: ignore[call-overload]
-    if not found:
-        return otherwise
-    return int(found[0] if first else found[-1])
+def _last(bases: Iterable[int], otherwise: int) -> int:
+    return max(bases, default=otherwise)

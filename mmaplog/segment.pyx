@@ -170,10 +170,10 @@ def is_segment(name):
 
 def create_segment(
         Descriptor directory, log_uuid, uint64_t base_seq, epoch, uint64_t capacity, uint64_t size, bint publish=True,
-        uint64_t replaces=0):
+        Segment replaces=None):
     """Make an empty segment of `size` bytes, its header synced; without `publish` it waits under a temporary name.
 
-    With `replaces`, the id of a segment, it is one that compaction fills.
+    With `replaces` it is one that compaction fills, with records as old as those of that one.
 
     The name is durable only after a sync of the directory. OSError(ENOSPC) leaves nothing behind.
     """
@@ -186,13 +186,13 @@ def create_segment(
     memcpy(header.log_uuid, <const char *>uuid_bytes, 16)
     header.segment_id = random_word()
     header.base_seq = base_seq
-    header.base_time = time.time_ns()
+    header.base_time = time.time_ns() if replaces is None else replaces.base_time
     header.capacity = capacity
     header.epoch = epoch
-    header.replaces = replaces
-    header.incompatible = INCOMPATIBLE_GAPS if replaces else 0
+    header.replaces = 0 if replaces is None else replaces.id
+    header.incompatible = 0 if replaces is None else INCOMPATIBLE_GAPS
     header.checksum = xxh3(&header, sizeof(header) - sizeof(header.checksum), 0)
-    name = f"{base_seq:020}-{header.segment_id:016x}{COMPACTED_SUFFIX if replaces else '.seg'}"
+    name = f"{base_seq:020}-{header.segment_id:016x}{'.seg' if replaces is None else COMPACTED_SUFFIX}"
     temporary = name + TEMPORARY_SUFFIX
     opened = system.open_file(temporary, True, create=True, exclusive=True, follow=False, directory=directory)
     try:

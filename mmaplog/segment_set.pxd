@@ -2,6 +2,7 @@ from libc.stdint cimport uint64_t
 
 from mmapio._os cimport Descriptor
 from mmaplog.control cimport Control
+from mmaplog.format cimport CommitSlot
 from mmaplog.segment cimport Segment
 
 
@@ -26,6 +27,9 @@ cdef class SegmentSet:
     # 0: not known. It spares a look at the directory.
     cdef uint64_t generation_now(self) noexcept
     cdef manifest_now(self)
+    cdef uint64_t tail_id(self) noexcept
+    cdef Segment tail(self, CommitSlot *slot)
+    cdef int deny_truncated(self, uint64_t seq) except -1
     cdef int follow_changes(self) except -1
     cdef uint64_t first(self) except? 0
     cdef uint64_t boundary_of(self, Segment segment, uint64_t tail_id) except? 0

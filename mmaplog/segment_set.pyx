@@ -8,7 +8,7 @@ from libc.stdint cimport uint64_t
 from mmapio cimport _memory as memory
 from mmapio._os cimport Descriptor
 from mmaplog.control cimport Control
-from mmaplog.format cimport SEGMENT_HEADER_SIZE, Footer, Found, Record, read_record
+from mmaplog.format cimport SEGMENT_HEADER_SIZE, CommitSlot, Footer, Found, Record, read_record
 from mmaplog.segment cimport Segment
 
 from mmapio import _os as system
@@ -49,7 +49,7 @@ cdef class SegmentSet:
             changes = self.changes
             generation = self.generation_now()
             manifest = self.manifest_now()
-            names = manifest.counting(list_segments(self.directory))
+            names = manifest.counting(list_segments(self.directory), self.tail_id())
             if self.changes != changes or self.generation_now() != generation:
                 continue
             if self.control is not None or self.manifest_now() == manifest:
@@ -62,6 +62,20 @@ cdef class SegmentSet:
 
     cdef uint64_t generation_now(self) noexcept:
         return 0 if self.control is None else memory.load_acquire(&self.control.hot.generation)
+
+    cdef uint64_t tail_id(self) noexcept:
+        # It is part of the log until another one is named there, even when a roll that was not finished begins where the log does.
+        return 0 if self.control is None else self.control.committed().segment_id
+
+    cdef Segment tail(self, CommitSlot *slot):
+        # The segment that is written to, and what CONTROL says of it. One without records may be replaced by a larger one meanwhile, or cut off.
+        while True:
+            slot[0] = self.control.committed()
+            try:
+                return self.by_id(slot.segment_id)
+            except CorruptionError:
+                if self.control.committed().segment_id == slot.segment_id:
+                    raise
 
     cdef manifest_now(self):
         try:
@@ -87,24 +101,31 @@ cdef class SegmentSet:
 
     def removed(self):
         """How many numbers have no record any more, between the first record and the last. Costs one walk after a change, at most."""
-        self.follow_changes()
-        first = self.first()
-        key = self.generation, first
-        if self.removed_at != key:
-            found = 0
-            for each in self.manifest.compacted:
-                if each.stop <= first:
-                    continue
-                found += each.stop - max(each.base_seq, first) - each.records
-                if each.base_seq < first:
-                    found += (<Segment>self.by_id(each.segment_id)).count_below(first)
+        while True:
+            self.follow_changes()
+            first = self.first()
+            key = self.generation, first
+            if self.removed_at == key:
+                return self.removed_count
+            try:
+                found = 0
+                for each in self.manifest.compacted:
+                    if each.stop <= first:
+                        continue
+                    found += each.stop - max(each.base_seq, first) - each.records
+                    if each.base_seq < first:
+                        found += (<Segment>self.by_id(each.segment_id)).count_below(first)
+            except CorruptionError:
+                # Perhaps it was replaced meanwhile.
+                if self.generation_now() == key[0] and self.first() == first:
+                    raise
+                continue
             self.removed_at, self.removed_count = key, found
-        return self.removed_count
 
     def strays(self):
         """The names of segment files that do not count, whether or not they ever did: while nobody else truncates or compacts."""
         listing = list_segments(self.directory)
-        counting = {name for _, _, name in self.manifest.counting(listing)}
+        counting = {name for _, _, name in self.manifest.counting(listing, self.tail_id())}
         return [name for _, _, name in listing if name not in counting]
 
     def listing(self):
@@ -114,6 +135,10 @@ cdef class SegmentSet:
     def get(self, segment_id):
         """The segment with this id. CorruptionError when its file is gone."""
         return self.by_id(segment_id)
+
+    def at(self, base_seq):
+        """The segment that begins with this number, or None."""
+        return self.at_base(base_seq)
 
     def add(self, Segment segment):
         """Make a segment known that was just created."""
@@ -145,11 +170,23 @@ cdef class SegmentSet:
                 if found is not None:
                     return found
             self.relist()
-        if seq < self.first():
-            raise TooOld(f"record {seq} was truncated; the log begins with {self.first()}", self.path)
-        if self.control is not None and seq >= self.control.committed().seq:
-            raise TooOld(f"record {seq} was truncated; the log ends before {self.control.committed().seq}", self.path)
+        self.deny_truncated(seq)
         raise CorruptionError(f"no segment holds record {seq}; restore the missing file from a backup", self.path)
+
+    cdef int deny_truncated(self, uint64_t seq) except -1:
+        # What is not where it was expected is no damage when it was dropped meanwhile, or is being dropped now.
+        cdef uint64_t first = self.first(), stop
+        if seq < first:
+            raise TooOld(f"record {seq} was truncated; the log begins with {first}", self.path)
+        if self.control is None:
+            return 0
+        stop = self.control.committed().seq
+        manifest = self.manifest_now()
+        if manifest.cut is not None:
+            stop = min(stop, <uint64_t>manifest.cut.seq)
+        if seq >= stop:
+            raise TooOld(f"record {seq} was truncated; the log ends before {stop}", self.path)
+        return 0
 
     cdef uint64_t boundary_of(self, Segment segment, uint64_t tail_id) except? 0:
         # The first number that is not in this segment, whatever bytes may follow; 0 when it is the last. By the names alone:
@@ -168,6 +205,8 @@ cdef class SegmentSet:
             elif at < len(self.names) and (attempt or at + 1 < len(self.names) or self.names[at][1] == tail_id):
                 return self.names[at][0]
             self.relist()
+        if self.control is not None and not any(entry[1] == segment.id for entry in self.names):
+            raise TooOld(f"records from {segment.base_seq} on were truncated", self.path)
         return 0
 
     cdef Segment following(self, Segment segment, uint64_t tail_id):

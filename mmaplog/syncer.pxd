@@ -5,6 +5,7 @@ from libc.stdint cimport uint64_t
 from mmapio._os cimport Descriptor
 from mmapio.sync cimport SharedMutex
 from mmaplog.control cimport Control
+from mmaplog.format cimport CommitSlot
 from mmaplog.segment cimport Segment
 from mmaplog.segment_set cimport SegmentSet
 
@@ -32,6 +33,8 @@ cdef class Syncer:
     cdef list unsynced          # segments before the tail that were written since the last sync
     cdef bint names_unsynced    # the directory has entries that no sync covers
     cdef bint marked            # the tail is marked as closed cleanly
+    cdef CommitSlot sync_target # what the sync under way covers, ...
+    cdef Segment last_to_sync   # ... and the last segment of that
     cdef uint64_t bytes_pending
     cdef uint64_t writes_pending
 
@@ -44,6 +47,7 @@ cdef class Syncer:
     cdef int refuse_within_flush(self, what) except -1
     cdef flush_held(self, uint64_t seq)
     cdef int begin_sync(self) except -1
+    cdef int hold_sync(self) except -1
     cdef int end_sync(self) except -1
     cdef gather_unsynced(self)
     cdef flush_now(self)

@@ -81,7 +81,20 @@ cdef class Syncer:
             self.end_sync()
 
     cdef int begin_sync(self) except -1:
-        # By who has the turn in this process: one process at a time.
+        # By who has the turn in this process: one process at a time. What is to be synced is settled here, and stays: a segment that
+        # another process rolls past later is not among it.
+        self.hold_sync()
+        try:
+            if self.sync_mutex is None:
+                self.last_to_sync = self.segments.tail(&self.sync_target)
+            else:
+                self.gather_unsynced()
+        except BaseException:
+            self.end_sync()
+            raise
+        return 0
+
+    cdef int hold_sync(self) except -1:
         if self.sync_mutex is None:
             return 0
         self.sync_mutex.take(True, None)
@@ -89,7 +102,6 @@ cdef class Syncer:
             if self.sync_mutex.owner_died:
                 # A sync that was not finished promised nothing.
                 self.sync_mutex.mark_consistent()
-            self.gather_unsynced()
         except BaseException:
             self.sync_mutex.give()
             raise
@@ -102,41 +114,50 @@ cdef class Syncer:
 
     cdef gather_unsynced(self):
         # Whoever rolled since the last sync, in whichever process.
-        cdef CommitSlot target = self.control.committed()
         cdef uint64_t durable = self.control.durable
         cdef Segment segment
-        if durable >= target.seq:
+        self.last_to_sync = self.segments.tail(&self.sync_target)
+        if durable >= self.sync_target.seq:
             return
         before = []
-        segment = self.segments.holding(durable, target.segment_id)
-        while segment is not None and segment.id != target.segment_id:
+        segment = self.segments.holding(durable, self.sync_target.segment_id)
+        while segment is not None and segment.base_seq < self.last_to_sync.base_seq:
             before.append(segment)
-            segment = self.segments.following(segment, target.segment_id)
+            segment = self.segments.following(segment, self.sync_target.segment_id)
         self.unsynced = before
-        self.names_unsynced = self.segments.by_id(target.segment_id).base_seq >= durable
+        self.names_unsynced = self.last_to_sync.base_seq >= durable
 
     cdef flush_now(self):
-        cdef Segment segment
-        cdef CommitSlot target
-        target = self.control.committed()
+        # Of what `begin_sync` found.
+        cdef Segment segment, last = self.last_to_sync
+        cdef CommitSlot target = self.sync_target
         cdef uint64_t bytes_covered = self.bytes_pending, writes_covered = self.writes_pending
         if self.control.durable >= target.seq:
             if _fault.faults() != self.faults:
                 self.check_faults()
             self.bytes_pending = self.writes_pending = 0
             return
-        # Found before anything is at stake: a file that is missing is no failed sync.
-        cdef Segment last = self.segments.by_id(target.segment_id)
-        # Likewise a descriptor that cannot be had.
-        for segment in self.unsynced:
-            segment.handle()
-        last.handle()
+        # Before anything is at stake: a file that is missing is no failed sync, nor is a descriptor that cannot be had.
+        for segment in list(self.unsynced):
+            try:
+                segment.handle()
+            except FileNotFoundError:
+                # Rolled past when it was durable, and truncated since.
+                self.segments.relist()
+                if any(entry[1] == segment.id for entry in self.segments.names):
+                    raise
+                self.unsynced.remove(segment)
+        # One without records may be gone already, for a larger one.
+        cdef bint holds_some = last.base_seq < target.seq
+        if holds_some:
+            last.handle()
         before, self.unsynced = self.unsynced, []
         names, self.names_unsynced = self.names_unsynced, False
         try:
             for segment in before:
                 segment.sync()
-            last.sync()
+            if holds_some:
+                last.sync()
             if names:
                 system.sync(self.directory)
             # A sync of what is left of a file succeeds.
@@ -230,7 +251,12 @@ cdef class Syncer:
         cdef Segment successor = self.segments.following(segment, 0)
         cdef Footer footer
         if successor is None:
+            if segment.base_seq < self.segments.first():
+                return  # truncated meanwhile
             raise CorruptionError("the segment that follows is missing; restore it from a backup", segment.path)
+        if segment.end == 0:
+            # Perhaps others wrote it.
+            segment.refresh()
         footer.seq = successor.base_seq
         footer.end = segment.end or end_of_records(segment, successor.base_seq)
         footer.records = footer.seq - segment.base_seq

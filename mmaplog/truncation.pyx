@@ -62,6 +62,8 @@ def finish_cut(SegmentSet segments, manifest, Control control, Segment successor
         last.release()
     system.sync(directory)
     manifest_file.write(directory, replace(manifest, cut=None))
+    # Once more: who looked while the files were still there knows segments by heart that are gone.
+    control.change(manifest.first_seq)
     segments.relist()
     return segments.get(successor.id), control
 

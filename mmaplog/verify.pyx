@@ -40,7 +40,7 @@ def verify(SegmentSet segments, uint64_t first, uint64_t committed):
 
     After damage it goes on with the next segment, whose records stand by themselves.
     """
-    cdef uint64_t seq = first, boundary, offset, records = 0, size = 0
+    cdef uint64_t seq = first, boundary, records = 0, size = 0
     cdef Segment segment, following
     damages = []
     count = 0
@@ -55,15 +55,14 @@ def verify(SegmentSet segments, uint64_t first, uint64_t committed):
         boundary = following.base_seq if following is not None else committed
         segment.refresh()
         check_footer(segment, following, boundary, damages)
-        records += walk(segment, boundary, &offset, damages)
-        size += offset - SEGMENT_HEADER_SIZE
+        records += walk(segment, first, boundary, &size, damages)
         segment.region.check()
         seq = boundary
     return Verified(count, records, size, tuple(damages))
 
 
-cdef uint64_t walk(Segment segment, uint64_t boundary, uint64_t *end, damages) except? 0:
-    # How many records are right, up to the first that is not, and where the last of them ends.
+cdef uint64_t walk(Segment segment, uint64_t first, uint64_t boundary, uint64_t *bytes, damages) except? 0:
+    # How many records from `first` on are right, up to the first that is not; their size is added to `bytes`.
     cdef uint64_t seq = segment.base_seq, offset = SEGMENT_HEADER_SIZE, stop, count = 0
     cdef Found found = Found.RECORD
     cdef Record record
@@ -89,8 +88,9 @@ cdef uint64_t walk(Segment segment, uint64_t boundary, uint64_t *end, damages) e
                     break
                 seq = record.seq + 1
                 offset += record.size
-                count += 1
-    end[0] = offset
+                if record.seq >= first:
+                    count += 1
+                    bytes[0] += record.size
     if seq < boundary and not (segment.sparse and found == Found.RECORD):
         segment.region.check()
         damages.append(Damage(segment.path, seq, offset, REASONS[found]))

@@ -7,6 +7,7 @@ look broken. Whatever is not as the page says is an AssertionError that names it
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -19,7 +20,7 @@ from typing import NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
-_SEGMENT_NAME = re.compile(r"(0\d{19})-([0-9a-f]{16})\.seg")
+_SEGMENT_NAME = re.compile(r"(0\d{19})-([0-9a-f]{16})(\.compact)?\.seg")
 _SEGMENT_HEADER = struct.Struct("<8sIIII16sQQQQIIQQ")
 _MARK = struct.Struct("<QQQ")
 _FOOTER = struct.Struct("<QQQQQQ")
@@ -57,6 +58,55 @@ class Segment:
     epoch: int
     log_uuid: uuid.UUID
     data: bytes
+    replaces: int
+    compacted: bool
+
+    @property
+    def footer(self) -> tuple[int, int, int] | None:
+        """(number after it, offset after its last record, how many it has), of the copy that verifies."""
+        for copy in (1536, 2048):
+            number, end, records, _, _, checksum = _FOOTER.unpack_from(self.data, copy)
+            if checksum == xxh3_64_intdigest(self.data[copy : copy + 40], self.id):
+                return number, end, records
+        return None
+
+
+class Compacted(NamedTuple):
+    """An entry of `compacted` in MANIFEST."""
+
+    segment_id: int
+    base_seq: int
+    stop: int
+    records: int
+
+
+@dataclass
+class Manifest:
+    """What MANIFEST says, or the segments where it is lost."""
+
+    log_uuid: uuid.UUID
+    first_seq: int
+    compacted: list[Compacted]
+    cut: tuple[int, int] | None
+
+    def counting(self, segments: list[Segment], tail_id: int | None) -> list[Segment]:
+        """The segments that are part of the log."""
+        listed = {each.segment_id for each in self.compacted}
+        counting = [
+            segment
+            for segment in segments
+            if (
+                segment.id in listed
+                if segment.compacted
+                else not any(each.base_seq <= segment.base_seq < each.stop for each in self.compacted)
+            )
+        ]
+        first = max(
+            (segment.base_seq for segment in counting if segment.base_seq <= self.first_seq), default=None
+        )
+        require(first is not None, f"records from {self.first_seq} on are missing")
+        assert first is not None
+        return [segment for segment in counting if segment.base_seq >= first or segment.id == tail_id]
 
 
 @dataclass
@@ -70,6 +120,7 @@ class Control:
     last: int
     in_flight: int
     durable: int
+    first_seq: int
 
 
 @dataclass
@@ -81,12 +132,14 @@ class Log:
     first_seq: int
     control: Control | None
     segments: list[Segment]
+    manifest: Manifest
     records: list[Record] = field(default_factory=list)
+    stop: int = 0
 
     @property
     def committed(self) -> int:
         """The number after the last record."""
-        return self.first_seq + len(self.records)
+        return self.stop
 
 
 def record_at(segment: Segment, offset: int, seq: int | None = None) -> tuple[Record, int, int] | None:
@@ -123,11 +176,13 @@ def read_log(path: str | os.PathLike[str]) -> Log:
         _segment(entry) for entry in sorted(directory.iterdir()) if _SEGMENT_NAME.fullmatch(entry.name)
     ]
     require(segments, f"{directory} has no segments")
-    log_uuid, first_seq = _manifest(directory, segments)
+    manifest = _manifest(directory, segments)
     for segment in segments:
-        require(segment.log_uuid == log_uuid, f"{segment.name} belongs to another log")
-    control = _control(directory, log_uuid)
-    floor = 0 if control is None else control.seq
+        require(segment.log_uuid == manifest.log_uuid, f"{segment.name} belongs to another log")
+    require(manifest.cut is None, f"the records from {manifest.cut} on were being dropped")
+    control = _control(directory, manifest.log_uuid)
+    segments = manifest.counting(segments, None if control is None else control.segment_id)
+    floor = manifest.first_seq if control is None else control.seq
     tail = None if control is None else _confirmed_tail(control, segments)
     if tail is None:
         control = None
@@ -135,13 +190,21 @@ def read_log(path: str | os.PathLike[str]) -> Log:
         # Others that begin where the tail does, or at the committed number or later, are unfinished rolls.
         before = [each for each in segments if each.base_seq < floor and each.base_seq != tail.base_seq]
         segments = [*before, tail]
-    log = Log(directory, log_uuid, first_seq, control, _one_per_base(segments))
-    require(log.segments[0].base_seq == first_seq, f"records from {first_seq} on are missing")
+    log = Log(directory, manifest.log_uuid, manifest.first_seq, control, _one_per_base(segments), manifest)
+    require(
+        all(before.epoch <= after.epoch for before, after in itertools.pairwise(log.segments)),
+        "the epochs of the segments go down",
+    )
     at, end = _read_records(log)
+    log.records = [record for record in log.records if record.seq >= log.first_seq]
     if control is None:
         _judge_end(log, at, end)
         require(log.committed >= floor, f"{floor} records were committed, {log.committed} are there")
     else:
+        require(
+            control.first_seq <= log.first_seq,
+            f"CONTROL begins with {control.first_seq}, MANIFEST with {log.first_seq}",
+        )
         last = log.segments[at]
         require(
             (last.id, end) == (control.segment_id, control.end),
@@ -156,26 +219,95 @@ def _segment(entry: Path) -> Segment:
     data = entry.read_bytes()
     require(len(data) >= _RECORDS_START, f"{entry.name} is shorter than a segment's header")
     fields = _SEGMENT_HEADER.unpack_from(data)
-    magic, version, size, _, incompatible, log_uuid, number, base_seq, _, capacity, epoch, *_, checksum = (
-        fields
-    )
+    (
+        magic,
+        version,
+        size,
+        _,
+        incompatible,
+        log_uuid,
+        number,
+        base_seq,
+        _,
+        capacity,
+        epoch,
+        _,
+        replaces,
+        checksum,
+    ) = fields
     require(magic == b"\x93mmaplog" and version == 1, f"{entry.name} is no segment of version 1")
     require(checksum == xxh3_64_intdigest(data[:88]), f"{entry.name}: the header does not match its checksum")
-    require(incompatible == 0 and size == _RECORDS_START, f"{entry.name} has unknown features")
-    require(entry.name == f"{base_seq:020}-{number:016x}.seg", f"{entry.name}: name and header disagree")
-    return Segment(entry.name, number, base_seq, epoch, uuid.UUID(bytes=log_uuid), data[:capacity])
+    require(incompatible in (0, 1) and size == _RECORDS_START, f"{entry.name} has unknown features")
+    kind = ".compact" if incompatible else ""
+    require(
+        entry.name == f"{base_seq:020}-{number:016x}{kind}.seg", f"{entry.name}: name and header disagree"
+    )
+    require(bool(replaces) == bool(incompatible), f"{entry.name} replaces {replaces:016x}")
+    return Segment(
+        entry.name,
+        number,
+        base_seq,
+        epoch,
+        uuid.UUID(bytes=log_uuid),
+        data[:capacity],
+        replaces,
+        bool(incompatible),
+    )
 
 
-def _manifest(directory: Path, segments: list[Segment]) -> tuple[uuid.UUID, int]:
+def _manifest(directory: Path, segments: list[Segment]) -> Manifest:
     try:
         first, second, rest = (directory / "MANIFEST").read_bytes().split(b"\n")
     except FileNotFoundError:
-        return segments[0].log_uuid, segments[0].base_seq
+        return _derived_manifest(segments)
     expected = f"mmaplog-manifest 1 {xxh3_64_intdigest(second):016x}"
     require(first == expected.encode() and rest == b"", "MANIFEST does not match its checksum")
     body = json.loads(second)
     require(body.get("erasing") is not True, "the log was being replaced by an empty one")
-    return uuid.UUID(body["log_uuid"]), body["first_seq"]
+    compacted = [
+        Compacted(int(segment_id, 16), base_seq, stop, records)
+        for segment_id, base_seq, stop, records in body.get("compacted", [])
+    ]
+    require(
+        all(each.base_seq < each.stop and each.records <= each.stop - each.base_seq for each in compacted)
+        and all(before.stop <= after.base_seq for before, after in itertools.pairwise(compacted)),
+        "the compacted segments that MANIFEST lists are not in order",
+    )
+    cut = (body["cut"][0], body["cut"][1]) if "cut" in body else None
+    return Manifest(uuid.UUID(body["log_uuid"]), body["first_seq"], compacted, cut)
+
+
+def _derived_manifest(segments: list[Segment]) -> Manifest:
+    present = {segment.id for segment in segments}
+    compacted: list[Compacted] = []
+    for segment in segments:
+        if not segment.compacted or segment.footer is None or segment.replaces in present:
+            continue
+        stop, _, records = segment.footer
+        newer = [
+            each.base_seq
+            for each in segments
+            if segment.base_seq < each.base_seq < stop and each.epoch > segment.epoch
+        ]
+        if newer:
+            stop = min(newer)
+            records = sum(record.seq < stop for record in _records_in_order(segment))
+        if not compacted or segment.base_seq >= compacted[-1].stop:
+            compacted.append(Compacted(segment.id, segment.base_seq, stop, records))
+    newest = max(segments, key=lambda segment: segment.epoch)
+    cut = None
+    alone = [segment.epoch for segment in segments].count(newest.epoch) == 1
+    behind = any(segment.base_seq >= newest.base_seq for segment in segments if segment is not newest)
+    if alone and behind and not any(_records_in_order(newest)):
+        cut = newest.base_seq, newest.epoch
+    return Manifest(segments[0].log_uuid, segments[0].base_seq, compacted, cut)
+
+
+def _records_in_order(segment: Segment) -> Iterator[Record]:
+    offset = _RECORDS_START
+    while (found := record_at(segment, offset)) is not None:
+        yield found[0]
+        offset += found[1]
 
 
 def _control(directory: Path, log_uuid: uuid.UUID) -> Control | None:
@@ -204,7 +336,8 @@ def _control(directory: Path, log_uuid: uuid.UUID) -> Control | None:
     (turn,) = struct.unpack_from("<Q", hot)
     seq, segment_id, end, last = _SLOT.unpack_from(hot, 8 + 24 * (turn & 1))
     in_flight, durable = struct.unpack_from("<QQ", hot, 56)
-    return Control(incarnation, seq, segment_id, 8 * end, 8 * last, in_flight, durable)
+    (first_seq,) = struct.unpack_from("<Q", data, 4096 + 152)
+    return Control(incarnation, seq, segment_id, 8 * end, 8 * last, in_flight, durable, first_seq)
 
 
 def _confirmed_tail(control: Control, segments: list[Segment]) -> Segment | None:
@@ -240,11 +373,17 @@ def _one_per_base(segments: list[Segment]) -> list[Segment]:
 
 def _read_records(log: Log) -> tuple[int, int]:
     # Fills in the records; the index of the segment in which they end, and the offset there.
-    seq, stop = log.first_seq, None if log.control is None else log.control.seq
+    seq, stop = log.segments[0].base_seq, None if log.control is None else log.control.seq
+    listed = {each.segment_id: each for each in log.manifest.compacted}
     for at, segment in enumerate(log.segments):
         # A segment's records end where the next one's begin, whatever bytes follow.
         successor = log.segments[at + 1].base_seq if at + 1 < len(log.segments) else None
         boundary = stop if successor is None else successor
+        if segment.compacted:
+            offset, seq = _read_compacted(log, segment, listed[segment.id], boundary)
+            if successor is None:
+                break
+            continue
         offset, ends = _RECORDS_START, {seq: _RECORDS_START}
         while seq != boundary:
             found = record_at(segment, offset, seq)
@@ -254,21 +393,60 @@ def _read_records(log: Log) -> tuple[int, int]:
             offset += found[1]
             seq += 1
             ends[seq] = offset
-        _check_marks(segment, ends, seq, successor)
+        newer = successor is not None and log.segments[at + 1].epoch > segment.epoch
+        _check_marks(segment, ends, seq, successor, newer)
         if seq != boundary or successor is None:
             break
     require(
         stop is None or seq == stop, f"record {seq} of {stop} at offset {offset} of {segment.name} is damaged"
     )
+    log.stop = seq
     return at, offset
 
 
-def _check_marks(segment: Segment, ends: dict[int, int], seq: int, successor: int | None) -> None:
+def _read_compacted(log: Log, segment: Segment, listed: Compacted, boundary: int | None) -> tuple[int, int]:
+    # As above, of one with gaps: it holds as many records as MANIFEST says, and ends where its footer says.
+    where, footer = segment.name, segment.footer
+    require(footer is not None, f"{where} has no footer")
+    require(listed.base_seq == segment.base_seq, f"MANIFEST says that {where} begins with {listed.base_seq}")
+    require(boundary == listed.stop, f"MANIFEST says that {where} ends before {listed.stop}, not {boundary}")
+    assert footer is not None
+    number, end, records = footer
+    require(
+        number >= listed.stop and records >= listed.records, f"the footer of {where} says less than MANIFEST"
+    )
+    offset, expected, counted = _RECORDS_START, segment.base_seq, 0
+    while offset < end:
+        found = record_at(segment, offset)
+        require(found is not None, f"record {expected} or later at offset {offset} of {where} is damaged")
+        assert found is not None
+        require(
+            expected <= found[0].seq < number,
+            f"record {found[0].seq} at offset {offset} of {where} is out of order",
+        )
+        if found[0].seq < listed.stop:
+            log.records.append(found[0])
+        expected = found[0].seq + 1
+        offset += found[1]
+        counted += 1
+    require(
+        offset == end and counted == records, f"the footer of {where} counts {records} records up to {end}"
+    )
+    found_below = sum(record.segment_id == segment.id for record in log.records)
+    require(found_below == listed.records, f"MANIFEST counts {listed.records} records in {where}")
+    return offset, listed.stop
+
+
+def _check_marks(
+    segment: Segment, ends: dict[int, int], seq: int, successor: int | None, newer: bool
+) -> None:
     # What a footer and a durable mark vouch for must be there.
     for copy in (512, 1024):
         number, end, checksum = _MARK.unpack_from(segment.data, copy)
         if checksum == xxh3_64_intdigest(segment.data[copy : copy + 16], segment.id):
             what = f"the durable mark of {segment.name}"
+            if newer and number > seq:
+                continue  # of what was cut off since
             require(number <= seq, f"{what} says {number}, but record {seq} is damaged")
             # The lowest bit says that there was a writer since.
             require(ends.get(number) == end & ~1, f"{what} does not end behind record {number - 1}")
@@ -277,6 +455,8 @@ def _check_marks(segment: Segment, ends: dict[int, int], seq: int, successor: in
         if checksum == xxh3_64_intdigest(segment.data[copy : copy + 40], segment.id):
             what = f"the footer of {segment.name}"
             require(successor is not None, f"{what} says {number}, but the next segment is missing")
+            if newer and number > seq:
+                continue
             require(number == successor, f"{what} says {number}, the next segment begins with {successor}")
             require(number <= seq, f"{what} says {number}, but record {seq} is damaged")
             require(ends.get(number) == end, f"{what} does not end behind record {number - 1}")
