@@ -174,7 +174,10 @@ def _finish_cut(
                 path,
             )
         locks.claim_writer()
-    segments = SegmentSet(directory, path, segments.manifest, True) if not writing else segments
+        segments = SegmentSet(directory, path, segments.manifest, True)
+        if control is not None:
+            # A reader's own is mapped for reading alone.
+            control = control_file.load(directory, segments.log_uuid, True, True)
     _, control = finish_cut(segments, segments.manifest, control)
     if not writing:
         locks.release_writer()
