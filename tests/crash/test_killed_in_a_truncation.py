@@ -1,4 +1,4 @@
-"""A truncation that is killed once MANIFEST says that the end of the log is to go, and who opens the log next."""
+"""A truncation that is killed once MANIFEST says that the end is to go, and who opens the log next."""
 
 from __future__ import annotations
 
