@@ -18,10 +18,13 @@ from tests.crash.child import Child
 @pytest.mark.parametrize("lost", [False, True])
 @pytest.mark.parametrize("mode", ["r", "w"])
 def test_whoever_opens_the_log_next_finishes_it(tmp_path: Path, mode: Literal["r", "w"], lost: bool) -> None:
-    """A reader did so too, through words that it had mapped for reading alone, and died of it."""
+    """A reader did so too, through words that it had mapped for reading alone, and died of it.
+
+    When it lived, it looked for the segments that it had just removed.
+    """
     path = tmp_path / "log"
     with Log.open(path, segment_bytes=65536, flush_policy=FlushPolicy.MANUAL) as log:
-        log.append_many([b"%d" % number * 5_000 for number in range(10)])
+        log.append_many([b"%d" % number * 5_000 for number in range(40)])
 
     def truncate(started: Callable[[], None]) -> None:
         def die(*arguments: Any) -> None:
