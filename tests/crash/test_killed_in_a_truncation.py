@@ -10,14 +10,17 @@ from typing import Any, Literal
 
 import pytest
 
-from mmapio import FlushPolicy
+from mmapio import FlushPolicy, _os
 from mmaplog import Log, truncation
 from tests.crash.child import Child
 
 
+@pytest.mark.parametrize("at", ["the beginning", "the removal of segments"])
 @pytest.mark.parametrize("lost", [False, True])
 @pytest.mark.parametrize("mode", ["r", "w"])
-def test_whoever_opens_the_log_next_finishes_it(tmp_path: Path, mode: Literal["r", "w"], lost: bool) -> None:
+def test_whoever_opens_the_log_next_finishes_it(
+    tmp_path: Path, mode: Literal["r", "w"], lost: bool, at: str
+) -> None:
     """A reader did so too, through words that it had mapped for reading alone, and died of it.
 
     When it lived, it looked for the segments that it had just removed.
@@ -31,7 +34,10 @@ def test_whoever_opens_the_log_next_finishes_it(tmp_path: Path, mode: Literal["r
             os.kill(os.getpid(), signal.SIGKILL)
 
         killed = Log.open(path, "w", flush_policy=FlushPolicy.MANUAL)
-        vars(truncation)["finish_cut"] = die
+        if at == "the beginning":
+            vars(truncation)["finish_cut"] = die
+        else:
+            vars(_os)["remove_file"] = die
         started()
         killed.truncate_after(4)
 
