@@ -126,6 +126,7 @@ def _attach_locked(
         )
     if manifest.cut is not None and not vouched:
         control = _finish_cut(path, directory, locks, segments, control, writing, alone)
+        # A reader did so by a set of its own.
         segments.relist()
         manifest = segments.manifest
     if control is None or not (vouched or recovery.confirm(segments, control)):

@@ -62,6 +62,10 @@ class Line:
             self._words[_DURABLE] = durable
         self._words[_ACKNOWLEDGED] = number
 
+    def cut(self, durable: int) -> None:
+        """Records were dropped that had been durable; numbers from `durable` on are given out again."""
+        self._words[_DURABLE] = durable
+
     def seq_of(self, number: int) -> int:
         """What call `number`, which was acknowledged, returned."""
         return int(self._words[8 + number - 1])

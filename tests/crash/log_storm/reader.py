@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from array import array
 from collections.abc import Callable
 from multiprocessing.connection import Connection, Pipe
@@ -54,7 +55,12 @@ class Reader:
                 raise ReaderFailed(f"no answer in {REPLY_SECONDS_MAX} s")
             return list(self._orders.recv())
         except (EOFError, OSError) as error:
-            raise ReaderFailed(self.close() or "it died without a word") from error
+            raise ReaderFailed(self._last_words()) from error
+
+    def _last_words(self) -> str:
+        ended = os.waitid(os.P_PID, self._child.pid, os.WEXITED | os.WNOWAIT)
+        how = "died of signal" if ended.si_code in (os.CLD_KILLED, os.CLD_DUMPED) else "ended with"
+        return self.close() or f"it {how} {ended.si_status}"
 
     def close(self) -> str:
         """End it; its traceback if it had failed."""

@@ -73,6 +73,8 @@ def write(
             time.sleep(EARLY_SECONDS)
         seq, log = perform(log, call, payloads, lambda: open_log(path, plan, log_plan))
         said = log.durable if call.durable or call.kind is Kind.FLUSH else 0
+        if call.kind is Kind.TRUNCATE_AFTER:
+            line.cut(log.durable)
         line.acknowledge(number, seq, said)
         if number == 1:
             started()
