@@ -515,6 +515,8 @@ cdef class Appender(Syncer):
     cdef int roll(self, uint64_t need) except -1:
         # It works on the file that is left now.
         self.adopt_prepared()
+        # Who drops records may be another process: what is gone does not stay mapped.
+        self.segments.follow_changes()
         cdef uint64_t capacity = max(<uint64_t>self.segments.manifest.segment_bytes, SEGMENT_HEADER_SIZE + need)
         cdef uint64_t size = min(capacity, max(STEP_MAX, SEGMENT_HEADER_SIZE + need))
         cdef uint64_t end = self.end

@@ -25,7 +25,7 @@ from mmaplog.lock import NAME as LOCK_NAME
 from mmaplog.lock import LockFile
 from mmaplog.manifest import SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, TEMPORARY_SUFFIX, Manifest
 from mmaplog.reserve import NAME as RESERVE_NAME
-from mmaplog.segment import create_segment, is_segment, list_segments
+from mmaplog.segment import RECORDS_START, create_segment, is_segment, list_segments
 from mmaplog.segment_set import SegmentSet
 from mmaplog.truncation import finish_cut
 
@@ -316,7 +316,9 @@ def _identify(
         manifest = derive_manifest(directory, names)
     else:
         manifest = Manifest(uuid.uuid4(), segment_bytes, 0)
-        create_segment(directory, manifest.log_uuid, 0, 0, segment_bytes, FIRST_ALLOCATION)
+        first = create_segment(directory, manifest.log_uuid, 0, 0, segment_bytes, FIRST_ALLOCATION)
+        # Known to be empty: nothing is recovered, and no number can have been given out.
+        control_file.create(directory, manifest.log_uuid, 0, 0, first.id, RECORDS_START, 0, 0)
     if writing:
         # A manifest that is durable implies a first segment that is, whoever made it.
         _os.sync(directory)

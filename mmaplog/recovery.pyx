@@ -213,7 +213,7 @@ def settle(SegmentSet segments, tail, segment_bytes, step):
     for _, segment_id, name in segments.listing():
         system.sync(system.open_file(name, True, follow=False, directory=segments.directory))
     system.sync(segments.directory)
-    if is_clean(segment, tail.seq, tail.end):
+    if not tail.leftover and not tail.dropped and is_clean(segment, tail.seq, tail.end):
         return segment, tail.end
     # Also where nothing is left behind the end: there may have been records of which no page reached the disk, and whose numbers
     # somebody knows.

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from mmapio import _os
+from mmaplog.errors import LogError
 
 logger = logging.getLogger("mmaplog")
 
@@ -48,7 +49,8 @@ def spend_if_full(directory: _os.Descriptor, path: str, operation: Callable[[], 
     try:
         return operation()
     except OSError as error:
-        if size == 0 or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        # What the log itself raises says that it was begun.
+        if size == 0 or isinstance(error, LogError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
     _os.set_size(_opened(directory), 0)
     try:

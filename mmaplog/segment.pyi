@@ -3,6 +3,7 @@ from uuid import UUID
 
 from mmapio._os import Descriptor
 
+RECORDS_START: int
 COMPACTED_SUFFIX: Final = ".compact.seg"
 TEMPORARY_SUFFIX: Final = ".tmp"
 

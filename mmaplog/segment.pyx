@@ -38,6 +38,9 @@ from mmaplog.control import random_word
 from mmaplog.errors import CorruptionError, FormatError
 from mmaplog.manifest import COMPACTED_SUFFIX, TEMPORARY_SUFFIX
 
+RECORDS_START = SEGMENT_HEADER_SIZE
+"""Where in a segment its records start, for Python."""
+
 # A base number has 63 bits, so that no sum of two numbers of the format overflows.
 _NAME = re.compile(r"(0\d{19})-([0-9a-f]{16})(\.compact)?\.seg", re.ASCII)
 

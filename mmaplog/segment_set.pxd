@@ -25,6 +25,8 @@ cdef class SegmentSet:
     cdef Segment by_id(self, uint64_t segment_id)
     # `tail_id` is the id of the last segment there is, by a commit slot that was read after the number in question was committed;
     # 0: not known. It spares a look at the directory.
+    cdef list_all(self)
+    cdef forget_some(self)
     cdef uint64_t generation_now(self) noexcept
     cdef manifest_now(self)
     cdef uint64_t tail_id(self) noexcept

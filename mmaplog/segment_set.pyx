@@ -18,6 +18,8 @@ from mmaplog.segment import list_segments, open_segment
 
 # A listing can be out of date as soon as it is made: the writer, maybe another thread, replaces an empty segment.
 cdef int ATTEMPTS = 4
+# So many segments are kept mapped, or some more. A process has 65,530 mappings at the most, and a segment takes up to three.
+cdef Py_ssize_t OPENED_MAX = 4096
 
 
 cdef class SegmentSet:
@@ -49,7 +51,7 @@ cdef class SegmentSet:
             changes = self.changes
             generation = self.generation_now()
             manifest = self.manifest_now()
-            names = manifest.counting(list_segments(self.directory), self.tail_id())
+            names = manifest.counting(self.list_all(), self.tail_id())
             if self.changes != changes or self.generation_now() != generation:
                 continue
             if self.control is not None or self.manifest_now() == manifest:
@@ -59,6 +61,20 @@ cdef class SegmentSet:
         self.generation = generation
         present = {segment_id for _, segment_id, _ in self.names}
         self.opened = {key: value for key, value in self.opened.items() if key in present}
+
+    cdef list_all(self):
+        # What is made while a directory is read may be in the list or not, in any order: of two segments made then the later one alone. So
+        # nothing counts that is newer than what a first look found.
+        newest = max((base_seq for base_seq, _, _ in list_segments(self.directory)), default=0)
+        return [entry for entry in list_segments(self.directory) if entry[0] <= newest]
+
+    cdef forget_some(self):
+        # A process cannot have any number of mappings. What is sealed is opened again when it is asked for.
+        cdef Footer footer
+        for segment_id in list(self.opened)[:OPENED_MAX // 2]:
+            segment = self.opened[segment_id]
+            if segment is not self.last and (<Segment>segment).load_footer(&footer):
+                self.opened.pop(segment_id, None)
 
     cdef uint64_t generation_now(self) noexcept:
         return 0 if self.control is None else memory.load_acquire(&self.control.hot.generation)
@@ -145,6 +161,8 @@ cdef class SegmentSet:
         self.changes += 1
         bisect.insort(self.names, (segment.base_seq, segment.id, segment.name))
         self.opened[segment.id] = segment
+        if len(self.opened) > OPENED_MAX:
+            self.forget_some()
 
     cdef Segment by_id(self, uint64_t segment_id):
         cdef Segment found
@@ -249,6 +267,8 @@ cdef class SegmentSet:
             except FileNotFoundError:
                 return None
             self.opened[entry[1]] = found
+            if len(self.opened) > OPENED_MAX:
+                self.forget_some()
             # Only the last segment may still grow; what is learnt of it needs its descriptor again and again.
             if self.names and entry[1] == self.names[len(self.names) - 1][1]:
                 if self.last is not None:

@@ -72,6 +72,11 @@ cdef class Syncer:
         return 0
 
     cdef flush_held(self, uint64_t seq):
+        if self.control.durable >= self.control.committed().seq:
+            if _fault.faults() != self.faults:
+                self.check_faults()
+            self.bytes_pending = self.writes_pending = 0
+            return
         self.begin_sync()
         try:
             # Meanwhile another process may have done it.
