@@ -356,7 +356,8 @@ def test_a_truncation_that_fails_stops_the_others(tmp_path: Path, monkeypatch: p
             if poisoned:
                 with pytest.raises(Poisoned):
                     other.append(b"y")
-            count = len(content(other))
+            # While it waits to be finished, who reads is told that it is under way.
+            count = 0 if poisoned else len(content(other))
             assert count in (14, 15, 31) or poisoned
             begun = b'"cut"' in (path / "MANIFEST").read_bytes()
         with opened(path) as log:
