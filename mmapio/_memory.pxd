@@ -13,6 +13,8 @@ cdef extern from * nogil:
     static inline uint32_t mmio_load_relaxed_u32(const void *p) { return __atomic_load_n((const uint32_t *)p, __ATOMIC_RELAXED); }
     static inline void mmio_store_release_u64(void *p, uint64_t v) { __atomic_store_n((uint64_t *)p, v, __ATOMIC_RELEASE); }
     static inline void mmio_store_relaxed_u64(void *p, uint64_t v) { __atomic_store_n((uint64_t *)p, v, __ATOMIC_RELAXED); }
+    static inline uint32_t mmio_load_acquire_u32(const void *p) { return __atomic_load_n((const uint32_t *)p, __ATOMIC_ACQUIRE); }
+    static inline void mmio_store_release_u32(void *p, uint32_t v) { __atomic_store_n((uint32_t *)p, v, __ATOMIC_RELEASE); }
     static inline void mmio_store_relaxed_u32(void *p, uint32_t v) { __atomic_store_n((uint32_t *)p, v, __ATOMIC_RELAXED); }
     static inline void mmio_fence_acquire(void) { __atomic_thread_fence(__ATOMIC_ACQUIRE); }
     static inline void mmio_fence_full(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
@@ -24,6 +26,8 @@ cdef extern from * nogil:
     uint64_t load_acquire "mmio_load_acquire_u64"(const void *word) noexcept
     uint64_t load_relaxed "mmio_load_relaxed_u64"(const void *word) noexcept
     uint32_t load_relaxed_u32 "mmio_load_relaxed_u32"(const void *word) noexcept
+    uint32_t load_acquire_u32 "mmio_load_acquire_u32"(const void *word) noexcept
+    void store_release_u32 "mmio_store_release_u32"(void *word, uint32_t value) noexcept
     void store_release "mmio_store_release_u64"(void *word, uint64_t value) noexcept
     void store_relaxed "mmio_store_relaxed_u64"(void *word, uint64_t value) noexcept
     void store_relaxed_u32 "mmio_store_relaxed_u32"(void *word, uint32_t value) noexcept

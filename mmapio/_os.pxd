@@ -16,5 +16,6 @@ cdef int allocate(int fd, uint64_t offset, uint64_t count) noexcept nogil
 cdef int truncate(int fd, uint64_t size) noexcept nogil
 cdef int sync_file(int fd, void *base, size_t count) noexcept nogil
 cdef long long size_of(int fd) noexcept nogil
+cdef int write_all(int fd, const void *data, size_t count, uint64_t offset) noexcept nogil
 
 cdef uint64_t now_ns() noexcept nogil

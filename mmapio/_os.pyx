@@ -11,7 +11,7 @@ import os
 import stat as _stat
 
 from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport EACCES, EAGAIN, EINTR, ENOMEM, EOPNOTSUPP, errno
+from libc.errno cimport EACCES, EAGAIN, EEXIST, EINTR, EINVAL, ENOMEM, ENOSYS, EOPNOTSUPP, errno
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset, strerror
@@ -40,6 +40,7 @@ cdef extern from "_platform.h" nogil:
     int mmio_allocate(int fd, uint64_t offset, uint64_t count)
     int mmio_punch_hole(int fd, uint64_t offset, uint64_t count)
     int mmio_reflink(int to, int source)
+    int mmio_rename_new(int directory, const char *source, const char *to)
     int64_t mmio_copy_range(int to, int source, uint64_t offset, size_t count)
     int mmio_prefetch_file(int fd, uint64_t offset, uint64_t count)
     int mmio_boot_uuid(char *text, size_t count)
@@ -106,9 +107,12 @@ cdef check_regular(Descriptor opened):
         raise OSError(_errno.EINVAL, "is not a regular file, so it cannot be mapped", opened.path)
 
 
-def open_directory(path):
-    """Open a directory; NotADirectoryError when it is something else."""
-    return Descriptor(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), path)
+def open_directory(path, Descriptor directory=None):
+    """Open a directory, relative to `directory` if given; NotADirectoryError when it is something else."""
+    cdef int flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    if directory is None:
+        return Descriptor(os.open(path, flags), path)
+    return Descriptor(os.open(path, flags | os.O_NOFOLLOW, dir_fd=directory.fd), directory.locate(path))
 
 
 def anonymous_file(name):
@@ -121,9 +125,23 @@ def anonymous_file(name):
     return made
 
 
-def make_directory(path):
-    """Create a directory, accessible to its owner alone."""
-    os.mkdir(path, 0o700)
+def make_directory(path, Descriptor directory=None):
+    """Create a directory, accessible to its owner alone; relative to `directory` if given."""
+    os.mkdir(path, 0o700, dir_fd=None if directory is None else directory.fd)
+
+
+def kind_of(Descriptor directory not None, name):
+    """What a name in an open directory stands for: "file", "directory", "nothing", or "other" for a link, a FIFO and their like."""
+    try:
+        kind = os.stat(name, dir_fd=directory.fd, follow_symlinks=False).st_mode
+    except FileNotFoundError:
+        return "nothing"
+    return "file" if _stat.S_ISREG(kind) else "directory" if _stat.S_ISDIR(kind) else "other"
+
+
+def remove_directory(Descriptor directory not None, name):
+    """Remove an empty directory of an open directory."""
+    os.rmdir(name, dir_fd=directory.fd)
 
 
 def list_directory(Descriptor directory not None):
@@ -164,6 +182,20 @@ def replace_file(Descriptor directory not None, temporary, name):
     os.rename(temporary, name, src_dir_fd=directory.fd, dst_dir_fd=directory.fd)
 
 
+def rename_new(Descriptor directory not None, temporary, name):
+    """Rename within one directory to a name that nothing has: FileExistsError. Durable after `sync(directory)`."""
+    cdef bytes source = os.fsencode(temporary), to = os.fsencode(name)
+    cdef int result = mmio_rename_new(directory.fd, source, to)
+    if result == -EINVAL or result == -ENOSYS:
+        # A file system, or a kernel, that knows no such renaming. Whoever else wants the name at this instant may lose.
+        if name in list_directory(directory):
+            result = -EEXIST
+        else:
+            replace_file(directory, temporary, name)
+            result = 0
+    raise_errno(result, directory.locate(name))
+
+
 def remove_file(Descriptor directory, name):
     """Unlink a file, of `directory` unless that is None; FileNotFoundError when there is none."""
     os.unlink(name, dir_fd=None if directory is None else directory.fd)
@@ -171,14 +203,12 @@ def remove_file(Descriptor directory, name):
 
 def write_at(Descriptor opened not None, bytes data not None, uint64_t offset):
     """Write all of `data` at `offset`, or raise OSError; a short write is continued."""
-    cdef size_t done = 0, count = len(data)
+    cdef size_t count = len(data)
     cdef const char *start = data
-    cdef long wrote
-    while done < count:
-        with nogil:
-            wrote = write_some(opened.fd, start + done, count - done, offset + done)
-        raise_errno(<int>min(wrote, 0), opened.path)
-        done += wrote
+    cdef int result
+    with nogil:
+        result = write_all(opened.fd, start, count, offset)
+    raise_errno(result, opened.path)
 
 
 def read_at(Descriptor opened not None, size_t count, uint64_t offset):
@@ -252,7 +282,6 @@ def copy_content(Descriptor source not None, Descriptor target not None):
     Blocks are shared where the file system can; else the kernel copies; else this does. Holes stay holes. The
     permissions are copied too.
     """
-    cdef uint64_t offset = 0, end = 0
     cdef uint64_t size = file_size(source)
     os.fchmod(target.fd, _stat.S_IMODE(os.fstat(source.fd).st_mode))
     cdef int result
@@ -261,7 +290,19 @@ def copy_content(Descriptor source not None, Descriptor target not None):
         result = mmio_reflink(target.fd, source.fd)
     if result == 0:
         return "reflink"
+    size, how = copy_start(source, target, size)
+    set_size(target, size)
+    return how
+
+
+def copy_start(Descriptor source not None, Descriptor target not None, uint64_t size):
+    """Copy the first `size` bytes to the empty file `target`; the bytes there were, and "copy_file_range" or "read and write".
+
+    The kernel copies; where it cannot, this does. Holes are left out, also at the end: the length of `target` is for the caller to set.
+    """
+    cdef uint64_t offset = 0, end = 0
     how = "copy_file_range"
+    size = min(size, <uint64_t>file_size(source))
     while offset < size:
         offset, end = data_from(source.fd, offset, size)
         while offset < end and how == "copy_file_range":
@@ -280,8 +321,7 @@ def copy_content(Descriptor source not None, Descriptor target not None):
                 end = size = offset
             write_at(target, part, offset)
             offset += len(part)
-    set_size(target, size)
-    return how
+    return size, how
 
 
 def data_from(int fd, uint64_t offset, uint64_t size):
@@ -290,7 +330,7 @@ def data_from(int fd, uint64_t offset, uint64_t size):
         return offset, size
     try:
         start = os.lseek(fd, offset, os.SEEK_DATA)
-        return start, min(os.lseek(fd, start, os.SEEK_HOLE), size)
+        return min(start, size), min(os.lseek(fd, start, os.SEEK_HOLE), size)
     except OSError as error:
         # ENXIO: nothing but a hole up to the end. Else the file system knows of none.
         return (size, size) if error.errno == _errno.ENXIO else (offset, size)
@@ -450,6 +490,19 @@ cdef int write_zeros(int fd, uint64_t start, uint64_t end) noexcept nogil:
             break
     free(zeros)
     return <int>min(wrote, 0)
+
+
+cdef int write_all(int fd, const void *data, size_t count, uint64_t offset) noexcept nogil:
+    # What was written before an error stays.
+    cdef long wrote
+    while count:
+        wrote = write_some(fd, data, count, offset)
+        if wrote < 0:
+            return <int>wrote
+        data = <const char *>data + wrote
+        count -= wrote
+        offset += wrote
+    return 0
 
 
 cdef long write_some(int fd, const void *data, size_t count, uint64_t offset) noexcept nogil:

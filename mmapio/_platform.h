@@ -23,6 +23,7 @@
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
 #elif defined(__APPLE__)
+#include <stdio.h>
 #include <sys/sysctl.h>
 #else
 #error "mmapio runs on Linux and macOS; another platform needs its own boundary modules"
@@ -145,6 +146,16 @@ static inline int64_t mmio_copy_range(int to, int from, uint64_t offset, size_t 
     (void)offset;
     (void)count;
     return -ENOTSUP;
+#endif
+}
+
+/* Rename within one directory, never over something that has the name: -EEXIST. */
+static inline int mmio_rename_new(int directory, const char *from, const char *to) {
+#if defined(__linux__)
+    /* By number: renameat2 with RENAME_NOREPLACE, whose declarations are in headers that differ. */
+    return mmio_outcome((int)syscall(SYS_renameat2, directory, from, directory, to, 1U));
+#else
+    return mmio_outcome(renameatx_np(directory, from, directory, to, 0x00000004 /* RENAME_EXCL */));
 #endif
 }
 

@@ -161,7 +161,7 @@ def watch(
     *,
     interval_seconds: float = INTERVAL_SECONDS,
 ) -> WatchHandle:
-    """Call `callback` with a :class:`ChangeEvent` after each change of the file at `path`.
+    """Call `callback` with a :class:`ChangeEvent` after each change of the file or directory at `path`.
 
     No change after the return goes unreported. Changes that follow quickly upon each other may share a
     report, but a report always follows the last. What the system notifies of (writes, truncation,
@@ -176,7 +176,7 @@ def watch(
     renamed over the path, as editors save, is both: REMOVED, then MODIFIED. A mapping made before still
     shows the removed file: on REMOVED close it, on MODIFIED open the path anew. A symbolic link is followed.
     When the path cannot be examined for a reason other than absence, a warning is logged and the watch
-    goes on.
+    goes on. Of a directory, entries that come, go or are renamed are changes; what is in them is not.
 
     Callbacks run one after the other on a thread of the watch's own. What one raises is logged (logger
     ``mmapio``), and the watch goes on; changes during a callback are reported after it.
@@ -185,8 +185,8 @@ def watch(
     with whole seconds) when the file was changed just before. A forked child inherits nothing that runs.
 
     `interval_seconds` is between 0.001 and 86,400. Raises FileNotFoundError, or what else the system
-    answers, when the path cannot be examined, IsADirectoryError for a directory, WatchFailed when it is no
-    regular file, when the package ``watchfiles`` is absent, or when the system refuses notifications.
+    answers, when the path cannot be examined, WatchFailed when it is neither a regular file nor a directory,
+    when the package ``watchfiles`` is absent, or when the system refuses notifications.
     """
     if not callable(callback):
         raise TypeError(f"the callback must be callable, not {type(callback).__name__}")
@@ -197,16 +197,17 @@ def watch(
         )
     shown = os.fspath(path)
     mode, known = _examine(shown)
-    if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, "is a directory, not a file", shown)
-    if not stat.S_ISREG(mode):
-        raise WatchFailed(errno.EINVAL, "is not a regular file, so it cannot be watched", shown)
+    kind = stat.S_IFMT(mode)
+    if kind not in (stat.S_IFREG, stat.S_IFDIR):
+        raise WatchFailed(
+            errno.EINVAL, "is neither a regular file nor a directory, so it cannot be watched", shown
+        )
     time.sleep(_unsettled_seconds(known))
     # The current directory may be another one by the time of the next look.
     place = Path(os.fsdecode(shown)).absolute()
     notifier = _subscribe(place, shown)
     try:
-        return WatchHandle(shown, callback, _Dispatcher(place, known, notifier, interval_seconds))
+        return WatchHandle(shown, callback, _Dispatcher(place, kind, known, notifier, interval_seconds))
     except RuntimeError as error:
         if notifier is not None:
             notifier.close()
@@ -219,9 +220,15 @@ class _Dispatcher:
     handle: weakref.ref[WatchHandle]
 
     def __init__(
-        self, path: Path, known: _Signature, notifier: _Notifier | None, interval_seconds: float
+        self,
+        path: Path,
+        kind: int,
+        known: _Signature,
+        notifier: _Notifier | None,
+        interval_seconds: float,
     ) -> None:
         self._path = path
+        self._kind = kind
         self._known: _Signature | None = known
         self._notifier = notifier
         self._interval_seconds = interval_seconds
@@ -271,7 +278,7 @@ class _Dispatcher:
     def _look(self) -> None:
         """Compare the file's status with what was last reported, and report the difference."""
         try:
-            seen = _signature(self._path)
+            seen = _signature(self._path, self._kind)
         except OSError as error:
             # Neither there nor gone, as far as can be told: what is known stays, and is said once.
             if error.errno != self._trouble:
@@ -334,13 +341,13 @@ def _unsettled_seconds(seen: _Signature) -> float:
     return max(0, tick_ns - age_ns) / _SECOND_NS
 
 
-def _signature(path: Path) -> _Signature | None:
-    """The status of the file at `path`, None when there is none. OSError when that cannot be told."""
+def _signature(path: Path, kind: int) -> _Signature | None:
+    """The status of what is at `path`, None when it is not of this kind. OSError when that cannot be told."""
     try:
         mode, found = _examine(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return found if stat.S_ISREG(mode) else None
+    return found if stat.S_IFMT(mode) == kind else None
 
 
 def _examine(path: _Path) -> tuple[int, _Signature]:
@@ -366,6 +373,8 @@ def _subscribe(path: Path, shown: str | bytes) -> _Notifier | None:
     try:
         # A link's target may be written to in its own directory, and the link be replaced in this one.
         directories = {str(path.parent.resolve()), str(path.resolve().parent)}
+        if path.is_dir():
+            directories.add(str(path.resolve()))
         notifier: _Notifier = native.RustNotify(
             sorted(directories), debug, force_polling, 0, recursive, ignore_permission_denied
         )

@@ -9,9 +9,9 @@ from mmapio import MmapIoError
 from mmapkv._demo_crash import Kill
 from mmapkv._demo_files import Loaded
 from mmapkv._demo_report import AfterKill, Findings
-from mmapkv._progress import Bar
 from mmapkv.store import KVStore
 from mmaplog._command import named
+from mmaplog._progress import Bar
 
 __all__ = ["check_after_kill", "check_first_load"]
 

@@ -21,8 +21,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mmapkv._progress import Bar, progress
 from mmapkv.store import KVStore
+from mmaplog._progress import Bar, progress
 
 __all__ = ["ChildError", "Kill", "SecondLoad", "child_main", "kill_mid_way"]
 

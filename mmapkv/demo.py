@@ -18,9 +18,9 @@ from mmapkv._demo_check import check_after_kill, check_first_load
 from mmapkv._demo_crash import kill_mid_way
 from mmapkv._demo_files import Listing, Loaded, SkippedFileError, list_files, read_file
 from mmapkv._demo_report import Figures, Findings, report
-from mmapkv._progress import progress
 from mmapkv.store import KVStore
 from mmaplog._command import UsageError, named
+from mmaplog._progress import progress
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction

@@ -2,15 +2,19 @@
 """The writing half of a log: where the next record goes, room for it, and committing it."""
 
 import errno as _errno
-import threading
+import os
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.errno cimport EFAULT
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memmove, memset
 
 from mmapio cimport _fault
 from mmapio cimport _memory as memory
-from mmapio._os cimport now_ns
+from mmapio._os cimport now_ns, size_of, write_all
+from mmapio.mapping cimport MappedFile
+from mmapio.mutable cimport MappedSliceMut, mutable_of
 from mmaplog.format cimport (
     FLAG_BATCH,
     FLAG_BATCH_END,
@@ -23,18 +27,15 @@ from mmaplog.format cimport (
     TYPE_DATA,
     UNIT,
     CommitSlot,
-    Found,
-    Record,
     RecordHeader,
     checksum_of,
-    read_record,
 )
 from mmaplog.pieces cimport Pieces, pieces_of, slices_of
-from mmaplog.replay cimport Replay
+from mmaplog.preparer cimport Preparer
 from mmaplog.segment cimport Segment
-from mmaplog.syncer cimport Syncer, end_of_records
+from mmaplog.tail cimport TailHolder
 
-from mmaplog import recovery, truncation
+from mmapio import _os as system
 from mmaplog.errors import RecordTooLarge
 from mmaplog.segment import create_segment
 
@@ -46,11 +47,22 @@ cdef uint64_t SEQ_PER_SEGMENT_MAX = 0xFFFFFFFF
 cdef uint64_t BATCH_SIZE_MAX = RECORD_START_END - SEGMENT_HEADER_SIZE
 
 
-cdef class Appender(Syncer):
+# Records go to the file by so many bytes at a time where there are at least twice as many, unless they are larger than this.
+cdef uint64_t PIECE = 256 << 10
+cdef uint64_t BULK_LEAST = 2 * PIECE
+cdef uint64_t BULK_RECORD_MAX = 64 << 10
+# How many records ahead their payloads are fetched from memory.
+cdef uint64_t AHEAD = 8
+
+
+cdef class Appender(TailHolder):
     """The writing half of :class:`mmaplog.Log`, which opens it, reads, and closes it."""
 
     def __init__(self):
         raise TypeError("use Log.open")
+
+    def __dealloc__(self):
+        free(self.scratch)
 
     def append(self, data, *, bint durable=False):
         """Append one record and return its sequence number; it is visible to every process at once.
@@ -89,7 +101,7 @@ cdef class Appender(Syncer):
             self.refuse_size(view.len)
         self.hold_tail("an append")
         try:
-            self.find_room(record_size(view.len, self.timestamps), 1)
+            self.find_room(record_size(view.len, self.timestamps), 1, False)
             payload = self.begin(view.len)
             if view.len:
                 memcpy(payload, view.buf, view.len)
@@ -125,8 +137,47 @@ cdef class Appender(Syncer):
         finally:
             pieces.release()
 
+    cdef MappedSliceMut begin_in_place(self, uint64_t size):
+        # Holds the tail until end_in_place.
+        self.hold_tail("an append")
+        try:
+            self.find_room(record_size(size, self.timestamps), 1, False)
+            return mutable_of(self.tail.handle(), self.tail.region, self.begin(size), size)
+        except BaseException:
+            self.fall_back()
+            self.give_tail()
+            raise
+
+    cdef uint64_t end_in_place(self, uint64_t size, bint commit, bint abandon) except? 0:
+        # Commits the record, or lets go of what was written; to `abandon` it is never to use that memory again.
+        cdef uint64_t seq = self.seq
+        try:
+            if commit:
+                self.commit(size)
+                if _fault.faults() != self.faults:
+                    self.check_faults()
+                if memory.load_relaxed(&self.control.hot.in_flight) > self.end:
+                    # Less was used than was reserved.
+                    self.fall_back()
+            elif abandon:
+                self.abandon_rest()
+            else:
+                self.fall_back()
+        finally:
+            self.give_tail()
+        return seq
+
+    cdef int abandon_rest(self) except -1:
+        # Goes on in a new segment. When there is no room for one, the handle is of no more use.
+        try:
+            self.roll(0)
+        except BaseException:
+            memory.store_release(&self.control.hot.poison, _errno.ENOSPC)
+            raise
+        return 0
+
     cdef object write_many(self, Pieces pieces, bint atomic, bint durable):
-        cdef uint64_t first = 0, need, total = 0, at = 0, done, size
+        cdef uint64_t first = 0, need, total = 0, at = 0, done, size, start
         self.check_writable()
         for at in range(pieces.count):
             size = record_size(pieces.sizes[at], self.timestamps)
@@ -143,13 +194,20 @@ cdef class Appender(Syncer):
             at = 0
             while at < pieces.count:
                 need = total if atomic else record_size(pieces.sizes[at], self.timestamps)
-                self.find_room(need, pieces.count if atomic else 1)
-                done = self.write_run(pieces, at, atomic)
+                self.find_room(need, pieces.count if atomic else 1, False)
+                start = self.end
+                done = self.write_bulk(pieces, at, atomic) if total >= BULK_LEAST else 0
+                if done == 0:
+                    done = self.write_run(pieces, at, atomic)
                 if _fault.faults() != self.faults:
                     self.check_faults()
                 at += done
+                total -= self.end - start
                 if at < pieces.count and self.bytes_pending >= self.bytes_bound:
                     self.flush()
+        except BaseException:
+            self.fall_back()
+            raise
         finally:
             self.give_tail()
         if pieces.count and (durable or self.bytes_pending >= self.bytes_bound or self.writes_pending >= self.writes_bound):
@@ -159,22 +217,16 @@ cdef class Appender(Syncer):
     cdef uint64_t write_run(self, Pieces pieces, uint64_t at, bint atomic) noexcept:
         # Writes records from number `at` on for as long as they fit, and returns how many. The first one does.
         cdef uint64_t begun = at, limit = self.tail.limit, size, bytes = 0
-        cdef uint8_t flags = 0
-        cdef const char *source
         cdef char *payload
         with nogil:
             while at < pieces.count:
                 size = pieces.sizes[at]
-                if (self.end + record_size(size, self.timestamps) > limit or self.end >= RECORD_START_END
-                        or self.seq - self.base_seq >= SEQ_PER_SEGMENT_MAX):
+                if not self.fits(record_size(size, self.timestamps), limit):
                     break
                 payload = self.begin(size)
-                source = pieces.starts[at]
                 if size:
-                    memcpy(payload, source, size)
-                if atomic and pieces.count > 1:
-                    flags = FLAG_BATCH | (FLAG_BATCH_END if at + 1 == pieces.count else 0)
-                self.write_record(size, flags)
+                    memcpy(payload, pieces.starts[at], size)
+                self.write_record(self.base + self.end, size, flags_of(pieces, at, atomic))
                 if not atomic or at + 1 == pieces.count:
                     self.publish()
                 bytes += size
@@ -184,32 +236,94 @@ cdef class Appender(Syncer):
         self.writes_pending += at - begun
         return at - begun
 
-    def pause(self):
-        """For layers above: hold off every append, of all threads, until `unpause`. Not reentrant."""
-        self.check_writable()  # before it waits: in a forked child nobody gives the lock back
-        self.refuse_within_flush("a close or a rebuild")
-        self.append_lock.acquire()
-        try:
-            self.check_writable()
-            if self.growing or self.paused:
-                raise self.reentered("a close or a rebuild")
-        except BaseException:
-            self.append_lock.release()
-            raise
-        self.paused = True
-        self.room = 0
+    cdef uint64_t write_bulk(self, Pieces pieces, uint64_t at, bint atomic) except? 0:
+        # The same for many bytes; none when there is no room for a whole piece.
+        cdef uint64_t begun = at, done = 0, bytes = 0
+        cdef MappedFile file = self.tail.handle()
+        cdef int result = 0
+        if self.end + PIECE > self.tail.limit:
+            return 0
+        if self.scratch == NULL:
+            self.scratch = <char *>malloc(PIECE + BULK_RECORD_MAX)
+            if self.scratch == NULL:
+                raise MemoryError
+        with nogil:
+            done = self.pack(pieces, at, atomic, file.descriptor.fd, &result)
+            for at in range(begun, begun + done):
+                bytes += pieces.sizes[at]
+        self.bytes_pending += bytes
+        self.writes_pending += done
+        if result == -EFAULT:
+            self.tail.region.fail()
+        if result < 0:
+            raise OSError(-result, f"cannot write to the segment: {os.strerror(-result)}", self.tail.path)
+        return done
 
-    def unpause(self):
-        """Let appends go on after `pause`."""
-        self.paused = False
-        self.restore_room()
-        self.append_lock.release()
+    cdef uint64_t pack(self, Pieces pieces, uint64_t at, bint atomic, int fd, int *result) noexcept nogil:
+        # Makes records in memory and writes them to the file by the piece, which spares the kernel a fault for each page, and zeroing
+        # it. Readers go by what is published, so that none sees half a write. Pieces are small, and end where pages do: what a later
+        # sync of one record has to write is as large as what was once written in one go.
+        cdef uint64_t begun = at, limit = self.tail.limit, size, rest, before, whole = at
+        cdef uint64_t start = self.end, boundary = (start // PIECE + 1) * PIECE
+        cdef char *record
+        while at < pieces.count:
+            size = record_size(pieces.sizes[at], self.timestamps)
+            if size > BULK_RECORD_MAX or not self.fits(size, limit):
+                break
+            if at + AHEAD < pieces.count:
+                memory.prefetch(pieces.starts[at + AHEAD])
+                memory.prefetch(pieces.starts[at + AHEAD] + 64)
+            record = self.scratch + (self.end - start)
+            if pieces.sizes[at]:
+                memcpy(record + RECORD_HEADER_SIZE + TIME_SIZE * self.timestamps, pieces.starts[at], pieces.sizes[at])
+            before = self.last
+            self.write_record(record, pieces.sizes[at], flags_of(pieces, at, atomic))
+            at += 1
+            if self.end < boundary:
+                continue
+            memory.store_release(&self.control.hot.in_flight, self.end)
+            memory.fence_release()
+            # A file that was cut would grow again, with holes.
+            result[0] = -EFAULT if size_of(fd) < <long long>limit else write_all(fd, self.scratch, boundary - start, start)
+            if result[0] < 0:
+                return whole - begun
+            rest = self.end - boundary
+            memmove(self.scratch, self.scratch + (boundary - start), rest)
+            start = boundary
+            boundary += PIECE
+            whole = at - 1 if rest else at
+            if atomic or whole == begun:
+                continue
+            if rest:
+                # The last record goes beyond.
+                self.publish_at(self.seq - 1, self.last, before)
+            else:
+                self.publish()
+        # The rest is less than a piece, and its pages as small as those of anything that is appended by itself.
+        memory.store_release(&self.control.hot.in_flight, self.end)
+        memory.fence_release()
+        memcpy(self.base + start, self.scratch, self.end - start)
+        if at > begun and (not atomic or at == pieces.count):
+            self.publish()
+        return at - begun
 
-    cdef void restore_room(self) noexcept:
-        self.room = 0
-        if (self.control is not None and self.writable and not self.forked and not self.control.hot.poison
-                and self.append_mutex is None and not self.growing and not self.paused and _fault.faults() == self.faults):
-            self.room = self.tail.limit
+    cdef int fall_back(self) except -1:
+        # To the last record that was published: of what an error cut short nothing must be found behind it.
+        cdef CommitSlot slot
+        cdef uint64_t stop
+        if self.control is None:
+            return 0
+        slot = self.control.committed()
+        self.seq = slot.seq
+        self.end = <uint64_t>slot.end * UNIT
+        self.last = <uint64_t>slot.last * UNIT
+        stop = min(memory.load_acquire(&self.control.hot.in_flight), self.tail.limit)
+        if stop > self.end:
+            memset(self.base + self.end, 0, stop - self.end)
+        return 0
+
+    cdef bint fits(self, uint64_t size, uint64_t limit) noexcept nogil:
+        return self.end + size <= limit and self.end < RECORD_START_END and self.seq - self.base_seq < SEQ_PER_SEGMENT_MAX
 
     cdef int make_room(self, uint64_t payload_size) except -1:
         # The slow half of every append: what is wrong is raised here, and space is found before anything is written.
@@ -220,107 +334,17 @@ cdef class Appender(Syncer):
         self.hold_tail("an append")
         try:
             # There may be room that nobody gave back: what had met a fault elsewhere left none.
-            self.find_room(need, 1)
+            self.find_room(need, 1, True)
         finally:
             self.give_tail()
         return 0
 
-    cdef int hold_tail(self, what) except -1:
-        # From here to give_tail nobody else appends, and this thread may let go of the GIL: there is no room for those who do not ask.
-        self.check_writable()
-        self.refuse_within_flush(what)
-        self.append_lock.acquire()
-        try:
-            self.check_writable()
-            if self.growing or self.paused:
-                raise self.reentered(what)
-            if self.append_mutex is not None:
-                self.append_mutex.take(True, None)
-                try:
-                    # Again: whoever held it may have failed in something that must not be followed by an append.
-                    self.check_writable()
-                    self.catch_up()
-                except BaseException:
-                    self.append_mutex.give()
-                    raise
-        except BaseException:
-            self.append_lock.release()
-            raise
-        self.growing = True
-        self.room = 0
-        return 0
-
-    cdef int give_tail(self) except -1:
-        self.growing = False
-        self.restore_room()
-        try:
-            if self.append_mutex is not None:
-                self.append_mutex.give()
-        finally:
-            self.append_lock.release()
-        return 0
-
-    cdef int catch_up(self) except -1:
-        # With the mutex in hand: to where the other processes have come. Where one died, what it left half done is settled first.
-        cdef CommitSlot slot
-        if self.append_mutex.owner_died:
-            self.take_over()
-            self.append_mutex.mark_consistent()
-        slot = self.control.committed()
-        if slot.seq == self.seq and slot.segment_id == self.segment_id:
-            return 0
-        if slot.segment_id != self.segment_id:
-            self.segments.follow_changes()
-            self.tail.release()
-        self.seq = slot.seq
-        self.move_to(self.segments.by_id(slot.segment_id), <uint64_t>slot.end * UNIT, <uint64_t>slot.last * UNIT)
-        self.tail.refresh()
-        if self.timestamps:
-            self.learn_time(&slot)
-        return 0
-
-    cdef int learn_time(self, CommitSlot *slot) except -1:
-        # Of the last record, whoever wrote it: times must not go back.
-        cdef Record record
-        cdef Replay replay
-        record.time = 0
-        if slot.last:
-            read_record(self.base, self.last, self.tail.limit, self.segment_id, self.base_seq, False, &record)
-        elif slot.seq > self.segments.first():
-            # A roll came after it.
-            replay = Replay(self.segments, slot.seq - 1, slot.seq, False, slot.segment_id)
-            replay.read(&record, False)
-        self.time = max(self.time, record.time)
-        return 0
-
-    cdef int take_over(self) except -1:
-        # From one who died with the mutex in hand, whatever he was at. Until it is done nobody appends.
-        cdef bint syncing = self.flushing == threading.get_ident()
-        self.segments.relist()
-        manifest = self.segments.manifest
-        if manifest.cut is None:
-            recovery.cleanse(self.segments, self.control, ())
-            return 0
-        # It counts since MANIFEST says so: what would be appended before it is finished would be dropped by it.
-        if not syncing:
-            self.take_turn()
-        try:
-            self.hold_sync()
-            try:
-                truncation.finish_cut(self.segments, manifest, self.control)
-                self.unsynced = []
-                self.names_unsynced = False
-            finally:
-                self.end_sync()
-        finally:
-            if not syncing:
-                self.give_turn()
-        return 0
-
-    cdef int find_room(self, uint64_t need, uint64_t records) except -1:
-        # Room for so many bytes, in one segment, of so many records. By who holds the lock and has set `growing`.
+    cdef int find_room(self, uint64_t need, uint64_t records, bint ahead) except -1:
+        # Room for so many bytes, in one segment, of so many records; with `ahead`, more will be needed soon. By who holds the tail.
         cdef uint64_t step
-        cdef Segment tail
+        if self.marked:
+            self.unmark()
+            self.marked = False
         if (self.end + need > self.tail.capacity or self.end >= RECORD_START_END
                 or (records > 1 and self.end + need > RECORD_START_END)
                 or self.seq - self.base_seq + records > SEQ_PER_SEGMENT_MAX):
@@ -330,21 +354,42 @@ cdef class Appender(Syncer):
                 self.tail.refresh()
                 if self.end + need <= self.tail.limit:
                     return 0
-            step = min(max(self.tail.limit, FIRST_ALLOCATION), STEP_MAX)
-            grow_or_just_enough(self.tail, self.tail.limit + step, self.end + need)
+            self.adopt_prepared()
+            if self.end + need > self.tail.limit:
+                step = min(max(self.tail.limit, FIRST_ALLOCATION), STEP_MAX)
+                grow_or_just_enough(self.tail, self.tail.limit + step, self.end + need)
         else:
             return 0
-        if self.bytes_pending >= STEP_MAX:
-            # So much since the last flush: this will be filled before the next one, too, which then writes little in vain.
-            tail = self.tail
+        # So much since the last flush: what is prepared will be filled before the next one, too, which then writes little in vain.
+        if ahead and self.bytes_pending >= STEP_MAX and self.append_mutex is None:
+            self.prepare()
+        return 0
+
+    cdef int prepare(self) except -1:
+        # Has the next window made ready while this one is filled.
+        cdef uint64_t stop = min(self.tail.limit + STEP_MAX, self.tail.capacity)
+        if self.preparer is None:
+            self.preparer = Preparer()
+        if stop > self.tail.limit:
+            self.preparer.ask(self.tail, self.tail.limit, stop)
+        return 0
+
+    cdef int adopt_prepared(self) except -1:
+        # What the thread has made of the file is part of it once it is through.
+        cdef Preparer preparer = self.preparer
+        if preparer is not None and preparer.file is not None:
             with nogil:
-                tail.prefault(self.end, tail.limit)
+                preparer.finish()
+            preparer.file = None
+            self.tail.refresh()
         return 0
 
     cdef int refuse_size(self, uint64_t payload_size) except -1:
         raise RecordTooLarge(f"a record of {payload_size} bytes is larger than the {RECORD_SIZE_MAX} that fit", self._path)
 
     cdef int roll(self, uint64_t need) except -1:
+        # It works on the file that is left now.
+        self.adopt_prepared()
         cdef uint64_t capacity = max(<uint64_t>self.segments.manifest.segment_bytes, SEGMENT_HEADER_SIZE + need)
         cdef uint64_t size = min(capacity, max(STEP_MAX, SEGMENT_HEADER_SIZE + need))
         cdef uint64_t end = self.end
@@ -359,6 +404,14 @@ cdef class Appender(Syncer):
                 self.directory, self.segments.log_uuid, self.seq, self.tail.epoch, capacity, SEGMENT_HEADER_SIZE + need)
         cdef Segment left = self.tail
         cdef CommitSlot slot
+        if left.base_seq == self.seq:
+            # The other one's name goes below. Of two changes of a directory a power cut may keep the second alone, and then there
+            # would be no segment that begins here.
+            try:
+                system.sync(self.directory)
+            except BaseException:
+                system.remove_file(self.directory, made.name)
+                raise
         self.segments.add(made)
         self.names_unsynced = True
         self.move_to(made, SEGMENT_HEADER_SIZE, 0)
@@ -378,14 +431,6 @@ cdef class Appender(Syncer):
                 self.unsynced.append(left)
         return 0
 
-    cdef void move_to(self, Segment segment, uint64_t end, uint64_t last) noexcept:
-        self.tail = segment
-        self.base = segment.base
-        self.segment_id = segment.id
-        self.base_seq = segment.base_seq
-        self.end = end
-        self.last = last
-
     cdef char *begin(self, uint64_t payload_size) noexcept nogil:
         # Where the payload of the next record goes. Only after make_room, and commit must follow.
         memory.store_release(&self.control.hot.in_flight, self.end + record_size(payload_size, self.timestamps))
@@ -394,15 +439,14 @@ cdef class Appender(Syncer):
 
     cdef void commit(self, uint64_t payload_size) noexcept nogil:
         # Seals the record whose payload is in place and makes it visible to all.
-        self.write_record(payload_size, 0)
+        self.write_record(self.base + self.end, payload_size, 0)
         self.publish()
 
-    cdef void write_record(self, uint64_t payload_size, uint8_t flags) noexcept nogil:
-        # Seals the record whose payload is in place. What is written next follows it.
+    cdef void write_record(self, char *record, uint64_t payload_size, uint8_t flags) noexcept nogil:
+        # Seals the record whose payload is in place, at `end` of the segment or where it will be copied from. The next one follows.
         cdef uint64_t size = record_size(payload_size, self.timestamps)
         cdef uint64_t used = RECORD_HEADER_SIZE + TIME_SIZE * self.timestamps + payload_size
         cdef uint64_t behind = self.seq - memory.load_relaxed(&self.control.hot.durable)
-        cdef char *record = self.base + self.end
         cdef RecordHeader *header = <RecordHeader *>record
         header.length = size // UNIT
         header.seq = <uint32_t>(self.seq - self.base_seq)
@@ -420,11 +464,14 @@ cdef class Appender(Syncer):
         self.seq += 1
 
     cdef void publish(self) noexcept nogil:
+        self.publish_at(self.seq, self.end, self.last)
+
+    cdef void publish_at(self, uint64_t seq, uint64_t end, uint64_t last) noexcept nogil:
         cdef CommitSlot slot
-        slot.seq = self.seq
+        slot.seq = seq
         slot.segment_id = self.segment_id
-        slot.end = self.end // UNIT
-        slot.last = self.last // UNIT
+        slot.end = end // UNIT
+        slot.last = last // UNIT
         self.control.publish(&slot)
 
     cdef int after_commit(self, uint64_t size, uint64_t seq, bint durable) except -1:
@@ -434,6 +481,14 @@ cdef class Appender(Syncer):
         if durable or self.bytes_pending >= self.bytes_bound or self.writes_pending >= self.writes_bound:
             self.flush_to(seq)
         return 0
+
+
+cdef inline uint8_t flags_of(Pieces pieces, uint64_t at, bint atomic) noexcept nogil:
+    # A batch of one record is a record.
+    if not atomic or pieces.count == 1:
+        return 0
+    return FLAG_BATCH | (FLAG_BATCH_END if at + 1 == pieces.count else 0)
+
 
 cdef grow_or_just_enough(Segment segment, uint64_t size, uint64_t least):
     # A nearly full disk may still have room for what is needed now.

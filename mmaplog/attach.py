@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import SupportsIndex
 
 from mmapio import _os
+from mmaplog import bookmark_format, recovery
 from mmaplog import control as control_file
 from mmaplog import manifest as manifest_file
-from mmaplog import recovery
 from mmaplog.control import Control
 from mmaplog.derive import derive_manifest
 from mmaplog.errors import CorruptionError, FormatError, Locked, Poisoned
 from mmaplog.lock import NAME as LOCK_NAME
 from mmaplog.lock import LockFile
 from mmaplog.manifest import SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, TEMPORARY_SUFFIX, Manifest
+from mmaplog.reserve import NAME as RESERVE_NAME
 from mmaplog.segment import create_segment, is_segment, list_segments
 from mmaplog.segment_set import SegmentSet
 from mmaplog.truncation import finish_cut
@@ -104,7 +105,9 @@ def _attach_locked(
     writing = mode != "r"
     manifest = _identify(path, directory, segment_bytes, derived, writing=writing, may_create=mode in "cn")
     segments = SegmentSet(directory, path, manifest, writing)
-    if not segments.bases() or segments.bases()[0] > segments.manifest.first_seq:
+    # Whoever has the log open may have dropped its first segments since it was read.
+    manifest = segments.manifest
+    if not segments.bases() or segments.bases()[0] > manifest.first_seq:
         raise CorruptionError(
             f"records from {segments.manifest.first_seq} on are missing: "
             f"the first segment begins with {segments.bases()[:1]}; restore the files from a backup",
@@ -148,10 +151,10 @@ def _attach_locked(
             # MANIFEST says that they do not count; who wrote it may have been killed before it was durable.
             manifest_file.sync(directory)
             _os.sync(directory)
-        recovery.cleanse(segments, control, [*_temporaries(directory, derived), *strays])
-        if control.first_seq != manifest.first_seq:
-            # A writer was killed between the one and the other.
+        if strays or control.first_seq != manifest.first_seq:
+            # A writer was killed after MANIFEST said what counts, and before he had told those who read.
             control.change(manifest.first_seq)
+        recovery.cleanse(segments, control, [*_temporaries(directory, derived), *strays])
         control.unseal()
     return Attachment(directory, locks, manifest, segments, control, recovered)
 
@@ -255,12 +258,17 @@ def _open_directory(path: str, mode: str) -> _os.Descriptor:
             ) from None
     except NotADirectoryError:
         raise NotADirectoryError(errno.ENOTDIR, "is a file; a log or store is a directory", path) from None
-    parent = _os.open_directory(os.fspath(Path(path).absolute().parent))
     # Another process may be creating it too; which of them makes the log is settled by the locks.
     with contextlib.suppress(FileExistsError):
         _os.make_directory(path)
-    _os.sync(parent)
     return _os.open_directory(path)
+
+
+def _sync_parent(path: str) -> None:
+    # The name of the log's own directory, whoever made it: who did may have been killed before he came to
+    # this.
+    with contextlib.suppress(PermissionError):
+        _os.sync(_os.open_directory(os.fspath(Path(path).absolute().parent)))
 
 
 def _refuse_unless_empty(path: str, mode: str, names: list[str], derived: tuple[str, ...]) -> None:
@@ -268,7 +276,7 @@ def _refuse_unless_empty(path: str, mode: str, names: list[str], derived: tuple[
         raise FileNotFoundError(
             errno.ENOENT, f"holds no log; mode {mode!r} opens only what is there, use 'c'", path
         )
-    ours = {LOCK_NAME, manifest_file.NAME, control_file.NAME, *derived}
+    ours = {LOCK_NAME, manifest_file.NAME, control_file.NAME, RESERVE_NAME, *derived}
     foreign = sorted(
         name for name in names if name.removesuffix(TEMPORARY_SUFFIX) not in ours and not is_segment(name)
     )
@@ -289,6 +297,11 @@ def _identify(
 ) -> Manifest:
     try:
         manifest = manifest_file.read(directory, path)
+    except FileNotFoundError:
+        names = list_segments(directory)
+        if not names and not may_create:
+            raise
+    else:
         if not manifest.erasing:
             return manifest
         if not may_create:
@@ -297,19 +310,16 @@ def _identify(
             )
         _erase(directory, derived)
         names = []
-    except FileNotFoundError:
-        names = list_segments(directory)
-        if not names and not may_create:
-            raise
     if names:
         # Creation was cut short, or the file was lost; the segments know the same.
         manifest = derive_manifest(directory, names)
     else:
         manifest = Manifest(uuid.uuid4(), segment_bytes, 0)
         create_segment(directory, manifest.log_uuid, 0, 0, segment_bytes, FIRST_ALLOCATION)
-        # A manifest that is durable implies a first segment that is.
-        _os.sync(directory)
     if writing:
+        # A manifest that is durable implies a first segment that is, whoever made it.
+        _os.sync(directory)
+        _sync_parent(path)
         manifest_file.write(directory, manifest)
     return manifest
 
@@ -317,7 +327,8 @@ def _identify(
 def _erase(directory: _os.Descriptor, derived: tuple[str, ...]) -> None:
     # The manifest stays, saying that this is under way, until that of the new log replaces it.
     names = _os.list_directory(directory)
-    doomed = {name for name in names if name in (control_file.NAME, *derived)}
+    doomed = {name for name in names if name in (control_file.NAME, RESERVE_NAME, *derived)}
+    doomed.update(name for name in names if bookmark_format.is_ours(name))
     doomed.update(name for name in names if is_segment(name.removesuffix(recovery.BAD_SUFFIX)))
     for name in doomed.union(_temporaries(directory, derived)):
         _os.remove_file(directory, name)

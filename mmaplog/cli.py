@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Protocol, cast
 
+from mmaplog import _upkeep
 from mmaplog._command import EXIT_FAILED, UsageError, Version, named, perform
 from mmaplog.log import Log
 from mmaplog.replay import Entry
@@ -143,6 +144,7 @@ def _parser() -> argparse.ArgumentParser:
         each.add_argument("--json", action="store_true", help="JSON, an object on each line")
         each.set_defaults(run=run)
         made[run.__name__] = each
+    _upkeep.register(commands)
     made["append"].add_argument("--durable", action="store_true", help="sync before going on")
     made["append"].add_argument("--timestamps", action="store_true", help="store the time with each record")
     made["tail"].add_argument(

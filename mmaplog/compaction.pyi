@@ -1,5 +1,6 @@
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from typing import Any
 
 from mmaplog.log import Log
 from mmaplog.replay import Entry
@@ -12,7 +13,17 @@ class Compaction:
     records_removed: int
     bytes_freed: int
 
+@dataclass
+class Group:
+    segments: list[Segment]
+    kept: list[Any]
+    size: int
+    records: int
+    removed: int
+    stop: int
+
 def compact(
     log: Log, keep: Callable[[Entry], object] | None, key: Callable[[Entry], Hashable | None] | None
 ) -> Compaction: ...
+def rewrite(log: Log, group: Group, counts: list[int]) -> None: ...
 def sealed_segments(log: Log) -> list[Segment]: ...

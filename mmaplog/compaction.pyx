@@ -3,6 +3,7 @@
 
 import array
 from dataclasses import dataclass
+from functools import partial
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
@@ -81,7 +82,7 @@ def compact(log, keep, key):
         stop = segments.boundary_of(segment, 0)
         offsets, size, removed = survey(segments, segment, stop, stays)
         if group is not None and not fits(group, segment, stop, size, segments.manifest.segment_bytes):
-            rewrite(log, group, counts)
+            log.spend_if_full(partial(rewrite, log, group, counts))
             group = None
         if group is None:
             group = Group([], [], 0, 0, 0, 0)
@@ -92,7 +93,7 @@ def compact(log, keep, key):
         group.removed += removed
         group.stop = stop
     if group is not None:
-        rewrite(log, group, counts)
+        log.spend_if_full(partial(rewrite, log, group, counts))
     return Compaction(*counts)
 
 
@@ -149,13 +150,14 @@ cdef bint fits(group, Segment segment, uint64_t stop, uint64_t size, uint64_t se
     return SEGMENT_HEADER_SIZE + <uint64_t>group.size + size <= segment_bytes
 
 
-cdef int rewrite(log, group, counts) except -1:
+def rewrite(log, group, counts):
+    """Put one segment in the place of a group's, and count what that did; nothing where there is nothing to gain."""
     cdef SegmentSet segments = log.segments
     cdef Segment first = group.segments[0], segment, made
     cdef uint64_t end = SEGMENT_HEADER_SIZE
     cdef Footer footer
     if group.removed == 0 and len(group.segments) == 1:
-        return 0
+        return
     before = sum(system.file_usage(segments.directory, each.name) for each in group.segments)
     capacity = SEGMENT_HEADER_SIZE + group.size
     made = create_segment(
@@ -181,7 +183,6 @@ cdef int rewrite(log, group, counts) except -1:
     counts[1] += 1
     counts[2] += group.removed
     counts[3] += before - system.file_usage(segments.directory, made.name)
-    return 0
 
 
 cdef discard_unless_listed(SegmentSet segments, Segment made):

@@ -3,7 +3,7 @@
     LogError(MmapIoError)
       FormatError           a file is not ours, or of a version or log this code must not touch
       CorruptionError       bytes that were durable are damaged; errno EBADMSG
-      Locked                another handle holds the writer's lock
+      Locked                another handle holds the writer's lock, or the consumer
       Poisoned              a sync failed earlier; nothing is acknowledged any more
       RecordTooLarge        a record does not fit the format; also a ValueError
       TooOld                a record was truncated, or its number used again; also an IndexError
@@ -37,7 +37,7 @@ class CorruptionError(LogError):
 
 
 class Locked(LogError):
-    """Another process, or another handle of this one, has the log open for writing."""
+    """Another process, or another handle of this one, has the log open for writing, or holds the consumer."""
 
     def __init__(self, message: str, path: object = None) -> None:
         super().__init__(errno.EAGAIN, message, path)

@@ -9,6 +9,7 @@ cdef enum:
     SECTOR = 512                # what a disk writes as one: the parts of a header that change have their own
     SEGMENT_HEADER_SIZE = 4096  # records start here
     MARK_OFFSET = 512           # two copies of the durable mark, a sector each
+    MARK_OPENED = 1             # bit of a mark's end: there was a writer since
     FOOTER_OFFSET = 1536        # two copies of the footer, a sector each
     COPIES = 2
     RECORD_HEADER_SIZE = 16
@@ -53,7 +54,7 @@ cdef packed struct SegmentHeader:
 
 cdef packed struct DurableMark:
     uint64_t seq                # every record below this number was durable ...
-    uint64_t end                # ... and ended here
+    uint64_t end                # ... and ended here, but for the bit MARK_OPENED
     uint64_t checksum           # XXH3-64 of the above, seeded by the segment id
 
 

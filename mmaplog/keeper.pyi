@@ -1,11 +1,13 @@
 from collections.abc import Callable, Hashable
-from typing import SupportsIndex
+from typing import SupportsIndex, TypeVar
 
 from mmaplog.appender import Appender
 from mmaplog.compaction import Compaction
 from mmaplog.manifest import Compacted
 from mmaplog.replay import Entry
 from mmaplog.segment import Segment
+
+_Result = TypeVar("_Result")
 
 class Keeper(Appender):
     @property
@@ -29,4 +31,5 @@ class Keeper(Appender):
         *,
         key: Callable[[Entry], Hashable | None] | None = None,
     ) -> Compaction: ...
+    def spend_if_full(self, operation: Callable[[], _Result]) -> _Result: ...
     def replace_segments(self, made: Segment, listed: Compacted, replaced: list[str]) -> None: ...

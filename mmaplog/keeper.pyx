@@ -12,8 +12,9 @@ from mmaplog.format cimport SEGMENT_HEADER_SIZE, CommitSlot
 from mmaplog.segment cimport Segment
 
 from mmapio import _os as system
-from mmaplog import compaction, retention, truncation
+from mmaplog import compaction, reserve, retention, truncation
 from mmaplog import manifest as manifest_file
+from mmaplog.errors import LogError
 from mmaplog.segment import create_segment
 
 
@@ -77,7 +78,7 @@ cdef class Keeper(Appender):
             if wanted > self.control.committed().seq:
                 raise IndexError(f"record {wanted} is beyond the end of the log, {self.control.committed().seq}")
             if wanted > self.segments.first_seq:
-                self.advance_to(wanted)
+                self.spend_if_full(lambda: self.advance_to(wanted))
         finally:
             self.end_care()
 
@@ -100,7 +101,7 @@ cdef class Keeper(Appender):
                         raise IndexError(
                             f"the log cannot be cut at {wanted}: it holds [{self.segments.first_seq}, {self.seq})")
                     if wanted < self.seq:
-                        self.cut_now(wanted)
+                        self.spend_if_full(lambda: self.cut_now(wanted))
                 finally:
                     self.give_tail()
             finally:
@@ -121,7 +122,7 @@ cdef class Keeper(Appender):
         try:
             wanted = retention.first_to_keep(self, max_bytes, max_age, max_records, consumers)
             if wanted > self.segments.first_seq:
-                self.advance_to(wanted)
+                self.spend_if_full(lambda: self.advance_to(wanted))
             return self.segments.first_seq
         finally:
             self.end_care()
@@ -144,6 +145,10 @@ cdef class Keeper(Appender):
             return compaction.compact(self, keep, key)
         finally:
             self.end_care()
+
+    def spend_if_full(self, operation):
+        """For `compact`: carry out what frees more room than it takes; on a full disk with the help of the reserve."""
+        return reserve.spend_if_full(self.directory, self._path, operation)
 
     def replace_segments(self, Segment made, listed, replaced):
         """For `compact`: put a segment that is whole and synced in the place of others. `listed` is its entry in MANIFEST."""
@@ -204,6 +209,13 @@ cdef class Keeper(Appender):
             self.care.release()
         return 0
 
+    cdef int leave_cut(self, uint64_t seq, error) except -1:
+        # MANIFEST says that it has begun.
+        memory.store_release(&self.control.hot.poison, _errno.EIO)
+        raise LogError(
+            _errno.EIO, f"the log could not be cut at {seq} all the way ({error}); close every handle and open it again, which "
+            "finishes that", self._path) from error
+
     cdef int advance_to(self, uint64_t seq) except -1:
         # MANIFEST first: from then on what is below counts for nothing, whether or not it is still there.
         if seq > self.control.durable:
@@ -219,6 +231,7 @@ cdef class Keeper(Appender):
     cdef int cut_now(self, uint64_t seq) except -1:
         # By who holds the tail, while nobody else may open the log.
         cdef Segment successor, across = self.segments.holding(seq, self.segment_id)
+        self.adopt_prepared()
         manifest = manifest_file.read(self.directory, self._path)
         # Epochs never go down from a segment to the next.
         epoch = self.tail.epoch + 1
@@ -232,19 +245,15 @@ cdef class Keeper(Appender):
                 try:
                     self.flush_now()
                     manifest_file.write(self.directory, manifest)
-                except BaseException:
+                except BaseException as error:
                     if manifest_file.read(self.directory, self._path).cut is None:
                         system.remove_file(self.directory, successor.name)
-                    else:
-                        # Begun, though it may not be durable: whoever opens the log next finishes it.
-                        memory.store_release(&self.control.hot.poison, _errno.EIO)
-                    raise
+                        raise
+                    self.leave_cut(seq, error)
                 try:
                     successor, _ = truncation.finish_cut(self.segments, manifest, self.control, successor)
-                except BaseException:
-                    # Whoever opens the log next finishes it.
-                    memory.store_release(&self.control.hot.poison, _errno.EIO)
-                    raise
+                except BaseException as error:
+                    self.leave_cut(seq, error)
                 self.unsynced = []
                 self.names_unsynced = False
                 self.seq = seq

@@ -1,12 +1,18 @@
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from os import PathLike
 from typing import Literal, Self, SupportsIndex, TypeAlias, TypeVar, overload
 
 from mmapio.options import FlushPolicy
+from mmapio.watch import WatchHandle
+from mmaplog.backup import Backup, Progress
 from mmaplog.batch import Batch
+from mmaplog.consumer import Consumer, ConsumerInfo
 from mmaplog.follow import Follower
+from mmaplog.group import GroupMember
 from mmaplog.keeper import Keeper
 from mmaplog.replay import Entry, Replay
+from mmaplog.reservation import Reservation
+from mmaplog.segment_watch import SegmentChange
 from mmaplog.verify import Verified
 
 _Path: TypeAlias = str | bytes | PathLike[str] | PathLike[bytes]
@@ -27,6 +33,7 @@ class Log(Keeper):
         timestamps: bool = False,
         segment_bytes: SupportsIndex = ...,
         shared: bool = False,
+        reserve_bytes: SupportsIndex | None = None,
     ) -> Self: ...
     @property
     def path(self) -> str: ...
@@ -40,14 +47,39 @@ class Log(Keeper):
     def durable(self) -> int: ...
     def __len__(self) -> int: ...
     def batch(self, *, durable: bool = False) -> Batch: ...
+    def reserve(self, size: SupportsIndex, *, durable: bool = False) -> Reservation: ...
     def __getitem__(self, seq: SupportsIndex, /) -> Entry: ...
     def read_many(self, seqs: Iterable[SupportsIndex]) -> list[Entry]: ...
     def seek_time(self, nanoseconds: SupportsIndex) -> int: ...
     def follow(
         self, start: SupportsIndex | None = None, *, timeout: float | None = None, verify: bool = True
     ) -> Follower: ...
-    def wait_durable(self, seq: SupportsIndex, timeout: float | None = None) -> bool: ...
+    def consumer(
+        self,
+        name: str,
+        *,
+        start: SupportsIndex | None = None,
+        auto_commit: bool = False,
+        too_old: Literal["raise", "skip"] = "raise",
+        timeout: float | None = None,
+        verify: bool = True,
+    ) -> Consumer: ...
+    def group(
+        self,
+        name: str,
+        *,
+        batch: SupportsIndex = 64,
+        start: SupportsIndex | None = None,
+        auto_commit: bool = False,
+        too_old: Literal["raise", "skip"] = "raise",
+        timeout: float | None = None,
+        verify: bool = True,
+    ) -> GroupMember: ...
+    def consumers(self) -> list[ConsumerInfo]: ...
+    def remove_consumer(self, name: str) -> None: ...
     def verify(self) -> Verified: ...
+    def backup(self, target: _Path, *, verify: bool = True, progress: Progress | None = None) -> Backup: ...
+    def watch_segments(self, callback: Callable[[SegmentChange], object]) -> WatchHandle: ...
     def stats(self) -> dict[str, int | str]: ...
     @overload
     def replay(
@@ -91,4 +123,5 @@ def open_log(
     segment_bytes: SupportsIndex,
     derived: tuple[str, ...],
     shared: bool = False,
+    reserve_bytes: SupportsIndex | None = None,
 ) -> _Log: ...

@@ -6,15 +6,12 @@ import errno as _errno
 import operator
 import os
 import threading
-import time
 
-from cpython.exc cimport PyErr_CheckSignals
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport uint64_t
 
 from mmapio cimport _wait
-from mmaplog.control cimport Control
-from mmaplog.follow cimport time_to_sleep
-from mmaplog.format cimport UNIT, CommitSlot, Found, Record, read_record
+from mmaplog.appender cimport record_size
+from mmaplog.format cimport RECORD_SIZE_MAX, UNIT, CommitSlot, Found, Record, read_record
 from mmaplog.keeper cimport Keeper
 from mmaplog.replay cimport Replay
 from mmaplog.segment cimport Segment
@@ -25,11 +22,17 @@ from mmapio.flusher import Flusher
 from mmapio.options import FlushPolicy, Trigger
 from mmaplog import attach
 from mmaplog import control as control_file
+from mmaplog import reserve
+from mmaplog.backup import backup
 from mmaplog.batch import Batch
+from mmaplog.consumer import consumers, open_consumer, remove_consumer
 from mmaplog.errors import Locked, LogError, TooOld
 from mmaplog.follow import Follower
+from mmaplog.group import open_member
 from mmaplog.replay import backwards
-from mmaplog.verify import verify
+from mmaplog.reservation import Reservation
+from mmaplog.segment_watch import watch_segments
+from mmaplog.verify import verify_log
 
 DEFAULT_SEGMENT_BYTES = 64 << 20
 """How large a segment grows before the log rolls to the next."""
@@ -56,19 +59,23 @@ cdef class Log(Keeper):
 
     @classmethod
     def open(
-            cls, path, mode="c", *, flush_policy=DEFAULT_POLICY, timestamps=False, segment_bytes=DEFAULT_SEGMENT_BYTES, shared=False):
+            cls, path, mode="c", *, flush_policy=DEFAULT_POLICY, timestamps=False, segment_bytes=DEFAULT_SEGMENT_BYTES, shared=False,
+            reserve_bytes=None):
         """Open or create the log in the directory `path`.
 
         `mode` is as in dbm: "r" reads, "w" writes an existing log, "c" creates it if missing, "n" starts a new one.
         `flush_policy` says when appends become durable by themselves; `timestamps` stores the time with each record;
         `segment_bytes` (of a new log) is how large its files grow. With `shared`, other handles, of this process and others, that say so too may
-        write at the same time; each append then takes a mutex between processes, and a policy counts what this handle wrote. Costs O(1) after a clean close or a killed
-        process; after a power cut, what was written since the last sync is read once.
+        write at the same time; each append then takes a mutex between processes, and a policy counts what this handle wrote.
+        `reserve_bytes` of the disk are kept back, so that :meth:`truncate_before`, :meth:`retain` and :meth:`compact` work when it
+        is full, which take as much as a segment; 0 gives them back, None leaves what there is.
+
+        Costs O(1) after a clean close or a killed process; after a power cut, what was written since the last sync is read once.
 
         Raises FileNotFoundError, NotADirectoryError, PermissionError, ValueError for another mode, Locked (naming the
         process that writes), FormatError, CorruptionError; Unsupported for `shared` where there are no robust mutexes.
         """
-        return open_log(cls, path, mode, flush_policy, timestamps, segment_bytes, (), shared)
+        return open_log(cls, path, mode, flush_policy, timestamps, segment_bytes, (), shared, reserve_bytes)
 
     @property
     def path(self):
@@ -120,6 +127,27 @@ cdef class Log(Keeper):
         """
         self.check_writable()
         return Batch(self, durable)
+
+    def reserve(self, size, *, durable=False):
+        """Room for a record of `size` bytes, to be written in place: a :class:`Reservation`. Spares a copy.
+
+        Raises RecordTooLarge at once, ValueError for a negative size; what :meth:`append` raises comes when its block begins, and BufferError
+        at its end when a buffer taken from it is still in use.
+
+        >>> import tempfile, os
+        >>> with Log.open(os.path.join(tempfile.mkdtemp(), "events")) as log:
+        ...     with log.reserve(5) as buffer:
+        ...         buffer[0:5] = b"hello"
+        ...     bytes(log[0].payload)
+        b'hello'
+        """
+        size = operator.index(size)
+        if size < 0:
+            raise ValueError(f"a record cannot have {size} bytes")
+        if size > RECORD_SIZE_MAX or record_size(size, self.timestamps) > RECORD_SIZE_MAX:
+            self.refuse_size(size)
+        self.check_writable()
+        return Reservation(self, size, durable)
 
     def __getitem__(self, seq):
         """The entry with this number; negative ones count from the end.
@@ -202,46 +230,63 @@ cdef class Log(Keeper):
         return Follower(
             self, control_file.for_waiting(self.directory, self.control), Replay(self.segments, start, start, verify, 0), timeout)
 
-    def wait_durable(self, seq, timeout=None):
-        """Wait until record `seq` is on the device: True once it is, False after `timeout` seconds.
+    def consumer(self, name, *, start=None, auto_commit=False, too_old="raise", timeout=None, verify=True):
+        """Read on from where the consumer of this name last committed: a :class:`Consumer`, which holds the name.
 
-        A writer does not wait for its policy, it flushes; a reader waits for the writer, in whichever process. Raises IndexError when
-        there is no such record, FlushFailed and Poisoned, for a sync that failed is never made good, Closed.
+        A new one begins at `start`, or with the first record. With `auto_commit` asking for the next entry, or waiting for it, commits
+        those before. `too_old` says what to do about records that were dropped before they were read: "raise" TooOld, or "skip" them with a
+        warning in the log named ``mmaplog``. `timeout` and `verify` are as of :meth:`follow`. Costs reading a file; making one, two
+        syncs. Raises TypeError and ValueError for what cannot be a name (1 to 100 letters, digits, "_", "-" and "."), Locked
+        (naming who holds it), LogError when a group has the name, FormatError, CorruptionError, PermissionError, Closed.
+
+        >>> import tempfile, os
+        >>> with Log.open(os.path.join(tempfile.mkdtemp(), "events")) as log:
+        ...     with log.consumer("mailer", timeout=0) as consumer:
+        ...         log.append_many([b"first", b"second", b"third"])
+        ...         bytes(next(consumer).payload)
+        ...         consumer.commit()
+        ...         bytes(next(consumer).payload)
+        ...     with log.consumer("mailer", timeout=0) as consumer:
+        ...         [bytes(entry.payload) for entry in consumer]
+        range(0, 3)
+        b'first'
+        b'second'
+        [b'second', b'third']
         """
-        cdef Control control = None
-        cdef uint64_t durable
-        cdef int64_t span
-        wanted = operator.index(seq)
-        committed = self.committed
-        if not 0 <= wanted < committed:
-            self.require(wanted, False, wanted)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            durable = self.durable
-            if wanted < durable:
-                return True
-            if wanted >= self.committed:
-                raise TooOld(f"record {wanted} was truncated before it was durable", self._path)
-            if self.writable and not self.forked:
-                self.flush()
-                continue
-            if self.control.poison:
-                self.raise_poisoned(self.control.poison)
-            if self.control.private:
-                raise LogError(
-                    _errno.EACCES, "this reader may not write, and found the end of the log by itself: it is not told what becomes "
-                    "durable; open it again later", self._path)
-            left = time_to_sleep(deadline)
-            if left <= 0:
-                return False
-            if control is None:
-                # Its own: another thread may close the log meanwhile.
-                self.check()
-                control = control_file.for_waiting(self.directory, self.control)
-            span = <int64_t>(left * 1e9)
-            with nogil:
-                control.wait_for_durable(durable, span)
-            PyErr_CheckSignals()
+        return open_consumer(
+            self, name, start=start, auto_commit=auto_commit, too_old=too_old, timeout=timeout, verify=verify)
+
+    def group(self, name, *, batch=64, start=None, auto_commit=False, too_old="raise", timeout=None, verify=True):
+        """Join the group of this name: a :class:`GroupMember`, which gets entries that no other member gets.
+
+        It takes them `batch` at a time. The rest is as of :meth:`consumer`. Raises ValueError for a batch that is not positive, LogError
+        when a consumer has the name or 128 members are there, Unsupported where there are no robust mutexes, and what
+        :meth:`consumer` does but Locked.
+
+        >>> import tempfile, os
+        >>> with Log.open(os.path.join(tempfile.mkdtemp(), "events")) as log:
+        ...     log.append_many([b"a", b"b", b"c"])
+        ...     with log.group("workers", batch=2) as one, log.group("workers", batch=2) as other:
+        ...         one.poll().seq, other.poll().seq
+        range(0, 3)
+        (0, 2)
+        """
+        return open_member(
+            self, name, batch=batch, start=start, auto_commit=auto_commit, too_old=too_old, timeout=timeout, verify=verify)
+
+    def consumers(self):
+        """Every consumer and group of the log, by name: a list of :class:`ConsumerInfo`.
+
+        Costs reading a small file for each. Raises FormatError and CorruptionError for one that cannot be understood, Closed.
+        """
+        return consumers(self)
+
+    def remove_consumer(self, name):
+        """Remove a consumer or group and its position, durably.
+
+        Raises FileNotFoundError when there is none, Locked (naming who holds it), TypeError, ValueError, PermissionError, Closed.
+        """
+        remove_consumer(self, name)
 
     def verify(self):
         """Check the checksum, number and place of every committed record, and change nothing: a :class:`Verified`.
@@ -249,18 +294,29 @@ cdef class Log(Keeper):
         Its `damages` are empty when all is well. Costs one pass over the files, without the GIL; the log can be used meanwhile. Raises
         MappingFault, Closed.
         """
-        while True:
-            committed, first, generation = self.committed, self.segments.first_seq, self.control.generation
-            try:
-                found = verify(self.segments, first, committed)
-            except TooOld:
-                found = None
-            self.check()  # again: the GIL was let go of
-            if found is not None and (not found.damages or self.control.generation == generation):
-                return found
-            # Records were removed meanwhile: what was missed there is no damage.
-            if self.control.generation == generation and self.segments.first_seq == first:
-                raise TooOld(f"records from {first} on were truncated meanwhile", self._path)
+        return verify_log(self)
+
+    def backup(self, target, *, verify=True, progress=None):
+        """Copy the log, while it is in use by whomever, into the new directory `target`: a :class:`Backup` says what was made.
+
+        The copy holds the records [first_seq, committed) of the moment the call began, and is a log of its own, with another uuid. All of it
+        is on the device when this returns; until then there is nothing of that name. With `verify` every record of the copy is
+        checked. `progress` is called with (bytes done, bytes in all). Costs one copy of the files, which file systems that share
+        blocks do at once, and one pass to verify. Raises FileExistsError for a target that is there,
+        CorruptionError when the log is damaged, LogError, Closed, OSError as the system reports it.
+        """
+        self.check()
+        return backup(self, target, verify=verify, progress=progress)
+
+    def watch_segments(self, callback):
+        """Call `callback` with a :class:`SegmentChange` when segment files came or went, in whichever process: a ``WatchHandle``.
+
+        To archive a segment once it is full, or to see what retention removes. The callbacks run on a thread of the watch's own, some 40 ms
+        after the change; what one raises is logged. Stop the watch before you close the log. Costs what
+        :func:`mmapio.watch.watch` does, and raises what that does: WatchFailed without the package watchfiles.
+        """
+        self.check()
+        return watch_segments(self, callback)
 
     def stats(self):
         """Numbers about the log, as a dict: of records, segments, bytes on the disk, and what is durable. Raises Closed."""
@@ -435,6 +491,8 @@ cdef class Log(Keeper):
 
     cdef release(self):
         self.room = 0
+        if self.preparer is not None:
+            self.preparer.stop()
         self.control = None
         self.tail = None
         self.unsynced = []
@@ -457,6 +515,8 @@ cdef class Log(Keeper):
         self.forked = True
         self.room = 0
         self.flusher = None
+        if self.preparer is not None:
+            self.preparer.abandon()
 
     def __reduce__(self):
         raise TypeError("a log cannot be pickled or copied; open its path again")
@@ -474,22 +534,26 @@ cdef uint64_t time_before(Log log, CommitSlot *slot) except? 0:
     return 0
 
 
-def open_log(cls, path, mode, flush_policy, timestamps, segment_bytes, derived, bint shared=False):
+def open_log(cls, path, mode, flush_policy, timestamps, segment_bytes, derived, bint shared=False, reserve_bytes=None):
     """What :meth:`Log.open` does, for layers above that keep `derived` files of their own in the directory."""
     cdef Log log = cls.__new__(cls)
     if not isinstance(flush_policy, FlushPolicy):
         raise TypeError(f"flush_policy must be a mmapio.FlushPolicy, not {flush_policy!r}")
+    if reserve_bytes is not None:
+        reserve_bytes = operator.index(reserve_bytes)
+        if reserve_bytes < 0 or mode == "r":
+            raise ValueError(f"a reserve of {reserve_bytes} bytes cannot be kept with mode {mode!r}")
     log._path = os.fsdecode(path)
     found = attach.attach(log._path, mode, segment_bytes, derived, shared=shared)
     try:
-        take_apart(log, found, mode, flush_policy, timestamps, shared)
+        take_apart(log, found, mode, flush_policy, timestamps, shared, reserve_bytes)
     except BaseException:
         found.locks.close()
         raise
     return log
 
 
-cdef take_apart(Log log, found, mode, flush_policy, timestamps, bint shared):
+cdef take_apart(Log log, found, mode, flush_policy, timestamps, bint shared, reserve_bytes):
     # What opening found becomes the handle.
     cdef CommitSlot slot
     cdef Segment tail
@@ -508,6 +572,8 @@ cdef take_apart(Log log, found, mode, flush_policy, timestamps, bint shared):
     if mode == "r":
         return
     log.writable = True
+    if reserve_bytes is not None:
+        reserve.keep(log.directory, log._path, reserve_bytes)
     if flush_policy.trigger is Trigger.ALWAYS:
         log.writes_bound = 1
     elif flush_policy.trigger is Trigger.BYTES:
@@ -523,6 +589,7 @@ cdef take_apart(Log log, found, mode, flush_policy, timestamps, bint shared):
         log.append_mutex, log.sync_mutex = log.control.mutexes()
     else:
         log.adopt_unsynced()
+    log.marked = log.is_marked()
     log.check_faults()
     log.restore_room()
     log.control.fenced = _wait.register_for_fences() == 0

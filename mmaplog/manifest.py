@@ -28,6 +28,10 @@ SEGMENT_BYTES_MIN = 64 << 10
 # A store addresses the start of a record with 26 bits, in units of 8 bytes.
 SEGMENT_BYTES_MAX = 512 << 20
 TEMPORARY_SUFFIX = ".tmp"
+# Stands for the version while a repair is being carried out, whose steps are then in the body.
+REPAIRING = "repair"
+# Bytes of them that are read at most.
+STEPS_MAX = 256 << 20
 # How the names of segments end that compaction wrote. They count only if they are listed here.
 COMPACTED_SUFFIX = ".compact.seg"
 
@@ -125,13 +129,17 @@ def write(directory: _os.Descriptor, manifest: Manifest) -> None:
             **({"cut": [manifest.cut.seq, manifest.cut.epoch]} if manifest.cut else {}),
         }
     )
+    _replace(directory, str(VERSION), body)
+
+
+def _replace(directory: _os.Descriptor, version: str, body: str) -> None:
     digest = xxh3_64(body.encode())
-    data = f"{MAGIC} {VERSION} {digest:016x}\n{body}\n".encode()
+    data = f"{MAGIC} {version} {digest:016x}\n{body}\n".encode()
     if len(data) > SIZE_MAX:
         raise LogError(
             errno.EFBIG,
-            f"the log has too many compacted segments ({len(manifest.compacted)}) to list; drop old records, "
-            "or copy the log to one with larger segments",
+            f"a manifest of {len(data)} bytes could not be read again (at most {SIZE_MAX}): it lists too "
+            "many compacted segments; drop old records, or copy the log to one with larger segments",
             directory.locate(NAME),
         )
     temporary = NAME + TEMPORARY_SUFFIX
@@ -141,6 +149,32 @@ def write(directory: _os.Descriptor, manifest: Manifest) -> None:
     _os.sync(opened)
     _os.replace_file(directory, temporary, NAME)
     _os.sync(directory)
+
+
+def write_steps(directory: _os.Descriptor, steps: str) -> None:
+    """Put the steps of a repair, one line of text, in place of the manifest: nobody opens the log until it
+    is back."""
+    _replace(directory, REPAIRING, steps)
+
+
+def read_steps(directory: _os.Descriptor) -> bytes | None:
+    """The steps of a repair that was cut short; None when there are none, or none that verify."""
+    head, body = _read_lines(directory)
+    return body if head == [MAGIC.encode(), REPAIRING.encode(), f"{xxh3_64(body):016x}".encode()] else None
+
+
+def is_newer(directory: _os.Descriptor) -> bool:
+    """Whether a later version of this code wrote the manifest, going by the version it names."""
+    head, _ = _read_lines(directory)
+    named = head[1] if len(head) > 1 and head[0] == MAGIC.encode() else b""
+    return named.isdigit() and int(named) > VERSION
+
+
+def _read_lines(directory: _os.Descriptor) -> tuple[list[bytes], bytes]:
+    # The words of the first line, and the second.
+    opened = _os.open_file(NAME, False, follow=False, directory=directory)
+    head, _, body = _os.read_at(opened, STEPS_MAX, 0).partition(b"\n")
+    return head.split(b" "), body.removesuffix(b"\n")
 
 
 def sync(directory: _os.Descriptor) -> None:
@@ -175,6 +209,8 @@ def read(directory: _os.Descriptor, path: str) -> Manifest:
     if magic != MAGIC.encode():
         raise FormatError(f"not a log: its manifest begins with {magic[:24]!r} instead of {MAGIC!r}", path)
     # The version before the shape: a newer one may have another.
+    if rest and rest[0] == REPAIRING.encode():
+        raise FormatError("a repair of the log was cut short; run it again: mmaplog repair", path)
     if rest and rest[0] != str(VERSION).encode():
         raise FormatError(
             f"the manifest has version {rest[0][:24]!r}, this code knows {VERSION}; upgrade mmapkv", path

@@ -19,6 +19,7 @@ from mmaplog.format cimport (
     FLAG_BATCH,
     FLAG_BATCH_END,
     FLAG_KNOWN,
+    MARK_OPENED,
     LAG_UNKNOWN,
     RECORD_HEADER_SIZE,
     SEGMENT_HEADER_SIZE,
@@ -126,6 +127,7 @@ def confirm(SegmentSet segments, Control control):
     cdef CommitSlot slot = control.committed()
     cdef uint64_t end = <uint64_t>slot.end * UNIT, last = <uint64_t>slot.last * UNIT
     cdef Segment segment
+    cdef Segment other
     cdef Record record
     try:
         segment = segments.by_id(slot.segment_id)
@@ -134,10 +136,16 @@ def confirm(SegmentSet segments, Control control):
     segment.refresh()
     if end < SEGMENT_HEADER_SIZE or end > segment.limit or control.durable > slot.seq:
         return False
+    if control.first_seq > segments.manifest.first_seq:
+        # MANIFEST says it first, and no checksum covers this word.
+        return False
     for base_seq, segment_id, _ in segments.listing():
         # Records beyond the tail: whatever they are, recovery loses none of them.
-        if base_seq >= slot.seq and segment_id != segment.id and holds_records(segments.by_id(segment_id)):
-            return False
+        if base_seq >= slot.seq and segment_id != segment.id:
+            other = segments.by_id(segment_id)
+            # An older namesake does not count, whatever is in it: a reader that recovered the log has left it there.
+            if holds_records(other) and (base_seq != segment.base_seq or other.epoch >= segment.epoch):
+                return False
     if last == 0:
         return slot.seq == segment.base_seq if end == SEGMENT_HEADER_SIZE else control.durable == slot.seq
     return (read_record(segment.base, last, end, segment.id, segment.base_seq, True, &record) == Found.RECORD
@@ -150,7 +158,7 @@ def cleanse(SegmentSet segments, Control control, temporaries):
     A whole record at the end is committed after all; of anything less the bytes are zeroed and synced before anything is
     appended: a power cut must not be able to mix a page of the dead append with one of its successor.
     """
-    # What a handle knew before the other one died leaves out what that one made last.
+    # The dead one may have been another process, whose last segment nobody here has heard of.
     segments.relist()
     cdef CommitSlot slot = control.committed()
     cdef uint64_t end = <uint64_t>slot.end * UNIT
@@ -205,7 +213,7 @@ def settle(SegmentSet segments, tail, segment_bytes, step):
     for _, segment_id, name in segments.listing():
         system.sync(system.open_file(name, True, follow=False, directory=segments.directory))
     system.sync(segments.directory)
-    if not tail.leftover and not tail.dropped and tail.known_durable == tail.seq:
+    if is_clean(segment, tail.seq, tail.end):
         return segment, tail.end
     # Also where nothing is left behind the end: there may have been records of which no page reached the disk, and whose numbers
     # somebody knows.
@@ -213,14 +221,24 @@ def settle(SegmentSet segments, tail, segment_bytes, step):
     successor = create_segment(
         segments.directory, segments.log_uuid, tail.seq, epoch + 1, segment_bytes, min(step, segment_bytes))
     system.sync(segments.directory)
-    footer.seq = tail.seq
-    footer.end = tail.end
-    footer.records = tail.seq - segment.base_seq
-    footer.time_min = 0
-    footer.time_max = <uint64_t>-1
-    segment.store_footer(&footer)
+    if segment.base_seq == tail.seq and not tail.leftover:
+        # It never held a record, and its successor has its place.
+        segments.discard(segment)
+    else:
+        footer.seq = tail.seq
+        footer.end = tail.end
+        footer.records = tail.seq - segment.base_seq
+        footer.time_min = 0
+        footer.time_max = <uint64_t>-1
+        segment.store_footer(&footer)
     segments.relist()
     return segments.get(successor.id), SEGMENT_HEADER_SIZE
+
+
+cdef bint is_clean(Segment segment, uint64_t seq, uint64_t end) noexcept:
+    # Whether a clean close vouches for this end, and nobody has opened the log for writing since.
+    cdef DurableMark mark
+    return segment.load_mark(&mark) and mark.seq == seq and mark.end == end
 
 
 def salvage(SegmentSet segments, tail, uint64_t durable, uint64_t segment_bytes):
@@ -305,6 +323,7 @@ cdef last_known_durable(SegmentSet segments, bases):
             boundary = bases[at + 1] if at + 1 < len(bases) else footer.seq
             return at, min(footer.seq, boundary), footer.end
         if segment.load_mark(&mark):
+            mark.end &= ~<uint64_t>MARK_OPENED
             require_length(segment, mark.seq, mark.end)
             return at, mark.seq, mark.end
     return 0, bases[0], SEGMENT_HEADER_SIZE

@@ -13,6 +13,8 @@ from mmaplog.errors import CorruptionError, FormatError, TooOld
 
 # How many records are read at once on the way back.
 cdef uint64_t BLOCK = 256
+# So many records are a scan, of which the kernel is told.
+cdef uint64_t SCAN_LEAST = 10_000
 
 
 @cython.final
@@ -91,6 +93,8 @@ cdef class Replay:
         self.segment.refresh()
         if self.followed:
             self.segment.settled = True
+            if self.stop - self.seq >= SCAN_LEAST:
+                self.segment.expect_scan()
         if self.segment.sparse:
             if not self.segment.load_footer(&footer):
                 raise CorruptionError(
@@ -152,23 +156,36 @@ cdef class Replay:
         # The record at `offset`; False at the end of a segment with gaps. In any other each number below the boundary has its record:
         # they were committed, so what is missing is damage.
         cdef Found found
+        cdef int attempt
+        cdef uint64_t committed
         if self.segment.sparse and self.offset >= self.records_end:
             return False
-        found = read_record(
-            self.segment.base, self.offset, self.segment.limit, self.segment.id, self.segment.base_seq, verify, record)
-        self.segment.region.check()
-        if found == Found.RECORD and (record.seq == self.seq or self.segment.sparse and record.seq > self.seq):
-            if record.seq >= self.boundary:
-                # Of a segment with gaps that was cut.
-                return False
-            self.start = self.offset
-            self.offset += record.size
-            self.seq = record.seq + 1
-            return True
-        if found == Found.UNKNOWN:
-            raise FormatError(
-                f"record {self.seq} at offset {self.offset} is of a kind this code does not know; upgrade mmapkv",
-                self.segment.path)
+        for attempt in range(2):
+            found = read_record(
+                self.segment.base, self.offset, self.segment.limit, self.segment.id, self.segment.base_seq, verify, record)
+            self.segment.region.check()
+            if found == Found.RECORD and (record.seq == self.seq or self.segment.sparse and record.seq > self.seq):
+                if record.seq >= self.boundary:
+                    # Of a segment with gaps that was cut.
+                    return False
+                self.start = self.offset
+                self.offset += record.size
+                self.seq = record.seq + 1
+                return True
+            if found == Found.UNKNOWN:
+                raise FormatError(
+                    f"record {self.seq} at offset {self.offset} is of a kind this code does not know; upgrade mmapkv",
+                    self.segment.path)
+            if self.seq < self.segments.first():
+                raise TooOld(
+                    f"record {self.seq} was truncated; the log begins with {self.segments.first()}", self.segments.path)
+            if self.segments.control is None:
+                break
+            # It was committed when `stop` was read. If the log was cut since then, it may just have been given out again.
+            committed = self.segments.control.committed().seq
+            if self.seq >= committed:
+                raise TooOld(f"record {self.seq} was truncated; the log ends before {committed}", self.segments.path)
+            self.segment.refresh()
         # Perhaps it is the next segment that is not what its name says.
         self.segments.following(self.segment, self.tail_id)
         self.segments.deny_truncated(self.seq)

@@ -12,6 +12,7 @@ cdef class Segment:
     cdef Descriptor directory
     cdef object log_uuid
     cdef bint writable
+    cdef bint scanned           # the kernel was told that it is read from one end to the other
     cdef bint settled           # it has a successor, and its length was learnt since: it does not grow any more
     cdef Region region          # what `base` points into, whatever becomes of `file`
     cdef char *base
@@ -30,10 +31,12 @@ cdef class Segment:
 
     cdef MappedFile handle(self)
     cdef release(self)
+    cdef int expect_scan(self) except -1
+    cdef int expect(self, uint64_t start, uint64_t count) except -1
     cdef int refresh(self) except -1
     cdef int sync(self) except -1
     cdef int grow(self, uint64_t size) except -1
-    cdef void prefault(self, uint64_t start, uint64_t stop) noexcept nogil
+
     cdef bint load_mark(self, DurableMark *out) noexcept
     cdef bint load_footer(self, Footer *out) noexcept
     cdef void store_mark(self, uint64_t seq, uint64_t end) noexcept

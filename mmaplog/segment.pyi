@@ -1,6 +1,10 @@
+from typing import Final
 from uuid import UUID
 
 from mmapio._os import Descriptor
+
+COMPACTED_SUFFIX: Final = ".compact.seg"
+TEMPORARY_SUFFIX: Final = ".tmp"
 
 class Segment:
     @property

@@ -8,6 +8,7 @@ import time
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
+
 from mmapio cimport _vm
 from mmapio._os cimport Descriptor
 from mmapio.mapping cimport MappedFile
@@ -18,6 +19,7 @@ from mmaplog.format cimport (
     INCOMPATIBLE_GAPS,
     INCOMPATIBLE_KNOWN,
     MARK_OFFSET,
+    MARK_OPENED,
     SECTOR,
     SEGMENT_HEADER_SIZE,
     SEGMENT_MAGIC,
@@ -73,6 +75,20 @@ cdef class Segment:
         self.region.check()
         return count
 
+    cdef int expect_scan(self) except -1:
+        # The kernel reads further ahead then, and keeps for less long what was passed. Where it cannot, nothing is lost.
+        if not self.scanned and self.settled:
+            self.scanned = True
+            _vm.advise(self.base, self.limit, _vm.ADVICE_SEQUENTIAL)
+        return 0
+
+    cdef int expect(self, uint64_t start, uint64_t count) except -1:
+        # That these bytes are read soon.
+        start &= ~<uint64_t>(_vm.PAGE - 1)
+        if start < self.limit:
+            _vm.advise(self.base + start, min(count, self.limit - start), _vm.ADVICE_WILL_NEED)
+        return 0
+
     cdef int refresh(self) except -1:
         # Another process may have grown the file. A full one has nowhere to grow.
         if self.limit < self.capacity and not self.settled:
@@ -96,12 +112,6 @@ cdef class Segment:
         self.limit = min(self.file.length, self.capacity)
         return 0
 
-    cdef void prefault(self, uint64_t start, uint64_t stop) noexcept nogil:
-        # Makes pages that are about to be filled writable in one call: a fault for each costs four times as much. They are dirty
-        # from then on, and a sync writes them, full or not. Where the kernel cannot, or a page is gone, the stores find out.
-        cdef uint64_t first = start & ~<uint64_t>(_vm.PAGE - 1)
-        if stop > first:
-            _vm.advise(self.base + first, stop - first, _vm.ADVICE_POPULATE_WRITE)
 
     cdef bint load_mark(self, DurableMark *out) noexcept:
         # The better of the copies that verify.
@@ -111,7 +121,8 @@ cdef class Segment:
         for copy in range(COPIES):
             memcpy(&found, self.base + MARK_OFFSET + copy * SECTOR, sizeof(found))
             if found.checksum == xxh3(&found, sizeof(found) - 8, self.id) and found.seq >= self.base_seq:
-                if not any or found.seq > out.seq:
+                # Of two for one number, the one that claims less.
+                if not any or found.seq > out.seq or (found.seq == out.seq and found.end & MARK_OPENED):
                     out[0] = found
                     any = True
         return any

@@ -197,9 +197,11 @@ cdef class SegmentSet:
         for attempt in range(ATTEMPTS):
             at = bisect.bisect_right(self.names, segment.base_seq, key=base_of)
             if not any(entry[1] == segment.id for entry in self.names[max(at - ATTEMPTS, 0):at]):
-                # Compaction has replaced it, and touches nothing without a footer.
+                # Compaction has replaced it, and touches nothing without a footer; or it was truncated, with one or without.
                 if segment.load_footer(&footer):
                     return footer.seq
+                if segment.base_seq < self.first() and at < len(self.names):
+                    return self.names[at][0]
             elif at < len(self.names) and (attempt or at + 1 < len(self.names) or self.names[at][1] == tail_id):
                 return self.names[at][0]
             self.relist()

@@ -34,6 +34,7 @@ cdef class Syncer:
     cdef bint names_unsynced    # the directory has entries that no sync covers
     cdef CommitSlot sync_target # what the sync under way covers, ...
     cdef Segment last_to_sync   # ... and the last segment of that
+    cdef bint marked            # the tail is marked as closed cleanly
     cdef uint64_t bytes_pending
     cdef uint64_t writes_pending
 
@@ -55,6 +56,8 @@ cdef class Syncer:
     cdef int give_turn(self) except -1
     cdef seal(self, Segment segment)
     cdef adopt_unsynced(self)
+    cdef bint is_marked(self) noexcept
+    cdef int unmark(self) except -1
     cdef mark_clean(self)
 
 

@@ -49,15 +49,17 @@ def finish_cut(SegmentSet segments, manifest, Control control, Segment successor
     bases = [base for base in segments.bases() if base < seq]
     if bases:
         last = segments.at_base(bases[len(bases) - 1])
-        if not last.load_footer(&footer):
+        # Also where there is one: of what it says nobody knows whether it is durable, and it may speak of more than is left. Without
+        # it, recovery would take a batch that was cut for one that was never finished.
+        if not last.load_footer(&footer) or footer.seq != seq:
             footer.seq = seq
             footer.end = end_of_records(last, seq)
-            footer.records = seq - last.base_seq
+            footer.records = last.count_below(seq)
             footer.time_min = 0
             footer.time_max = <uint64_t>-1
             last.store_footer(&footer)
-            last.sync()
-            last.release()
+        last.sync()
+        last.release()
     system.sync(directory)
     manifest_file.write(directory, replace(manifest, cut=None))
     # Once more: who looked while the files were still there knows segments by heart that are gone.

@@ -9,10 +9,10 @@ from mmaplog.format cimport SEGMENT_HEADER_SIZE, Footer, Found, Record, read_rec
 from mmaplog.segment cimport Segment
 from mmaplog.segment_set cimport SegmentSet
 
-from mmaplog.errors import CorruptionError
+from mmaplog.errors import CorruptionError, TooOld
 
-# After so many bytes signals are looked for, and other threads may run.
-cdef uint64_t PIECE = 64 << 20
+# The kernel is asked for so many bytes while those before them are looked at; then signals are looked for.
+cdef uint64_t PIECE = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,21 @@ class Verified:
     records: int
     record_bytes: int
     damages: tuple
+
+
+def verify_log(log):
+    """What :meth:`mmaplog.Log.verify` does. When records are removed meanwhile, what is missing for that is looked for anew."""
+    while True:
+        first, committed, generation = log.first_seq, log.committed, log.control.generation
+        try:
+            found = verify(log.segments, first, committed)
+        except TooOld:
+            if log.control.generation == generation and log.first_seq == first:
+                raise
+            continue
+        # Asks whether the log was closed, too: the GIL was let go of.
+        if not found.damages or (log.committed >= committed and log.control.generation == generation):
+            return found
 
 
 def verify(SegmentSet segments, uint64_t first, uint64_t committed):
@@ -74,6 +89,7 @@ cdef uint64_t walk(Segment segment, uint64_t first, uint64_t boundary, uint64_t 
         last = footer.end
     while seq < boundary and offset < last and found == Found.RECORD:
         stop = offset + PIECE
+        segment.expect(stop, PIECE)
         with nogil:
             while seq < boundary and offset < stop and offset < last:
                 found = read_record(segment.base, offset, segment.limit, segment.id, segment.base_seq, True, &record)

@@ -27,7 +27,7 @@ _NAME = re.compile(r"(\d\d)_[a-z0-9_]+\.py")
 _LISTED = re.compile(r"^\| \[[^\]]+\]\(examples/([^)]+)\) \| [^|]*\S[^|]* \|$", re.MULTILINE)
 
 # What other modules than the package itself an example may import: those that the package does not re-export.
-_PUBLIC = {"mmapio", "mmapio.aio"}
+_PUBLIC = {"mmapio", "mmapio.aio", "mmaplog"}
 
 
 def promised(path: Path) -> str:
@@ -80,7 +80,7 @@ def private_names(module: ast.Module) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             found.add(str(node.module))
             found |= {f"{node.module}.{each.name}" for each in node.names if each.name.startswith("_")}
-    return {name for name in found if name.partition(".")[0] == "mmapio" and name not in _PUBLIC}
+    return {name for name in found if name.partition(".")[0] in ("mmapio", "mmaplog") and name not in _PUBLIC}
 
 
 def listing_violations(text: str, names: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Structures and constants of a format, read from two places: Cython declarations and a page's tables.
+"""Structures and constants of a format, read from two places: declarations in code and a page's tables.
 
 Offsets in a declaration are computed from the types of what comes before; on a page they are written out. The
 test that compares the two therefore checks the arithmetic of both.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import operator
 import re
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,19 @@ def declared_structs(code: str) -> dict[str, Layout]:
             fields.append(Field(offset, size, member[2]))
             offset += size
         found[match[1]] = Layout(offset, tuple(fields))
+    return found
+
+
+def declared_layouts(code: str) -> dict[str, Layout]:
+    """The structures of a .py file: its ``LAYOUTS``, by name the names and `struct` codes of the fields."""
+    match = re.search(r"^LAYOUTS = (\{.*?^\})", code, re.MULTILINE | re.DOTALL)
+    found = {}
+    for name, members in ast.literal_eval(match[1]).items() if match else ():
+        offset, fields = 0, []
+        for member, kind in members:
+            fields.append(Field(offset, struct.calcsize("<" + kind), member))
+            offset += fields[-1].size
+        found[name] = Layout(offset, tuple(fields))
     return found
 
 

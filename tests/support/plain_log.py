@@ -346,7 +346,10 @@ def _confirmed_tail(control: Control, segments: list[Segment]) -> Segment | None
     if tail is None or not _RECORDS_START <= control.end <= len(tail.data) or control.seq < tail.base_seq:
         return None
     if control.durable > control.seq or any(
-        each.base_seq >= control.seq and each is not tail and record_at(each, _RECORDS_START)
+        each.base_seq >= control.seq
+        and each is not tail
+        and (each.base_seq != tail.base_seq or each.epoch >= tail.epoch)
+        and record_at(each, _RECORDS_START)
         for each in segments
     ):
         return None
@@ -445,7 +448,8 @@ def _check_marks(
             if newer and number > seq:
                 continue  # of what was cut off since
             require(number <= seq, f"{what} says {number}, but record {seq} is damaged")
-            require(ends.get(number) == end, f"{what} does not end behind record {number - 1}")
+            # The lowest bit says that there was a writer since.
+            require(ends.get(number) == end & ~1, f"{what} does not end behind record {number - 1}")
     for copy in (1536, 2048):
         number, end, records, _, _, checksum = _FOOTER.unpack_from(segment.data, copy)
         if checksum == xxh3_64_intdigest(segment.data[copy : copy + 40], segment.id):

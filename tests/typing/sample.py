@@ -25,7 +25,8 @@ from mmapio import (
     TouchHint,
 )
 from mmapkv import KVStore
-from mmaplog import Entry, Log
+from mmaplog import Consumer, ConsumerInfo, Entry, GroupMember, Log
+from mmaplog.consumer import slowest
 
 __all__ = ["use_file", "use_log", "use_mapping", "use_store"]
 
@@ -108,6 +109,28 @@ def use_log(directory: Path) -> None:
             assert_type(entry.payload, MappedSlice)
         assert [bytes(each.payload) for each in log.replay()] == [b"first", b"second"]
         assert assert_type(log.path, str) == str(directory)
+        _consume(log)
+
+
+def _consume(log: Log) -> None:
+    with log.consumer("c", start=1, auto_commit=True, too_old="skip", timeout=0, verify=False) as consumer:
+        assert_type(consumer, Consumer)
+        assert [assert_type(entry, Entry).seq for entry in consumer] == [1]
+        assert assert_type(consumer.poll(), Entry | None) is None
+        assert not assert_type(consumer.wait(0), bool)
+        consumer.commit(2, durable=True)
+        assert assert_type(consumer.position, int) == assert_type(consumer.committed, int) == 2
+        consumer.seek(0)
+        assert assert_type(consumer.lag(), int) == 0
+    with log.group("g", batch=1) as member:
+        assert_type(member, GroupMember)
+        member.poll()
+        assert assert_type(member.claims, list[range]) == [range(1)]
+        member.commit()
+        assert assert_type(member.committed, int) == 1
+    assert assert_type(log.consumers(), list[ConsumerInfo])[0].committed == 2
+    assert_type(slowest(log), int | None)
+    log.remove_consumer("c")
 
 
 def use_file(path: Path) -> None:

@@ -82,9 +82,9 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> Inbox[Path]:
     done: Inbox[Path] = Inbox()
     examine = MODULE._signature
 
-    def look(path: Path) -> Any:
+    def look(path: Path, kind: int) -> Any:
         try:
-            return examine(path)
+            return examine(path, kind)
         finally:
             done.put(path)
 
@@ -498,3 +498,24 @@ def test_a_path_that_cannot_be_examined_is_not_taken_for_gone(
         append(path)
         assert seen.next() == ChangeEvent(0, 5, ChangeKind.MODIFIED)
     assert warnings.is_empty()
+
+
+def test_a_directory_tells_of_its_entries(tmp_path: Path, seen: Inbox[ChangeEvent]) -> None:
+    """Those that come, go and are renamed; and a file in its place is none of it."""
+    directory = tmp_path / "watched"
+    directory.mkdir()
+    with watch(directory, seen.put, interval_seconds=NEVER_SECONDS):
+        for change in (
+            lambda: (directory / "new").touch(),
+            lambda: (directory / "new").rename(directory / "other"),
+            lambda: (directory / "other").unlink(),
+        ):
+            change()
+            assert seen.next().kind is ChangeKind.MODIFIED
+        directory.rmdir()
+        assert seen.next() == REMOVED
+        directory.touch()
+        directory.unlink()
+        directory.mkdir()
+        assert seen.next() == MODIFIED
+    assert seen.is_empty()

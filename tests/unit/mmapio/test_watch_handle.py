@@ -223,15 +223,13 @@ def test_a_missing_file_is_refused(tmp_path: Path, seen: Inbox[ChangeEvent]) -> 
             watch(missing, seen.put)
 
 
-def test_what_is_no_regular_file_is_refused(tmp_path: Path, seen: Inbox[ChangeEvent]) -> None:
-    """Nothing else can be mapped."""
-    with pytest.raises(IsADirectoryError) as raised:
-        watch(tmp_path, seen.put)
-    assert raised.value.filename == str(tmp_path)
+def test_what_is_neither_file_nor_directory_is_refused(tmp_path: Path, seen: Inbox[ChangeEvent]) -> None:
+    """Nothing else has content that changes."""
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
-    with pytest.raises(WatchFailed, match="not a regular file"):
+    with pytest.raises(WatchFailed, match="neither a regular file nor a directory") as raised:
         watch(fifo, seen.put)
+    assert raised.value.filename == str(fifo)
 
 
 def test_a_directory_without_permission_is_refused(path: Path) -> None:

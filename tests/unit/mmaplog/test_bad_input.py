@@ -108,6 +108,16 @@ def test_a_control_that_does_not_fit_the_segments_is_made_anew(closed: Path, off
         ]
 
 
+@pytest.mark.parametrize("mode", ["r", "w"])
+@pytest.mark.parametrize("first_seq", [1, COUNT, COUNT + 1, 1 << 40])
+def test_a_control_that_says_the_log_begins_later(closed: Path, mode: str, first_seq: int) -> None:
+    """A flipped bit there hid every record from readers: they were said to have been dropped."""
+    overwrite(closed / "CONTROL", first_seq.to_bytes(8, "little"), 4096 + 152)
+    with Log.open(closed, mode, flush_policy=MANUAL) as log:
+        assert (log.first_seq, len(log)) == (0, COUNT)
+        assert len(list(log.replay())) == COUNT
+
+
 def test_a_control_that_cannot_be_replaced_is_noticed_before_anything_is_written(closed: Path) -> None:
     """A directory of that name stands in the way of the new one."""
     (closed / "CONTROL").unlink()

@@ -5,8 +5,14 @@ Each case runs in a process of its own, which is ended by a signal if it hangs.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from mmapio import _os
+from mmaplog import FlushPolicy, Log, manifest
 from tests.unit.mmapio.processes import run_python
 
 #: `within(place, work)` has `work` done at the collection number `place`, between two steps of what follows.
@@ -163,3 +169,18 @@ answer([*outcomes, log.append(b"b"), log.append_many([b"c"]).start])
 """
     )
     assert run_python(code, tmp_path / "log") == ["MappingFault", 1, 2]
+
+
+@pytest.mark.parametrize("mode", ["r", "w"])
+def test_a_log_that_was_being_emptied_is_not_opened_as_it_was(tmp_path: Path, mode: Any) -> None:
+    """The refusal was taken for a missing manifest, and what was left of the segments was opened."""
+    path = tmp_path / "log"
+    with Log.open(path, flush_policy=FlushPolicy.MANUAL) as log:
+        log.append(b"to be removed")
+    directory = _os.open_directory(str(path))
+    found = manifest.read(directory, str(path))
+    manifest.write(directory, replace(found, erasing=True))
+    with pytest.raises(FileNotFoundError, match="was being replaced"):
+        Log.open(path, mode)
+    with Log.open(path, "c") as log:
+        assert len(log) == 0

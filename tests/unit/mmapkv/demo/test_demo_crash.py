@@ -15,8 +15,8 @@ from mmapkv._demo_check import check_after_kill
 from mmapkv._demo_crash import ChildError, Kill, SecondLoad
 from mmapkv._demo_files import Loaded
 from mmapkv._demo_report import AfterKill
-from mmapkv._progress import progress
 from mmapkv.store import KVStore
+from mmaplog._progress import progress
 from tests.unit.mmapkv.demo.runs import rows, run_demo
 
 

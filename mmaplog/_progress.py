@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-__all__ = ["Bar", "progress"]
+__all__ = ["Bar", "Meter", "progress"]
 
 REDRAWS_PER_SECOND_MAX = 10
 PLAIN_LINE_INTERVAL_S = 5.0
@@ -45,6 +45,35 @@ def progress(label: str, total: int, unit: str) -> Iterator[Bar]:
         yield bar
     finally:
         bar.finish()
+
+
+class Meter:
+    """A bar for work that tells how far it is by calling ``meter(done, total)``.
+
+    It is drawn on a terminal only: where nobody watches, nothing is said.
+    """
+
+    def __init__(self, label: str, unit: str) -> None:
+        self._label = label
+        self._unit = unit
+        self._bar: Bar | None = None
+        self._done = 0
+
+    def __call__(self, done: int, total: int) -> None:
+        """`done` of `total` are done."""
+        if not sys.stderr.isatty():
+            return
+        if self._bar is None:
+            self._bar = _bar(self._label, total, self._unit)
+        self._bar.advance(done - self._done)
+        self._done = done
+
+    def __enter__(self) -> Meter:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._bar is not None:
+            self._bar.finish()
 
 
 def _bar(label: str, total: int, unit: str) -> Bar:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from mmapkv import _progress
-from mmapkv._progress import progress
+from mmaplog import _progress
+from mmaplog._progress import progress
 
 
 class Terminal(io.StringIO):

@@ -1,0 +1,120 @@
+# cython: language_level=3, auto_pickle=False, boundscheck=False, wraparound=False
+"""A thread that goes ahead of a fast writer: it allocates the next window of a segment and has its pages ready to be written.
+
+It never takes the GIL while it is at work, so a loop of appends does not have to let go of it. What it did is found out by who needs
+the room: when it failed, or was too slow, that one does it himself.
+"""
+
+import threading
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
+from libc.stdlib cimport calloc, free
+
+from mmapio cimport _memory as memory
+from mmapio cimport _os, _vm, _wait
+from mmaplog.segment cimport Segment
+
+# A wake-up that was lost costs no more than this.
+cdef int64_t SLICE_NS = 1_000_000_000
+# Pages are made ready by so many bytes at a time, so that whoever waits for the end of the work does not wait for all of it.
+cdef uint64_t PIECE = 256 << 10
+
+
+cdef class Preparer:
+    """One thread, and at most one request at a time."""
+
+    def __cinit__(self):
+        self.work = <Work *>calloc(1, sizeof(Work))
+        if self.work == NULL:
+            raise MemoryError
+        try:
+            threading.Thread(target=serve, args=(<uintptr_t>self.work,), name="mmaplog-preparer", daemon=True).start()
+        except BaseException:
+            free(self.work)
+            self.work = NULL
+            raise
+
+    def __dealloc__(self):
+        # The thread must be through with the file before the last reference to it goes.
+        end(self.work)
+
+    cdef bint is_busy(self) noexcept nogil:
+        return self.work != NULL and memory.load_acquire_u32(&self.work.done) != self.work.asked
+
+    cdef int ask(self, Segment segment, uint64_t start, uint64_t stop) except -1:
+        # For room in [start, stop) of a segment. Only while it is not busy.
+        if self.work == NULL or self.is_busy():
+            return 0
+        self.file = segment.handle()
+        self.work.fd = self.file.descriptor.fd
+        self.work.base = segment.base
+        self.work.start = start
+        self.work.stop = stop
+        memory.store_release_u32(&self.work.asked, self.work.asked + 1)
+        _wait.wake_word(&self.work.asked, 1)
+        return 0
+
+    cdef void finish(self) noexcept nogil:
+        # Waits until it is not busy: some hundred microseconds.
+        if self.work != NULL:
+            wait_until_done(self.work)
+
+    cdef int abandon(self) except -1:
+        # In a forked child, where there is no thread.
+        self.work = NULL
+        return 0
+
+    cdef int stop(self) except -1:
+        # For good. A request under way is carried out before.
+        cdef Work *work = self.work
+        self.work = NULL
+        with nogil:
+            end(work)
+        self.file = None
+        return 0
+
+
+cdef void wait_until_done(Work *work) noexcept nogil:
+    cdef uint32_t done = memory.load_acquire_u32(&work.done)
+    while done != work.asked:
+        _wait.wait_word(&work.done, done, SLICE_NS)
+        done = memory.load_acquire_u32(&work.done)
+
+
+cdef void end(Work *work) noexcept nogil:
+    if work == NULL:
+        return
+    wait_until_done(work)
+    memory.store_release_u32(&work.ending, 1)
+    # From here on the memory is the thread's.
+    memory.store_release_u32(&work.asked, work.asked + 1)
+    _wait.wake_word(&work.asked, 1)
+
+
+def serve(uintptr_t address):
+    """The thread: carries out requests until the end."""
+    cdef Work *work = <Work *>address
+    with nogil:
+        work_until_end(work)
+
+
+cdef void work_until_end(Work *work) noexcept nogil:
+    cdef uint32_t asked
+    cdef uint64_t at
+    while True:
+        asked = memory.load_acquire_u32(&work.asked)
+        if asked == work.done:
+            _wait.wait_word(&work.asked, asked, SLICE_NS)
+            continue
+        if work.ending:
+            free(work)
+            return
+        # A disk without room, or a file that was cut: who needs the room meets the same, and can say so.
+        if _os.allocate(work.fd, work.start, work.stop - work.start) == 0:
+            at = work.start & ~<uint64_t>(_vm.PAGE - 1)
+            while at < work.stop:
+                if _vm.advise(work.base + at, min(PIECE, work.stop - at), _vm.ADVICE_POPULATE_WRITE) < 0:
+                    break
+                at += PIECE
+        memory.store_release_u32(&work.done, asked)
+        _wait.wake_word(&work.done, 0x7FFFFFFF)

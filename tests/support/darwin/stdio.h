@@ -1,0 +1,2 @@
+#pragma once
+int renameatx_np(int, const char *, int, const char *, unsigned int);

@@ -1,0 +1,231 @@
+"""Consumers of a log that loses records, at either end or in between: nothing is left out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mmaplog import FlushPolicy, Log, TooOld
+from mmaplog.consumer import slowest
+from tests.unit.mmaplog.handed_out import seqs
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A directory for a log."""
+    return tmp_path / "log"
+
+
+@pytest.fixture
+def log(path: Path) -> Iterator[Log]:
+    """A log of ten records that is written, without a thread of its own."""
+    with Log.open(path, flush_policy=FlushPolicy.NEVER) as made:
+        made.append_many([b"%d" % number for number in range(10)])
+        yield made
+
+
+def restart(path: Path, keep: int) -> None:
+    """What a power cut leaves of a log that was never synced: `keep` records, and no CONTROL."""
+    with Log.open(path, "r") as log:
+        sizes = [16 + (len(entry.payload) + 7) // 8 * 8 for entry in log.replay()]
+    (segment,) = path.glob("*.seg")
+    end = 4096 + sum(sizes[:keep])
+    data = segment.read_bytes()
+    # No mark of a clean end either.
+    segment.write_bytes(data[:512] + bytes(4096 - 512) + data[4096:end] + bytes(len(data) - end))
+    (path / "CONTROL").unlink()
+
+
+@pytest.mark.parametrize(("kept", "appended"), [(3, 0), (3, 7), (8, 5), (10, 0)])
+def test_records_that_a_power_cut_took(
+    path: Path, kept: int, appended: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Their numbers are used again, under the same epoch when nothing stands behind the end: to go on at
+    the committed number would leave out records that nobody has read.
+    """
+    with Log.open(path, flush_policy=FlushPolicy.MANUAL) as log:
+        log.append_many([b"%d" % number for number in range(3)], durable=True)
+        log.append_many([b"%d" % number for number in range(3, 10)])
+        consumer = log.consumer("c")
+        seqs(consumer)
+        consumer.commit()
+        del consumer
+    restart(path, kept)
+    with Log.open(path) as log:
+        log.append_many([b"new"] * appended)
+        assert slowest(log) == 3
+        with caplog.at_level(logging.WARNING, "mmaplog"), log.consumer("c") as consumer:
+            assert consumer.committed == 3
+            assert seqs(consumer) == list(range(3, kept + appended))
+            consumer.commit()
+        assert "goes on at record 3 instead of 10" in caplog.text
+        caplog.clear()
+        with log.consumer("c") as consumer:
+            assert consumer.committed == kept + appended
+        assert caplog.text == ""
+
+
+def test_records_of_which_nothing_reached_the_disk(path: Path) -> None:
+    """Appended after a clean close, committed by a consumer, and lost: recovery finds the log as it was
+    closed, and keeps its epoch. To go on at the committed number would leave out new records.
+    """
+    with Log.open(path, flush_policy=FlushPolicy.MANUAL) as log:
+        log.append_many([b"old"] * 10)
+    (segment,) = path.glob("*.seg")
+    closed = segment.read_bytes()
+    with Log.open(path, flush_policy=FlushPolicy.MANUAL) as log:
+        log.append_many([b"lost"] * 5)
+        consumer = log.consumer("c")
+        seqs(consumer)
+        consumer.commit()
+        del consumer
+    segment.write_bytes(closed.ljust(segment.stat().st_size, b"\0"))
+    (path / "CONTROL").unlink()
+    with Log.open(path) as log:
+        log.append_many([b"new"] * 8)
+        assert slowest(log) == 10
+        with log.consumer("c") as consumer:
+            assert seqs(consumer) == list(range(10, 18))
+
+
+def test_a_durable_commit_is_believed_after_a_power_cut(path: Path) -> None:
+    """Nothing comes again that was committed durably."""
+    with Log.open(path, flush_policy=FlushPolicy.MANUAL) as log:
+        log.append_many([b"%d" % number for number in range(10)])
+        consumer = log.consumer("c")
+        seqs(consumer, 8)
+        consumer.commit(durable=True)
+        del consumer
+    restart(path, 10)
+    with Log.open(path) as log, log.consumer("c") as consumer:
+        assert consumer.position == 8
+
+
+def test_records_that_were_dropped_unread(log: Log) -> None:
+    """The user decides what that means."""
+    with log.consumer("c") as consumer:
+        log.truncate_before(4)
+        calls: list[Callable[[], object]] = [consumer.poll, consumer.wait, lambda: next(consumer)]
+        for call in calls:
+            with pytest.raises(TooOld, match="record 0 "):
+                call()
+        assert consumer.position == 0
+        consumer.seek(4)
+        assert seqs(consumer, 1) == [4]
+        consumer.commit()
+    with log.consumer("c") as consumer:
+        log.truncate_before(6)
+        assert (consumer.position, slowest(log)) == (5, 5)
+        with pytest.raises(TooOld):
+            consumer.poll()
+    with log.consumer("new") as consumer:
+        assert seqs(consumer, 1) == [6]
+
+
+@pytest.mark.parametrize("first", ["poll", "wait"])
+def test_records_that_were_dropped_can_be_passed_over(
+    log: Log, caplog: pytest.LogCaptureFixture, first: str
+) -> None:
+    """With a warning, once."""
+    with log.consumer("c", too_old="skip", timeout=0) as consumer:
+        log.truncate_before(4)
+        with caplog.at_level(logging.WARNING, "mmaplog"):
+            if first == "wait":
+                assert consumer.wait(0)
+            assert [entry.seq for entry in consumer] == list(range(4, 10))
+        assert len(caplog.records) == 1
+        assert "'c' goes on at record 4: records from 0 on were dropped" in caplog.text
+        consumer.commit()
+    assert slowest(log) == 10
+
+
+@pytest.mark.parametrize("reader", [False, True])
+@pytest.mark.parametrize("appended", [0, 2, 9])
+def test_a_log_that_is_cut_behind_it(
+    log: Log, path: Path, caplog: pytest.LogCaptureFixture, appended: int, reader: bool
+) -> None:
+    """It goes back to where the numbers are used again, open or not, whatever has been appended since."""
+    with Log.open(path, "r") as other:
+        chosen = other if reader else log
+        with chosen.consumer("open") as consumer, log.consumer("behind") as behind:
+            seqs(consumer, 8)
+            consumer.commit(7)
+            seqs(behind, 2)
+            with log.consumer("closed") as closed:
+                seqs(closed)
+                closed.commit()
+            log.truncate_after(5)
+            log.append_many([b"new"] * appended)
+            assert slowest(log) == 0
+            assert {each.name: each.committed for each in log.consumers()} == {
+                "behind": 0,
+                "closed": 5,
+                "open": 5,
+            }
+            with caplog.at_level(logging.WARNING, "mmaplog"):
+                assert consumer.wait(0) == (appended > 0)
+                assert (consumer.position, consumer.committed) == (5, 5)
+                assert seqs(consumer) == list(range(5, 5 + appended))
+            assert "'open' goes on at record 5 instead of 8" in caplog.text
+            consumer.commit()
+            assert seqs(behind) == list(range(2, 5 + appended))
+        with log.consumer("closed") as closed:
+            assert (closed.position, closed.committed) == (5, 5)
+        with log.consumer("open") as again:
+            assert again.position == 5 + appended
+
+
+def test_a_log_that_is_cut_at_the_very_moment(log: Log) -> None:
+    """After it was looked at, before it is read: that is no record dropped unread."""
+    with log.consumer("c") as consumer:
+        seqs(consumer)
+        follower = consumer._following()
+
+        class Cutting:
+            def poll(self) -> object:
+                log.truncate_after(5)
+                log.append(b"new")
+                return follower.poll()
+
+        consumer._follower = Cutting()  # type: ignore[assignment]
+        entry = consumer.poll()
+        assert entry is not None
+        assert (entry.seq, bytes(entry.payload)) == (5, b"new")
+
+
+def test_compaction_leaves_gaps(path: Path) -> None:
+    """They are passed over, and count as processed."""
+    with Log.open(path, segment_bytes=1 << 16) as log:
+        log.append_many([b"%d" % number * 200 for number in range(2000)])
+        log.compact(lambda entry: entry.seq % 3 == 0)
+        left = [entry.seq for entry in log.replay()]
+        assert len(left) < 1500
+        with log.consumer("c") as consumer, log.group("g", batch=7) as member:
+            assert seqs(consumer) == left
+            found = []
+            while (entry := member.poll()) is not None:
+                found.append(entry.seq)
+            assert found == left
+            member.commit()
+            consumer.commit()
+            assert slowest(log) == 2000
+
+
+def test_retention_waits_for_the_slowest(path: Path) -> None:
+    """Nothing is dropped that a consumer or group has still to read."""
+    with Log.open(path, segment_bytes=1 << 16) as log:
+        log.append_many([b"x" * 1000] * 1000)
+        with log.consumer("c") as consumer, log.group("g", batch=100) as member:
+            assert log.retain(consumers=True) == 0
+            seqs(consumer)
+            consumer.commit()
+            assert log.retain(consumers=True) == 0
+            while (entry := member.poll()) is not None and entry.seq < 500:
+                continue
+            member.commit()
+            assert 0 < log.retain(consumers=True) <= 501
+            assert consumer.lag() == 0
+            assert [each.seq for each in iter(member.poll, None)] == list(range(501, 1000))
