@@ -3,12 +3,9 @@
 from libc.stdint cimport uint8_t, uint64_t
 
 from mmapio.mutable cimport MappedSliceMut
-from mmapio.sync cimport SharedMutex
-from mmaplog.format cimport CommitSlot
 from mmaplog.pieces cimport Pieces
 from mmaplog.preparer cimport Preparer
-from mmaplog.segment cimport Segment
-from mmaplog.syncer cimport Syncer
+from mmaplog.tail cimport TailHolder
 
 
 cdef enum:
@@ -16,31 +13,15 @@ cdef enum:
     RECORD_START_END = 512 << 20
 
 
-cdef class Appender(Syncer):
-    cdef bint growing           # the holder of append_lock is finding space
-    cdef bint paused            # the holder of append_lock keeps everybody from appending
-    cdef bint timestamps
+cdef class Appender(TailHolder):
     cdef Preparer preparer      # None until somebody writes fast
     cdef char *scratch          # where records are made that go to the file many at a time, or NULL
-    cdef SharedMutex append_mutex   # held by who appends, where several processes do; else None
-
-    # The writer's position, and `seq`, `end`, `tail`.
-    cdef char *base
-    cdef uint64_t last
-    cdef uint64_t base_seq
-    cdef uint64_t segment_id
-    cdef uint64_t time          # of the last record, where they have times
 
     # What the policy counts.
     cdef uint64_t bytes_bound
     cdef uint64_t writes_bound
 
     cdef object append_shared(self, Py_buffer *view, bint durable)
-    cdef int hold_tail(self, what) except -1
-    cdef int give_tail(self) except -1
-    cdef int catch_up(self) except -1
-    cdef int learn_time(self, CommitSlot *slot) except -1
-    cdef int take_over(self) except -1
     cdef int make_room(self, uint64_t payload_size) except -1
     cdef int find_room(self, uint64_t need, uint64_t records, bint ahead) except -1
     cdef int prepare(self) except -1
@@ -62,8 +43,6 @@ cdef class Appender(Syncer):
     cdef uint64_t write_run(self, Pieces pieces, uint64_t at, bint atomic) noexcept
     cdef int after_commit(self, uint64_t size, uint64_t seq, bint durable) except -1
     cdef int roll(self, uint64_t need) except -1
-    cdef void restore_room(self) noexcept
-    cdef void move_to(self, Segment segment, uint64_t end, uint64_t last) noexcept
 
 
 cdef inline uint64_t record_size(uint64_t payload_size, bint timestamps) noexcept nogil:

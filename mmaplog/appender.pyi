@@ -3,9 +3,9 @@ from typing import Never, SupportsIndex, overload
 
 from typing_extensions import Buffer
 
-from mmaplog.syncer import Syncer
+from mmaplog.tail import TailHolder
 
-class Appender(Syncer):
+class Appender(TailHolder):
     def __init__(self, use_open: Never, /) -> None: ...  # raises always
     def append(self, data: Buffer, *, durable: bool = False) -> int: ...
     @overload
@@ -21,7 +21,3 @@ class Appender(Syncer):
         atomic: bool = False,
         durable: bool = False,
     ) -> range: ...
-
-    # For layers above.
-    def pause(self) -> None: ...
-    def unpause(self) -> None: ...

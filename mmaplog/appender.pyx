@@ -3,7 +3,6 @@
 
 import errno as _errno
 import os
-import threading
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.errno cimport EFAULT
@@ -28,20 +27,15 @@ from mmaplog.format cimport (
     TYPE_DATA,
     UNIT,
     CommitSlot,
-    Found,
-    Record,
     RecordHeader,
     checksum_of,
-    read_record,
 )
 from mmaplog.pieces cimport Pieces, pieces_of, slices_of
 from mmaplog.preparer cimport Preparer
-from mmaplog.replay cimport Replay
 from mmaplog.segment cimport Segment
-from mmaplog.syncer cimport Syncer, end_of_records
+from mmaplog.tail cimport TailHolder
 
 from mmapio import _os as system
-from mmaplog import recovery, truncation
 from mmaplog.errors import RecordTooLarge
 from mmaplog.segment import create_segment
 
@@ -61,7 +55,7 @@ cdef uint64_t BULK_RECORD_MAX = 64 << 10
 cdef uint64_t AHEAD = 8
 
 
-cdef class Appender(Syncer):
+cdef class Appender(TailHolder):
     """The writing half of :class:`mmaplog.Log`, which opens it, reads, and closes it."""
 
     def __init__(self):
@@ -331,33 +325,6 @@ cdef class Appender(Syncer):
     cdef bint fits(self, uint64_t size, uint64_t limit) noexcept nogil:
         return self.end + size <= limit and self.end < RECORD_START_END and self.seq - self.base_seq < SEQ_PER_SEGMENT_MAX
 
-    def pause(self):
-        """For layers above: hold off every append, of all threads, until `unpause`. Not reentrant."""
-        self.check_writable()  # before it waits: in a forked child nobody gives the lock back
-        self.refuse_within_flush("a close or a rebuild")
-        self.append_lock.acquire()
-        try:
-            self.check_writable()
-            if self.growing or self.paused:
-                raise self.reentered("a close or a rebuild")
-        except BaseException:
-            self.append_lock.release()
-            raise
-        self.paused = True
-        self.room = 0
-
-    def unpause(self):
-        """Let appends go on after `pause`."""
-        self.paused = False
-        self.restore_room()
-        self.append_lock.release()
-
-    cdef void restore_room(self) noexcept:
-        self.room = 0
-        if (self.control is not None and self.writable and not self.forked and not self.control.hot.poison
-                and self.append_mutex is None and not self.growing and not self.paused and not self.marked and _fault.faults() == self.faults):
-            self.room = self.tail.limit
-
     cdef int make_room(self, uint64_t payload_size) except -1:
         # The slow half of every append: what is wrong is raised here, and space is found before anything is written.
         cdef uint64_t need = record_size(payload_size, self.timestamps)
@@ -370,98 +337,6 @@ cdef class Appender(Syncer):
             self.find_room(need, 1, True)
         finally:
             self.give_tail()
-        return 0
-
-    cdef int hold_tail(self, what) except -1:
-        # From here to give_tail nobody else appends, and this thread may let go of the GIL: there is no room for those who do not ask.
-        self.check_writable()
-        self.refuse_within_flush(what)
-        self.append_lock.acquire()
-        try:
-            self.check_writable()
-            if self.growing or self.paused:
-                raise self.reentered(what)
-            if self.append_mutex is not None:
-                self.append_mutex.take(True, None)
-                try:
-                    # Again: whoever held it may have failed in something that must not be followed by an append.
-                    self.check_writable()
-                    self.catch_up()
-                except BaseException:
-                    self.append_mutex.give()
-                    raise
-        except BaseException:
-            self.append_lock.release()
-            raise
-        self.growing = True
-        self.room = 0
-        return 0
-
-    cdef int give_tail(self) except -1:
-        self.growing = False
-        self.restore_room()
-        try:
-            if self.append_mutex is not None:
-                self.append_mutex.give()
-        finally:
-            self.append_lock.release()
-        return 0
-
-    cdef int catch_up(self) except -1:
-        # With the mutex in hand: to where the other processes have come. Where one died, what it left half done is settled first.
-        cdef CommitSlot slot
-        if self.append_mutex.owner_died:
-            self.take_over()
-            self.append_mutex.mark_consistent()
-        slot = self.control.committed()
-        if slot.seq == self.seq and slot.segment_id == self.segment_id:
-            return 0
-        if slot.segment_id != self.segment_id:
-            self.segments.follow_changes()
-            self.tail.release()
-        self.seq = slot.seq
-        self.move_to(self.segments.by_id(slot.segment_id), <uint64_t>slot.end * UNIT, <uint64_t>slot.last * UNIT)
-        self.tail.refresh()
-        if self.timestamps:
-            self.learn_time(&slot)
-        return 0
-
-    cdef int learn_time(self, CommitSlot *slot) except -1:
-        # Of the last record, whoever wrote it: times must not go back.
-        cdef Record record
-        cdef Replay replay
-        record.time = 0
-        if slot.last:
-            read_record(self.base, self.last, self.tail.limit, self.segment_id, self.base_seq, False, &record)
-        elif slot.seq > self.segments.first():
-            # A roll came after it.
-            replay = Replay(self.segments, slot.seq - 1, slot.seq, False, slot.segment_id)
-            replay.read(&record, False)
-        self.time = max(self.time, record.time)
-        return 0
-
-    cdef int take_over(self) except -1:
-        # From one who died with the mutex in hand, whatever he was at. Until it is done nobody appends.
-        cdef bint syncing = self.flushing == threading.get_ident()
-        self.segments.relist()
-        manifest = self.segments.manifest
-        if manifest.cut is None:
-            recovery.cleanse(self.segments, self.control, ())
-            return 0
-        # It counts since MANIFEST says so: what would be appended before it is finished would be dropped by it.
-        if not syncing:
-            self.take_turn()
-        try:
-            self.hold_sync()
-            try:
-                truncation.finish_cut(self.segments, manifest, self.control)
-                self.unsynced = []
-                self.names_unsynced = False
-            finally:
-                self.end_sync()
-        finally:
-            if not syncing:
-                self.give_turn()
         return 0
 
     cdef int find_room(self, uint64_t need, uint64_t records, bint ahead) except -1:
@@ -557,14 +432,6 @@ cdef class Appender(Syncer):
             if self.append_mutex is None:
                 self.unsynced.append(left)
         return 0
-
-    cdef void move_to(self, Segment segment, uint64_t end, uint64_t last) noexcept:
-        self.tail = segment
-        self.base = segment.base
-        self.segment_id = segment.id
-        self.base_seq = segment.base_seq
-        self.end = end
-        self.last = last
 
     cdef char *begin(self, uint64_t payload_size) noexcept nogil:
         # Where the payload of the next record goes. Only after make_room, and commit must follow.

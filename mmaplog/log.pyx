@@ -6,15 +6,11 @@ import errno as _errno
 import operator
 import os
 import threading
-import time
 
-from cpython.exc cimport PyErr_CheckSignals
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport uint64_t
 
 from mmapio cimport _wait
 from mmaplog.appender cimport record_size
-from mmaplog.control cimport Control
-from mmaplog.follow cimport time_to_sleep
 from mmaplog.format cimport RECORD_SIZE_MAX, UNIT, CommitSlot, Found, Record, read_record
 from mmaplog.keeper cimport Keeper
 from mmaplog.replay cimport Replay
@@ -36,7 +32,7 @@ from mmaplog.group import open_member
 from mmaplog.replay import backwards
 from mmaplog.reservation import Reservation
 from mmaplog.segment_watch import watch_segments
-from mmaplog.verify import verify
+from mmaplog.verify import verify_log
 
 DEFAULT_SEGMENT_BYTES = 64 << 20
 """How large a segment grows before the log rolls to the next."""
@@ -292,65 +288,13 @@ cdef class Log(Keeper):
         """
         remove_consumer(self, name)
 
-    def wait_durable(self, seq, timeout=None):
-        """Wait until record `seq` is on the device: True once it is, False after `timeout` seconds.
-
-        A writer does not wait for its policy, it flushes; a reader waits for the writer, in whichever process. Raises IndexError when
-        there is no such record, FlushFailed and Poisoned, for a sync that failed is never made good, Closed.
-        """
-        cdef Control control = None
-        cdef uint64_t durable
-        cdef int64_t span
-        wanted = operator.index(seq)
-        committed = self.committed
-        if not 0 <= wanted < committed:
-            self.require(wanted, False, wanted)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            durable = self.durable
-            if wanted < durable:
-                return True
-            if wanted >= self.committed:
-                raise TooOld(f"record {wanted} was truncated before it was durable", self._path)
-            if self.writable and not self.forked:
-                self.flush()
-                continue
-            if self.control.poison:
-                self.raise_poisoned(self.control.poison)
-            if self.control.private:
-                raise LogError(
-                    _errno.EACCES, "this reader may not write, and found the end of the log by itself: it is not told what becomes "
-                    "durable; open it again later", self._path)
-            left = time_to_sleep(deadline)
-            if left <= 0:
-                return False
-            if control is None:
-                # Its own: another thread may close the log meanwhile.
-                self.check()
-                control = control_file.for_waiting(self.directory, self.control)
-            span = <int64_t>(left * 1e9)
-            with nogil:
-                control.wait_for_durable(durable, span)
-            PyErr_CheckSignals()
-
     def verify(self):
         """Check the checksum, number and place of every committed record, and change nothing: a :class:`Verified`.
 
         Its `damages` are empty when all is well. Costs one pass over the files, without the GIL; the log can be used meanwhile. Raises
         MappingFault, Closed.
         """
-        while True:
-            committed, first, generation = self.committed, self.segments.first_seq, self.control.generation
-            try:
-                found = verify(self.segments, first, committed)
-            except TooOld:
-                found = None
-            self.check()  # again: the GIL was let go of
-            if found is not None and (not found.damages or self.control.generation == generation):
-                return found
-            # Records were removed meanwhile: what was missed there is no damage.
-            if self.control.generation == generation and self.segments.first_seq == first:
-                raise TooOld(f"records from {first} on were truncated meanwhile", self._path)
+        return verify_log(self)
 
     def backup(self, target, *, verify=True, progress=None):
         """Copy the log, while it is in use by whomever, into the new directory `target`: a :class:`Backup` says what was made.

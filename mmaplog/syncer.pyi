@@ -1,3 +1,5 @@
+from typing import SupportsIndex
+
 from mmaplog.control import Control
 from mmaplog.segment_set import SegmentSet
 
@@ -5,6 +7,7 @@ class Syncer:
     @property
     def writable(self) -> bool: ...
     def flush(self) -> None: ...
+    def wait_durable(self, seq: SupportsIndex, timeout: float | None = None) -> bool: ...
     def needs_flush(self) -> bool: ...
 
     # For layers above. `control` is None once the log is closed, which whoever uses it has to know anyway.

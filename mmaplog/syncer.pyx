@@ -2,13 +2,18 @@
 """Making what is committed durable, and refusing where nothing may be promised any more."""
 
 import errno as _errno
+import operator
 import os
 import threading
+import time
 
-from libc.stdint cimport uint64_t
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport int64_t, uint64_t
 
 from mmapio cimport _fault
 from mmapio cimport _memory as memory
+from mmaplog.control cimport Control
+from mmaplog.follow cimport time_to_sleep
 from mmaplog.format cimport (
     MARK_OPENED,
     SEGMENT_HEADER_SIZE,
@@ -23,7 +28,8 @@ from mmaplog.segment cimport Segment
 
 from mmapio import _os as system
 from mmapio.errors import Closed, FlushFailed, InvalidMode, MappingFault
-from mmaplog.errors import CorruptionError, LogError, Poisoned
+from mmaplog import control as control_file
+from mmaplog.errors import CorruptionError, LogError, Poisoned, TooOld
 
 
 cdef class Syncer:
@@ -37,6 +43,53 @@ cdef class Syncer:
         """
         self.check_writable()
         self.flush_to(self.control.committed().seq)
+
+    def wait_durable(self, seq, timeout=None):
+        """Wait until record `seq` is on the device: True once it is, False after `timeout` seconds.
+
+        A writer does not wait for its policy, it flushes; a reader waits for the writer, in whichever process. Raises IndexError when
+        there is no such record, TooOld (which is one) when it is truncated meanwhile, FlushFailed and Poisoned, for a sync that failed is never
+        made good, Closed.
+        """
+        cdef Control control = None
+        cdef uint64_t durable
+        cdef int64_t span
+        wanted = operator.index(seq)
+        self.check()
+        committed = self.control.committed().seq
+        self.control.check()
+        if not 0 <= wanted < committed:
+            raise IndexError(f"record {wanted} is not in the log, which holds [{self.segments.first()}, {committed})")
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            self.check()
+            durable = self.control.durable
+            committed = self.control.committed().seq
+            self.control.check()
+            if wanted < durable:
+                return True
+            if wanted >= committed:
+                raise TooOld(f"record {wanted} was truncated before it was durable", self._path)
+            if self.writable and not self.forked:
+                self.flush()
+                continue
+            if self.control.poison:
+                self.raise_poisoned(self.control.poison)
+            if self.control.private:
+                raise LogError(
+                    _errno.EACCES, "this reader may not write, and found the end of the log by itself: it is not told what becomes "
+                    "durable; open it again later", self._path)
+            left = time_to_sleep(deadline)
+            if left <= 0:
+                return False
+            if control is None:
+                # Its own: another thread may close the log meanwhile.
+                self.check()
+                control = control_file.for_waiting(self.directory, self.control)
+            span = <int64_t>(left * 1e9)
+            with nogil:
+                control.wait_for_durable(durable, span)
+            PyErr_CheckSignals()
 
     cdef int flush_to(self, uint64_t seq) except -1:
         # Every record below `seq`, and what else there is when the sync begins. Whoever waits here while another one syncs finds

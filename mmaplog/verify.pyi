@@ -1,5 +1,6 @@
 from dataclasses import dataclass
 
+from mmaplog.log import Log
 from mmaplog.segment_set import SegmentSet
 
 @dataclass(frozen=True, slots=True)
@@ -16,4 +17,5 @@ class Verified:
     record_bytes: int
     damages: tuple[Damage, ...]
 
+def verify_log(log: Log) -> Verified: ...
 def verify(segments: SegmentSet, first: int, committed: int) -> Verified: ...

@@ -9,7 +9,7 @@ from mmaplog.format cimport SEGMENT_HEADER_SIZE, Footer, Found, Record, read_rec
 from mmaplog.segment cimport Segment
 from mmaplog.segment_set cimport SegmentSet
 
-from mmaplog.errors import CorruptionError
+from mmaplog.errors import CorruptionError, TooOld
 
 # The kernel is asked for so many bytes while those before them are looked at; then signals are looked for.
 cdef uint64_t PIECE = 8 << 20
@@ -33,6 +33,21 @@ class Verified:
     records: int
     record_bytes: int
     damages: tuple
+
+
+def verify_log(log):
+    """What :meth:`mmaplog.Log.verify` does. When records are removed meanwhile, what is missing for that is looked for anew."""
+    while True:
+        first, committed, generation = log.first_seq, log.committed, log.control.generation
+        try:
+            found = verify(log.segments, first, committed)
+        except TooOld:
+            if log.control.generation == generation and log.first_seq == first:
+                raise
+            continue
+        # Asks whether the log was closed, too: the GIL was let go of.
+        if not found.damages or (log.committed >= committed and log.control.generation == generation):
+            return found
 
 
 def verify(SegmentSet segments, uint64_t first, uint64_t committed):

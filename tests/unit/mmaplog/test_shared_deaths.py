@@ -116,6 +116,7 @@ def test_killed_at_any_call_of_a_truncation(tmp_path: Path, kept: bool) -> None:
         with shared(path) as log, shared(path) as other, opened(path, "r") as reader:
             fill(log, 40)
             assert len(content(other)) == len(content(reader)) == 40
+            epoch = log.epoch
             died = died_at(moment, lambda path=path: shared(path).truncate_after(14))  # type: ignore[misc]
             one_of(content(reader), [{seq: payload(seq) for seq in range(stop)} for stop in (14, 40)])
             begun = other.append(b"after") if kept else 0
@@ -137,7 +138,7 @@ def test_killed_at_any_call_of_a_truncation(tmp_path: Path, kept: bool) -> None:
             log.flush()
         with opened(path) as log:
             one_of(content(log), [model])
-            assert log.epoch == (begun == 14)
+            assert log.epoch == epoch + (begun == 14)
         (path / "CONTROL").unlink()
         with opened(path) as log:
             one_of(content(log), [model])
@@ -282,6 +283,8 @@ def test_removing_records_while_others_append(tmp_path: Path) -> None:
             while True:
                 log.append(b"%d/" % page.words[0] + bytes(4000))
                 page.words[0] += 1
+                # Not faster than anybody can remove.
+                time.sleep(0.001)
 
     def remove(_: object) -> None:
         with shared(path) as log:
@@ -356,9 +359,8 @@ def test_a_truncation_that_fails_stops_the_others(tmp_path: Path, monkeypatch: p
             if poisoned:
                 with pytest.raises(Poisoned):
                     other.append(b"y")
-            # While it waits to be finished, who reads is told that it is under way.
-            count = 0 if poisoned else len(content(other))
-            assert count in (14, 15, 31) or poisoned
+            else:
+                assert len(content(other)) in (14, 15, 30, 31)
             begun = b'"cut"' in (path / "MANIFEST").read_bytes()
         with opened(path) as log:
             if poisoned:

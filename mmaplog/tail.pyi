@@ -1,0 +1,6 @@
+from mmaplog.syncer import Syncer
+
+class TailHolder(Syncer):
+    # For layers above.
+    def pause(self) -> None: ...
+    def unpause(self) -> None: ...
