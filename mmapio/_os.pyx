@@ -24,8 +24,7 @@ cdef extern from "_platform.h" nogil:
         long long l_start
         long long l_len
         int l_pid
-    ctypedef struct c_stat "struct stat":
-        long long st_size
+
     ctypedef struct c_timespec "struct timespec":
         long long tv_sec
         long tv_nsec
@@ -33,7 +32,7 @@ cdef extern from "_platform.h" nogil:
     int close_descriptor "close"(int fd)
     int ftruncate(int fd, long long size)
     long pwrite(int fd, const void *data, size_t count, long long offset)
-    int fstat(int fd, c_stat *result)
+    int64_t mmio_size(int fd)
     int clock_gettime(int clock, c_timespec *result)
     int mmio_sync_file(int fd, void *base, size_t count)
     int mmio_sync_all(int fd)
@@ -433,10 +432,7 @@ cdef raise_errno(int result, path):
 
 
 cdef long long size_of(int fd) noexcept nogil:
-    cdef c_stat found
-    if fstat(fd, &found) < 0:
-        return -errno
-    return found.st_size
+    return mmio_size(fd)
 
 
 cdef int sync_file(int fd, void *base, size_t count) noexcept nogil:

@@ -568,7 +568,7 @@ cdef take_apart(Log log, found, mode, flush_policy, timestamps, bint shared):
     log.timestamps = timestamps
     log.append_lock = threading.RLock()
     log.care = threading.RLock()
-    log.flush_turn = threading.Condition(threading.RLock())
+
     log.unsynced = []
     log.bytes_bound = log.writes_bound = <uint64_t>-1
     if mode == "r":

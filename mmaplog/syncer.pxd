@@ -1,6 +1,6 @@
 # What a log's handle knows of its files, and how it makes them durable.
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from mmapio._os cimport Descriptor
 from mmapio.sync cimport SharedMutex
@@ -17,7 +17,7 @@ cdef class Syncer:
     cdef object _path
     cdef object append_lock
     cdef SharedMutex sync_mutex # held by the process that syncs, where several write; else None
-    cdef object flush_turn      # a condition: whether somebody is at `flushing`
+    cdef uint32_t turns         # raised when `flushing` ends: what those sleep on who wait for that
     cdef readonly bint writable
     cdef bint forked
     cdef unsigned long flushing # the thread that is syncing, or 0
@@ -53,6 +53,7 @@ cdef class Syncer:
     cdef flush_now(self)
     cdef int flush_to(self, uint64_t seq) except -1
     cdef int take_turn(self) except -1
+    cdef int wait_for_turn(self) except -1
     cdef int give_turn(self) except -1
     cdef seal(self, Segment segment)
     cdef adopt_unsynced(self)

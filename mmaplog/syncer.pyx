@@ -8,9 +8,9 @@ import threading
 import time
 
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from mmapio cimport _fault
+from mmapio cimport _fault, _wait
 from mmapio cimport _memory as memory
 from mmaplog.control cimport Control
 from mmaplog.follow cimport time_to_sleep
@@ -30,6 +30,10 @@ from mmapio import _os as system
 from mmapio.errors import Closed, FlushFailed, InvalidMode, MappingFault
 from mmaplog import control as control_file
 from mmaplog.errors import CorruptionError, LogError, Poisoned, TooOld
+
+
+# How long a thread sleeps before it looks for signals.
+cdef int64_t SLICE_NS = 100_000_000
 
 
 cdef class Syncer:
@@ -94,16 +98,17 @@ cdef class Syncer:
     cdef int flush_to(self, uint64_t seq) except -1:
         # Every record below `seq`, and what else there is when the sync begins. Whoever waits here while another one syncs finds
         # the work done by it, or by the next: what was appended meanwhile is the business of who appended it.
-        with self.flush_turn:
-            while True:
-                self.check_writable()
-                if self.control.durable >= seq:
-                    return 0
-                if not self.flushing:
-                    break
-                self.refuse_within_flush("a flush")
-                self.flush_turn.wait()
-            self.flushing = threading.get_ident()
+        cdef unsigned long me = threading.get_ident()
+        while True:
+            self.check_writable()
+            if self.control.durable >= seq:
+                return 0
+            if not self.flushing:
+                # Nothing since the question lets go of the GIL.
+                self.flushing = me
+                break
+            self.refuse_within_flush("a flush")
+            self.wait_for_turn()
         try:
             self.flush_held(seq)
         finally:
@@ -112,16 +117,24 @@ cdef class Syncer:
 
     cdef int take_turn(self) except -1:
         # Keeps others from syncing; who holds `append_lock` may wait for it, for nobody who syncs waits for that.
-        with self.flush_turn:
-            while self.flushing:
-                self.flush_turn.wait()
-            self.flushing = threading.get_ident()
+        cdef unsigned long me = threading.get_ident()
+        while self.flushing:
+            self.wait_for_turn()
+        self.flushing = me
+        return 0
+
+    cdef int wait_for_turn(self) except -1:
+        # Until somebody gives the turn back. In the kernel, for a lock of Python's hands those who wait the GIL one by one, and twice.
+        cdef uint32_t seen = self.turns
+        with nogil:
+            _wait.wait_word(&self.turns, seen, SLICE_NS)
+        PyErr_CheckSignals()
         return 0
 
     cdef int give_turn(self) except -1:
-        with self.flush_turn:
-            self.flushing = 0
-            self.flush_turn.notify_all()
+        self.flushing = 0
+        self.turns += 1
+        _wait.wake_word(&self.turns, 0x7FFFFFFF)
         return 0
 
     cdef flush_held(self, uint64_t seq):
