@@ -213,7 +213,7 @@ cdef class Keeper(Appender):
         # MANIFEST says that it has begun.
         memory.store_release(&self.control.hot.poison, _errno.EIO)
         raise LogError(
-            getattr(error, "errno", None) or _errno.EIO, f"the log could not be cut at {seq} all the way ({error}); close every handle and open it again, which "
+            _errno.EIO, f"the log could not be cut at {seq} all the way ({error}); close every handle and open it again, which "
             "finishes that", self._path) from error
 
     cdef int advance_to(self, uint64_t seq) except -1:
