@@ -156,10 +156,12 @@ cdef class Syncer:
         # another process rolls past later is not among it.
         self.hold_sync()
         try:
-            if self.sync_mutex is None:
+            self.last_to_sync = None
+            self.sync_target = self.control.committed()
+            if self.control.durable < self.sync_target.seq:
                 self.last_to_sync = self.segments.tail(&self.sync_target)
-            else:
-                self.gather_unsynced()
+                if self.sync_mutex is not None:
+                    self.gather_unsynced()
         except BaseException:
             self.end_sync()
             raise
@@ -187,9 +189,6 @@ cdef class Syncer:
         # Whoever rolled since the last sync, in whichever process.
         cdef uint64_t durable = self.control.durable
         cdef Segment segment
-        self.last_to_sync = self.segments.tail(&self.sync_target)
-        if durable >= self.sync_target.seq:
-            return
         before = []
         segment = self.segments.holding(durable, self.sync_target.segment_id)
         while segment is not None and segment.base_seq < self.last_to_sync.base_seq:
@@ -203,7 +202,7 @@ cdef class Syncer:
         cdef Segment segment, last = self.last_to_sync
         cdef CommitSlot target = self.sync_target
         cdef uint64_t bytes_covered = self.bytes_pending, writes_covered = self.writes_pending
-        if self.control.durable >= target.seq:
+        if last is None or self.control.durable >= target.seq:
             if _fault.faults() != self.faults:
                 self.check_faults()
             self.bytes_pending = self.writes_pending = 0
