@@ -17,10 +17,14 @@ cdef class Syncer:
     cdef object _path
     cdef object append_lock
     cdef SharedMutex sync_mutex # held by the process that syncs, where several write; else None
+    cdef uint32_t arrivals      # raised by who begins to wait: what the one who syncs sleeps on while he waits for others
+    cdef uint64_t gathering     # he waits for more than so many records, or 0
+    cdef uint64_t sleepers      # threads that wait
+    cdef uint64_t expected      # how many did when the last sync ended
     cdef uint32_t turns         # raised when `flushing` ends: what those sleep on who wait for that
     cdef readonly bint writable
     cdef bint forked
-    cdef unsigned long flushing # the thread that is syncing, or 0
+    cdef uint64_t flushing      # the thread that is syncing, or 0
 
     # Where the next record goes. `room` is where it must end at the latest. It is 0 whenever an append must not go ahead, whatever
     # the reason, so that one comparison guards them all.
@@ -52,8 +56,9 @@ cdef class Syncer:
     cdef gather_unsynced(self)
     cdef flush_now(self)
     cdef int flush_to(self, uint64_t seq) except -1
+    cdef int await_others(self) except -1
     cdef int take_turn(self) except -1
-    cdef int wait_for_turn(self) except -1
+    cdef int wait_for_turn(self, uint64_t seq) except -1
     cdef int give_turn(self) except -1
     cdef seal(self, Segment segment)
     cdef adopt_unsynced(self)

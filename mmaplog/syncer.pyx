@@ -34,6 +34,9 @@ from mmaplog.errors import CorruptionError, LogError, Poisoned, TooOld
 
 # How long a thread sleeps before it looks for signals.
 cdef int64_t SLICE_NS = 100_000_000
+cdef int64_t SLICES = 4
+# How long who syncs waits for others to have something to sync, too. Shorter than a sync takes.
+cdef int64_t GATHER_NS = 50_000
 
 
 cdef class Syncer:
@@ -108,32 +111,66 @@ cdef class Syncer:
                 self.flushing = me
                 break
             self.refuse_within_flush("a flush")
-            self.wait_for_turn()
+            self.wait_for_turn(seq)
         try:
+            if self.expected:
+                self.await_others()
             self.flush_held(seq)
         finally:
             self.give_turn()
+        return 0
+
+    cdef int await_others(self) except -1:
+        # So many threads waited for the last sync, and are about to come again: one for all of them is worth a moment, and no more. A thread
+        # by itself never waits here.
+        cdef Control control = self.control
+        cdef uint32_t seen
+        cdef uint64_t wanted = memory.load_acquire(&control.hot.durable) + self.expected
+        self.gathering = wanted
+        with nogil:
+            while True:
+                seen = memory.load_acquire_u32(&self.arrivals)
+                if control.committed().seq > wanted or _wait.wait_word(&self.arrivals, seen, GATHER_NS) < 0:
+                    break
+        self.gathering = 0
         return 0
 
     cdef int take_turn(self) except -1:
         # Keeps others from syncing; who holds `append_lock` may wait for it, for nobody who syncs waits for that.
         cdef unsigned long me = threading.get_ident()
         while self.flushing:
-            self.wait_for_turn()
+            self.wait_for_turn(<uint64_t>-1)
         self.flushing = me
         return 0
 
-    cdef int wait_for_turn(self) except -1:
-        # Until somebody gives the turn back. In the kernel, for a lock of Python's hands those who wait the GIL one by one, and twice.
-        cdef uint32_t seen = self.turns
+    cdef int wait_for_turn(self, uint64_t seq) except -1:
+        # Until the turn is free or every record below `seq` is durable; for a while. Whoever is woken for neither goes back to sleep
+        # without the GIL, which those who have something to do are waiting for.
+        cdef Control control = self.control
+        cdef uint32_t seen = self.turns, now
+        cdef int64_t left = SLICES
+        if control is None:
+            return 0  # closed meanwhile, by who has the turn and is about to give it back
+        self.sleepers += 1
+        memory.store_release_u32(&self.arrivals, self.arrivals + 1)
+        if self.gathering and control.committed().seq > self.gathering:
+            _wait.wake_word(&self.arrivals, 1)
         with nogil:
-            _wait.wait_word(&self.turns, seen, SLICE_NS)
+            while left > 0:
+                if _wait.wait_word(&self.turns, seen, SLICE_NS // SLICES) < 0:
+                    left -= 1
+                now = memory.load_acquire_u32(&self.turns)
+                if memory.load_acquire(&self.flushing) == 0 or memory.load_acquire(&control.hot.durable) >= seq:
+                    break
+                seen = now
+        self.sleepers -= 1
         PyErr_CheckSignals()
         return 0
 
     cdef int give_turn(self) except -1:
-        self.flushing = 0
-        self.turns += 1
+        self.expected = self.sleepers
+        memory.store_release(&self.flushing, 0)
+        memory.store_release_u32(&self.turns, self.turns + 1)
         _wait.wake_word(&self.turns, 0x7FFFFFFF)
         return 0
 
