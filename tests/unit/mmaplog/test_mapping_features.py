@@ -137,7 +137,7 @@ answer(log.durable)
     marks = [at for at, call in enumerate(calls) if call.name == "getppid"][-3:]
     assert [call.name for call in calls[marks[0] + 1 : marks[1]]] == []
     durable = [call.name for call in calls[marks[1] + 1 : marks[2]]]
-    # Beside it a look whether the file is as long as it was, and a wake-up for whoever waits. Not by fstat: it
+    # Beside it a look whether the file is as long as it was, and a wake-up for who waits. Not by fstat: it
     # asks for the file's times, too, and that once doubled what every durable append had to write.
     assert durable.count("fdatasync") == 1
     assert set(durable) <= {"fdatasync", "statx", "futex"}
