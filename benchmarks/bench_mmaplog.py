@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         "--records", type=at_least(2), default=200_000, help="in a log, of 100 B each (%(default)s)"
     )
     parser.add_argument(
-        "--threaded", type=at_least(8), default=200, help="durable records of all threads (%(default)s)"
+        "--threaded", type=at_least(8), default=1600, help="durable records of all threads (%(default)s)"
     )
     parser.add_argument(
         "--wakes", type=at_least(1), default=300, help="how often a follower is woken (%(default)s)"

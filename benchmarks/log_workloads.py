@@ -41,7 +41,7 @@ class Amounts:
     """What the command line sets."""
 
     records: int = 200_000
-    threaded: int = 200
+    threaded: int = 1600
     wakes: int = 300
     log_bytes: int = 10 << 30
     sample_ns: float = 2.5e6

@@ -152,7 +152,7 @@ cdef class Log(Keeper):
     def __getitem__(self, seq):
         """The entry with this number; negative ones count from the end.
 
-        Costs a walk over 1,024 records at most, once its segment was walked from the start for the first time. Raises IndexError
+        Costs a walk over 64 records at most, once its segment was walked from the start for the first time. Raises IndexError
         when there is none, TooOld (which is one) when it was truncated, CorruptionError, Closed.
         """
         number = operator.index(seq)

@@ -4,7 +4,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 
 cdef enum:
-    STRIDE = 1024               # one record in so many is remembered
+    STRIDE = 64                 # one record in so many is remembered
 
 
 cdef class Positions:
