@@ -12,6 +12,7 @@ cdef class Keeper(Appender):
 
     cdef int begin_care(self, what) except -1
     cdef int end_care(self) except -1
+    cdef int let_care(self) except -1
     cdef int remove_strays(self) except -1
     cdef int advance_to(self, uint64_t seq) except -1
     cdef int leave_cut(self, uint64_t seq, error) except -1

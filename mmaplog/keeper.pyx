@@ -148,7 +148,7 @@ cdef class Keeper(Appender):
 
     def spend_if_full(self, operation):
         """For `compact`: carry out what frees more room than it takes; on a full disk with the help of the reserve."""
-        return reserve.spend_if_full(self.directory, self._path, operation)
+        return reserve.spend_if_full(self.directory, operation)
 
     def replace_segments(self, Segment made, listed, replaced):
         """For `compact`: put a segment that is whole and synced in the place of others. `listed` is its entry in MANIFEST."""
@@ -202,6 +202,13 @@ cdef class Keeper(Appender):
         return 0
 
     cdef int end_care(self) except -1:
+        try:
+            reserve.refill(self.directory, self._path)
+        finally:
+            self.let_care()
+        return 0
+
+    cdef int let_care(self) except -1:
         try:
             self.locks.end_care()
         finally:

@@ -40,30 +40,53 @@ def keep(directory: _os.Descriptor, path: str, size: int) -> None:
         logger.warning("%s: no room for a reserve of %d bytes: the disk is full", path, size)
 
 
-def spend_if_full(directory: _os.Descriptor, path: str, operation: Callable[[], _Result]) -> _Result:
+def spend_if_full(directory: _os.Descriptor, operation: Callable[[], _Result]) -> _Result:
     """Carry out `operation`, which frees more than it takes; on a full disk again, with the reserve's room.
 
     Raises what it raises. It must have changed nothing when it raises OSError(ENOSPC).
     """
-    size = _os.file_usage(directory, NAME)
+    size = _wanted(directory)
     try:
         return operation()
     except OSError as error:
         # What the log itself raises says that it was begun.
         if size == 0 or isinstance(error, LogError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-    _os.set_size(_opened(directory), 0)
-    try:
-        return operation()
-    finally:
+    _empty(_opened(directory), size)
+    return operation()
+
+
+def refill(directory: _os.Descriptor, path: str) -> None:
+    """Give the reserve back what it spent, once files that nobody has mapped any more have made room."""
+    size = _wanted(directory)
+    if size and _os.file_usage(directory, NAME) < size:
         keep(directory, path, size)
+
+
+def _wanted(directory: _os.Descriptor) -> int:
+    # The length of the file, whether or not it has its blocks at the moment.
+    try:
+        return _os.file_size(_os.open_file(NAME, False, follow=False, directory=directory))
+    except FileNotFoundError:
+        return 0
 
 
 def _fill(directory: _os.Descriptor, size: int) -> None:
     opened = _opened(directory)
-    if _os.file_size(opened) != size:
-        _os.set_size(opened, 0)
+    if _os.file_size(opened) == size and _os.file_usage(directory, NAME) >= size:
+        return
+    _os.set_size(opened, 0)
+    try:
         _os.grow(opened, size)
+    except OSError:
+        _empty(opened, size)
+        raise
+
+
+def _empty(opened: _os.Descriptor, size: int) -> None:
+    # Without blocks, and yet as long as it is to be.
+    _os.set_size(opened, 0)
+    _os.set_size(opened, size)
 
 
 def _opened(directory: _os.Descriptor) -> _os.Descriptor:

@@ -1,0 +1,87 @@
+"""A log on a full disk can be made smaller, by what was kept back for that; and nothing else gets at it."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from mmaplog import FlushPolicy, Log
+from tests.unit.mmapio.volume import fill, small_volume  # noqa: F401
+
+MANUAL = FlushPolicy.MANUAL
+SEGMENT = 64 << 10
+RESERVE = 256 << 10
+
+
+def full(volume: Path, *, reserve: int) -> Log:
+    """A log that has filled the disk that it is on."""
+    log = Log.open(volume / "log", flush_policy=MANUAL, segment_bytes=SEGMENT, reserve_bytes=reserve)
+    log.append_many([b"x" * 1000] * 300, durable=True)
+    fill(volume)
+    with pytest.raises(OSError, match="No space left"):
+        while True:
+            log.append(b"y" * 1000)
+    return log
+
+
+def usage(volume: Path) -> int:
+    """Bytes of the reserve."""
+    return (volume / "log" / "RESERVE").stat().st_blocks * 512
+
+
+@pytest.mark.parametrize("reserve", [0, RESERVE], ids=["without", "with"])
+@pytest.mark.parametrize("way", ["truncate_before", "retain", "compact"])
+def test_a_full_log_can_be_made_smaller(small_volume: Path, reserve: int, way: str) -> None:  # noqa: F811
+    """Each of them needs room before it gives any. Without a reserve it may be refused, with nothing lost."""
+    with full(small_volume, reserve=reserve) as log:
+        before = len(log)
+        work = {
+            "truncate_before": lambda: log.truncate_before(200),
+            "retain": lambda: log.retain(max_records=100),
+            "compact": lambda: log.compact(lambda entry: entry.seq % 10 == 0),
+        }[way]
+        try:
+            work()
+        except OSError as error:
+            assert not reserve
+            assert error.errno == errno.ENOSPC
+            assert len(log) == before
+            return
+        assert len(log) < before
+        assert log.verify().damages == ()
+        if reserve:
+            # Filled again from what became free.
+            assert usage(small_volume) == RESERVE
+        log.append(b"z" * 1000, durable=True)
+
+
+def test_appends_do_not_get_it(small_volume: Path) -> None:  # noqa: F811
+    """Or it would be gone when it is needed."""
+    with full(small_volume, reserve=RESERVE):
+        assert usage(small_volume) == RESERVE
+
+
+def test_it_stays_and_is_given_back(small_volume: Path) -> None:  # noqa: F811
+    """By who says so; who says nothing leaves it as it is."""
+    path = small_volume / "log"
+    for asked, kept in ((RESERVE, RESERVE), (None, RESERVE), (2 * RESERVE, 2 * RESERVE), (0, 0), (0, 0)):
+        with Log.open(path, flush_policy=MANUAL, reserve_bytes=asked):
+            assert (usage(small_volume) if kept else 0) == kept
+            assert (path / "RESERVE").exists() == bool(kept)
+
+
+def test_a_full_disk_does_not_keep_a_log_from_being_opened(small_volume: Path) -> None:  # noqa: F811
+    """Without it nothing could be dropped."""
+    full(small_volume, reserve=0).close()
+    with Log.open(small_volume / "log", flush_policy=MANUAL, reserve_bytes=RESERVE) as log:
+        assert len(log) >= 300
+
+
+@pytest.mark.parametrize(("mode", "size"), [("r", 1), ("c", -1)])
+def test_what_cannot_be_kept(tmp_path: Path, mode: str, size: int) -> None:
+    """Said before anything is made."""
+    with pytest.raises(ValueError, match="cannot be kept"):
+        Log.open(tmp_path / "log", mode, reserve_bytes=size)  # type: ignore[arg-type]
+    assert not (tmp_path / "log").exists()
