@@ -166,8 +166,11 @@ follower = log.follow()
 got = []
 thread = threading.Thread(target=lambda: got.append(next(follower)))
 thread.start()
+# The word by which a follower says that he may be asleep.
+while not any(pathlib.Path(arguments[0], "CONTROL").read_bytes()[4096 + 136:][:8]):
+    os.sched_yield()
 import time
-time.sleep(0.3)
+time.sleep(0.1)
 log.append(b"x")
 thread.join()
 answer(len(got))
