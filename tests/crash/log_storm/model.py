@@ -47,7 +47,8 @@ class Model:
     def apply(self, made: Pending, seq: int) -> list[str]:
         """A call that has returned `seq`. What is wrong with that number."""
         kind = made.call.kind
-        if seq > self.end + SEQ_SLACK:
+        numbered = kind.appends or kind in (Kind.TRUNCATE_BEFORE, Kind.RETAIN)
+        if numbered and seq > self.end + SEQ_SLACK:
             # Acknowledged before it was done, so that there is no number yet.
             return [f"{kind.name} is said to have returned {seq}"]
         if kind.appends:
