@@ -5,19 +5,17 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.crash.commands import count, run
 from tests.crash.images.defects import DEFECTS
 from tests.crash.images.disk import PAGE, Disk
 from tests.crash.images.recording import OUTSIDE, Event, Step, play
-from tests.support.tree import PROJECT
 
 IMAGES = 600
 DEFECT_IMAGES = 3000
-WAIT_SECONDS_MAX = 600
 
 needs_compiler = pytest.mark.skipif(
     shutil.which("gcc") is None and shutil.which("cc") is None,
@@ -27,21 +25,7 @@ needs_compiler = pytest.mark.skipif(
 
 def images(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command from the root of the repository: it is loaded with the recording library."""
-    return subprocess.run(
-        [sys.executable, "-m", "tests.crash.log_images", "--dir", str(directory), *arguments],
-        cwd=PROJECT.root,
-        capture_output=True,
-        text=True,
-        timeout=WAIT_SECONDS_MAX,
-        check=False,
-    )
-
-
-def count(table: str, row: str) -> int:
-    """The number in a row of the summary."""
-    found = re.search(rf"^{re.escape(row)} +([\d,]+)", table, re.MULTILINE)
-    assert found, f"no row {row!r} in\n{table}"
-    return int(found[1].replace(",", ""))
+    return run("log_images", directory, *arguments)
 
 
 @needs_compiler

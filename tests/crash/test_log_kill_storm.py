@@ -4,37 +4,21 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.crash.commands import count, run
 from tests.crash.log_storm.defects import DEFECTS
-from tests.support.tree import PROJECT
 
 KILLS = 60
 # A defect shows in most rounds; this many without it would be a storm that does not look.
 DEFECT_KILLS = 40
-WAIT_SECONDS_MAX = 600
 
 
 def storm(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command from the root of the repository: it forks, so it gets a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "tests.crash.log_kill_storm", "--dir", str(directory), *arguments],
-        cwd=PROJECT.root,
-        capture_output=True,
-        text=True,
-        timeout=WAIT_SECONDS_MAX,
-        check=False,
-    )
-
-
-def count(table: str, row: str) -> int:
-    """The number in a row of the summary."""
-    found = re.search(rf"^{re.escape(row)} +([\d,]+)", table, re.MULTILINE)
-    assert found, f"no row {row!r} in\n{table}"
-    return int(found[1].replace(",", ""))
+    return run("log_kill_storm", directory, *arguments)
 
 
 @pytest.mark.parametrize("mode", [(), ("--shared",)])

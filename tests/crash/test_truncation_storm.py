@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.crash.commands import count, run
 from tests.crash.truncation_storm import DEFECTS, STDLIB, SWALLOWED, ZEROS
-from tests.support.tree import PROJECT
 
 ROUNDS = 150
 # A defect shows in the first rounds; this many without it would be a storm that does not look.
 DEFECT_ROUNDS = 40
-WAIT_SECONDS_MAX = 600
 
 CAUGHT_BY = {
     STDLIB: "the process ended with SIGBUS",
@@ -26,21 +24,7 @@ CAUGHT_BY = {
 
 def storm(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command from the root of the repository: it forks, so it gets a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "tests.crash.truncation_storm", "--dir", str(directory), *arguments],
-        cwd=PROJECT.root,
-        capture_output=True,
-        text=True,
-        timeout=WAIT_SECONDS_MAX,
-        check=False,
-    )
-
-
-def count(table: str, row: str) -> int:
-    """The number in a row of the summary."""
-    found = re.search(rf"^{re.escape(row)} +([\d,]+)", table, re.MULTILINE)
-    assert found, f"no row {row!r} in\n{table}"
-    return int(found[1].replace(",", ""))
+    return run("truncation_storm", directory, *arguments)
 
 
 def test_no_cut_ends_the_process_or_gives_wrong_bytes(tmp_path: Path) -> None:
