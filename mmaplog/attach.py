@@ -27,11 +27,9 @@ from mmaplog.manifest import SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, TEMPORARY_SUF
 from mmaplog.reserve import NAME as RESERVE_NAME
 from mmaplog.segment import RECORDS_START, create_segment, is_segment, list_segments
 from mmaplog.segment_set import SegmentSet
-from mmaplog.truncation import finish_cut
+from mmaplog.truncation import FIRST_ALLOCATION, finish_cut
 
 MODES = ("r", "w", "c", "n")
-# What a new segment gets from the file system at first.
-FIRST_ALLOCATION = 64 << 10
 
 
 @dataclass

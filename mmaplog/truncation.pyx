@@ -16,6 +16,7 @@ from mmaplog import control as control_file
 from mmaplog import manifest as manifest_file
 from mmaplog.segment import create_segment, list_segments, open_segment, publish_segment
 
+# What a new segment gets from the file system at first.
 FIRST_ALLOCATION = 64 << 10
 
 

@@ -36,11 +36,11 @@ _DECLARED = {_LOG: "mmaplog/format.pxd", _KV: "mmapkv/format.pxd"}
 _SOURCES = {
     _LOG: {
         "mmaplog/format.pxd",
-        "mmaplog/attach.py",
         "mmaplog/bookmark_format.py",
         "mmaplog/lock.py",
         "mmaplog/manifest.py",
         "mmaplog/recovery.pyx",
+        "mmaplog/truncation.pyx",
     },
     _KV: {"mmapkv/format.pxd"},
 }
