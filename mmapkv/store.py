@@ -15,9 +15,9 @@ from mmapio.options import FlushPolicy
 from mmapkv import attach, index_file
 from mmapkv.errors import StoreError
 from mmapkv.index import Index
-from mmapkv.native import NativeStore
 from mmapkv.slots import SlotMap
 from mmapkv.walk import ITEMS, KEYS, VALUES, Walk
+from mmapkv.writer import StoreWriter
 from mmaplog.errors import CorruptionError, Locked
 from mmaplog.log import DEFAULT_POLICY, DEFAULT_SEGMENT_BYTES, Log, open_log
 
@@ -37,7 +37,7 @@ WAIT_SECONDS_MAX = 10.0
 WAIT_STEP_SECONDS = 0.005
 
 
-class KVStore(NativeStore, MutableMapping[bytes, bytes]):
+class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
     """A persistent mapping of bytes keys to bytes values; a store is a directory.
 
     Make one with :meth:`open`. Look-ups cost a constant number of cache misses whatever the size. A write is
@@ -256,7 +256,7 @@ class KVStore(NativeStore, MutableMapping[bytes, bytes]):
             raise Closed(errno.EBADF, "the store is closed; open it again", log.path)
         return log, index
 
-    # What NativeStore asks for when `stale`, the index that it was working with, is not what it was.
+    # What the native half asks for when `stale`, the index that it was working with, is not what it was.
     # One thread replaces it; those who asked for the same find it done.
 
     def _reload_index(self, stale: Index) -> None:

@@ -1,6 +1,6 @@
 from typing import Any, Final, Generic, Literal, Self, TypeVar, overload
 
-from mmapkv.native import NativeStore
+from mmapkv.reader import StoreReader
 from mmaplog.replay import Replay
 
 _T_co = TypeVar("_T_co", covariant=True)
@@ -12,12 +12,12 @@ ITEMS: Final = 2
 # Generic for type checkers only: the class cannot be subscripted.
 class Walk(Generic[_T_co]):
     @overload
-    def __init__(self: Walk[bytes], store: NativeStore, replay: Replay, what: Literal[0, 1]) -> None: ...
+    def __init__(self: Walk[bytes], store: StoreReader, replay: Replay, what: Literal[0, 1]) -> None: ...
     @overload
     def __init__(
-        self: Walk[tuple[bytes, bytes]], store: NativeStore, replay: Replay, what: Literal[2]
+        self: Walk[tuple[bytes, bytes]], store: StoreReader, replay: Replay, what: Literal[2]
     ) -> None: ...
     @overload
-    def __init__(self: Walk[Any], store: NativeStore, replay: Replay, what: int) -> None: ...
+    def __init__(self: Walk[Any], store: StoreReader, replay: Replay, what: int) -> None: ...
     def __iter__(self) -> Self: ...
     def __next__(self) -> _T_co: ...

@@ -8,7 +8,7 @@ from mmapio cimport _fault
 from mmapkv.catch_up cimport parse
 from mmapkv.format cimport KIND_PUT, PayloadHeader
 from mmapkv.index cimport ABSENT, PRESENT, STRAY, UNMAPPED, Hit, Index, Outcome
-from mmapkv.native cimport NativeStore
+from mmapkv.reader cimport StoreReader
 from mmaplog.checksum cimport xxh3
 from mmaplog.format cimport Record
 from mmaplog.replay cimport Replay
@@ -25,12 +25,12 @@ cdef class Walk:
     store may be changed meanwhile without anything being skipped, repeated or mixed. Costs a look-up for each record.
     """
 
-    cdef NativeStore store
+    cdef StoreReader store
     cdef Replay replay
     cdef uint64_t stop
     cdef int what
 
-    def __init__(self, NativeStore store, Replay replay, int what):
+    def __init__(self, StoreReader store, Replay replay, int what):
         self.store = store
         self.replay = replay
         self.stop = replay.stop

@@ -382,6 +382,7 @@ class Victim:
     def _settle(self, subject: Subject, chance: random.Random) -> None:
         for start in range(0, HALF, HALF // 4):
             self._read_once(subject, chance, start, HALF // 4)
+        self._store_into_nothing(subject, chance)
         subject.heal(wholly=True)
         for _ in range(4):
             # Nobody cuts any more: no exception is an excuse now.
@@ -392,6 +393,18 @@ class Victim:
             subject.write(chance, HALF, b"healed..")
             if os.pread(self.descriptor, 8, HALF) != b"healed..":
                 raise Violation("a store is not in a whole file, after refresh()")
+
+    def _store_into_nothing(self, subject: Subject, chance: random.Random) -> None:
+        # However seldom the cutter gets a turn, each round has one store that meets a cut for certain.
+        os.ftruncate(self.descriptor, 0)
+        try:
+            subject.write(chance, HALF, b"nowhere.")
+        except (MappingFault, OutOfBounds):
+            return
+        finally:
+            os.pwrite(self.descriptor, PATTERN, 0)
+            os.ftruncate(self.descriptor, SIZE)
+        raise Violation(f"a store at {HALF} was acknowledged and is not in the file, though no cut was near")
 
 
 def pattern_or_zeros(data: bytes, start: int) -> bool:
@@ -482,7 +495,7 @@ class Storm:
         code = 1
         try:
             victim = Victim(self._path, self.words, self.options.seed, SUBJECTS[self.options.defect])
-            victim.descriptor = os.open(self._path, os.O_RDONLY)
+            victim.descriptor = os.open(self._path, os.O_RDWR)
             for number in range(begin, self.options.rounds + 1):
                 victim.round(number)
                 if victim.found:

@@ -1,0 +1,19 @@
+from typing import TypeAlias, TypeVar, overload
+
+from typing_extensions import Buffer
+
+from mmapkv.reader import StoreReader
+
+_Bytes: TypeAlias = str | bytes | Buffer
+_T = TypeVar("_T")
+
+class StoreWriter(StoreReader):
+    def __setitem__(self, key: _Bytes, value: _Bytes, /) -> None: ...
+    def put(self, key: _Bytes, value: _Bytes, /, *, durable: bool = False) -> None: ...
+    def __delitem__(self, key: _Bytes, /) -> None: ...
+    @overload
+    def pop(self, key: _Bytes, /) -> bytes: ...
+    @overload
+    def pop(self, key: _Bytes, default: bytes, /) -> bytes: ...
+    @overload
+    def pop(self, key: _Bytes, default: _T, /) -> bytes | _T: ...
