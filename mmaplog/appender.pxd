@@ -27,6 +27,7 @@ cdef class Appender(TailHolder):
     cdef int find_room(self, uint64_t need, uint64_t records, bint ahead) except -1
     cdef int prepare(self) except -1
     cdef int make_ready_now(self) except -1
+    cdef int break_up(self) except -1
     cdef int adopt_prepared(self) except -1
     cdef int refuse_size(self, uint64_t payload_size) except -1
     cdef char *begin(self, uint64_t payload_size) noexcept nogil

@@ -13,7 +13,8 @@ from libc.string cimport memcpy, memmove, memset
 
 from mmapio cimport _fault
 from mmapio cimport _memory as memory
-from mmapio._os cimport now_ns, size_of, write_all
+from mmapio._os cimport now_ns, size_of, write_all, zero_range
+from mmapio._vm cimport PAGE
 from mmapio.mapping cimport MappedFile
 from mmapio.mutable cimport MappedSliceMut, mutable_of
 from mmaplog.format cimport (
@@ -344,6 +345,8 @@ cdef class Appender(TailHolder):
         if self.marked:
             self.unmark()
             self.marked = False
+        if self.narrow:
+            self.break_up()
         if (self.end + need > self.tail.capacity or self.end >= RECORD_START_END
                 or (records > 1 and self.end + need > RECORD_START_END)
                 or self.seq - self.base_seq + records > SEQ_PER_SEGMENT_MAX):
@@ -388,6 +391,20 @@ cdef class Appender(TailHolder):
         if size:
             make_ready(self.tail.handle().descriptor.fd, self.base, self.tail.limit, self.tail.limit + size, LARGE)
             self.tail.refresh()
+            self.large_end = self.tail.limit
+        return 0
+
+    cdef int break_up(self) except -1:
+        # What lies ahead of the last record's page was made ready in large pieces, and a sync of one record would write one of them: ahead
+        # of it, pages are as if nobody had touched them. Blocks stay, so there is no need for room. Where that cannot be, more is written.
+        cdef MappedFile file = self.tail.handle()
+        cdef int fd = file.descriptor.fd
+        cdef uint64_t start = (self.end + PAGE - 1) & ~(PAGE - 1), stop = self.large_end
+        self.narrow = False
+        self.large_end = 0
+        if start < stop:
+            with nogil:
+                zero_range(fd, start, stop - start)
         return 0
 
     cdef int adopt_prepared(self) except -1:
@@ -398,6 +415,8 @@ cdef class Appender(TailHolder):
                 preparer.finish()
             preparer.file = preparer.sync_through = None
             self.tail.refresh()
+            if preparer.together:
+                self.large_end = self.tail.limit
         return 0
 
     cdef int refuse_size(self, uint64_t payload_size) except -1:
