@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import itertools
 import mmap
+import os
 import statistics
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -187,6 +188,8 @@ class Harness:
                     fill(standing.store, standing.data)
                     standing.store.flush()
                     stores[name] = standing
+            # Not every rival can be told to; what is written back later is written while others are timed.
+            os.sync()
             for workload, result in zip(workloads, results, strict=True):
                 for name, standing in stores.items():
                     if result.main_row(name) is not None:

@@ -10,18 +10,19 @@ from dbm import sqlite3 as dbm_sqlite3  # type: ignore[attr-defined, unused-igno
 from pathlib import Path
 from typing import Any, ClassVar
 
-from .rival import Form, Rival, Session, Spellings, mixes
+from .rival import Commits, Form, Rival, Session, Spellings
 
 
 class DbmSqliteStore(Rival):
     """`dbm.sqlite3.open()`, which has no settings (https://docs.python.org/3/library/dbm.html#module-dbm.sqlite3).
 
-    Each change is a transaction of its own. It cannot be told to wait for the device.
+    Each change is a transaction of its own that waits for the device, which it cannot be told not to do. So
+    it takes part in what only reads, with few pairs, and in the durable put.
     """
 
     name = "dbm-sqlite"
     settings = "no settings"
-    keys_max = 100_000
+    keys_max = 1_000
     spellings: ClassVar[Spellings] = {
         "get": {Form.OPERATOR: "db[k]"},
         "miss": {Form.CALL: "db.get(k)"},
@@ -30,10 +31,7 @@ class DbmSqliteStore(Rival):
         "open": {Form.CALL: "dbm.sqlite3.open()"},
         "disk": {Form.CALL: "all files"},
         "reopen": {Form.CALL: "dbm.sqlite3.open()"},
-        "put": {Form.OPERATOR: "db[k] = v"},
-        "overwrite": {Form.OPERATOR: "db[k] = v"},
-        "delete": {Form.OPERATOR: "del db[k]"},
-        **mixes("db.get(k), db[k] = v"),
+        "durable": {Form.CALL: "db[k] = v"},
     }
 
     def __init__(self, keys_expected: int, bytes_expected: int, *, durable: bool = False) -> None:
@@ -69,3 +67,6 @@ class DbmSqliteStore(Rival):
 
     def writing(self) -> AbstractContextManager[Session]:
         return self.reading()
+
+    def commits(self) -> Commits:
+        return Commits(self._db.__setitem__)
