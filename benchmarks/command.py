@@ -78,7 +78,9 @@ def load(names: Sequence[str], load_one: Callable[[str], T]) -> tuple[list[T], d
             rivals.append(load_one(name))
         except RivalMissing as error:
             missing[name] = str(error)
-            print(f"SKIPPED {error}. It is not in this run; `pip install --group bench` installs the rivals.")
+            print(
+                f"SKIPPED {error}. It is not in this run; `pip install --group bench` installs those on PyPI."
+            )
     return rivals, missing
 
 
