@@ -19,10 +19,10 @@ from .log_peer import (
     LogStage,
     is_durable,
     is_filled,
-    killed,
     listening,
     records_of,
 )
+from .other_process import killed
 from .peer import Statements, Task
 from .rival import installed_version
 

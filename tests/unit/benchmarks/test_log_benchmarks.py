@@ -266,7 +266,7 @@ def test_a_peer_that_is_not_installed_is_skipped_loudly(
     assert main(asked) == 0
     output = capsys.readouterr().out
     assert output.startswith(f"SKIPPED {rival}: ")
-    assert "`pip install --group bench` installs the rivals" in output
+    assert "`pip install --group bench` installs those on PyPI" in output
     assert "for r in records: log.append(r)" in output
     assert "not judged" in output
     assert main(["--rivals", rival, "--dir", str(tmp_path)]) == 2
