@@ -23,4 +23,4 @@ cdef Outcome find_near(Index index, const Probe *probe, bint verify, Hit *hit) n
 
 cdef inline bint leads_to(const Probe *probe, uint64_t address) noexcept nogil:
     # Whether the record at this address was the newest of its key at some time since it was approached. False says nothing.
-    return probe.entry & ((<uint64_t>1 << ADDRESS_BITS) - 1) == address
+    return probe.entry != 0 and probe.entry & ((<uint64_t>1 << ADDRESS_BITS) - 1) == address
