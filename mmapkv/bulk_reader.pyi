@@ -30,6 +30,12 @@ class BulkReader(StoreReader):
     def get_many(
         self, keys: Iterable[_Bytes], default: _T, view: Literal[True]
     ) -> list[MappedSlice | _T]: ...
+    @overload
+    def get_many(self, keys: Iterable[_Bytes], default: _T, view: bool) -> list[bytes | MappedSlice | _T]: ...
+    @overload
+    def get_many(
+        self, keys: Iterable[_Bytes], default: None = None, *, view: bool
+    ) -> list[bytes | MappedSlice | None]: ...
     def get_many_into(
         self,
         keys: Iterable[_Bytes],

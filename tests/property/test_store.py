@@ -111,7 +111,7 @@ class StoreAgainstDict(RuleBasedStateMachine):
         for kv in (self.kv, self.reader):
             if kv is not None:
                 buffer, lengths = bytearray(len(packed)), array.array("q", [0]) * len(wanted)
-                assert kv.get_many(wanted, view=view) == expected  # type: ignore[call-overload]
+                assert kv.get_many(wanted, view=view) == expected
                 assert kv.get_many_into(wanted, buffer, lengths) == len(packed)
                 assert (buffer, lengths.tolist()) == (packed, sizes)
 

@@ -39,7 +39,7 @@ def kv(tmp_path: Path) -> Iterator[KVStore]:
 def test_get_many_is_many_gets(kv: KVStore, count: int, view: bool) -> None:
     """In the order of the keys, whatever their number is to the size of a block."""
     wanted = [b"%d" % number for number in random.Random(count).choices(range(1000), k=count)]
-    found = kv.get_many(wanted, view=view)  # type: ignore[call-overload]
+    found = kv.get_many(wanted, view=view)
     assert found == [MODEL.get(key) for key in wanted]
     assert all(value is None or isinstance(value, MappedSlice if view else bytes) for value in found)
 

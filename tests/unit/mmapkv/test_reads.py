@@ -44,6 +44,19 @@ def test_every_way_gives_the_same_value(kv: KVStore, key: bytes) -> None:
         assert versioned[0] == value
 
 
+def test_keys_of_every_size(tmp_path: Path) -> None:
+    """They are compared by words, of which the last two may overlap."""
+    keys = [bytes(range(size)) for size in range(1, 130)] + [
+        bytes(range(1, size + 1)) for size in range(1, 130)
+    ]
+    with opened(tmp_path / "kv") as kv:
+        for number, key in enumerate(keys):
+            kv[key] = b"%d" % number
+        assert len(kv) == len(keys)
+        assert [kv[key] for key in keys] == kv.get_many(keys) == [b"%d" % at for at in range(len(keys))]
+        assert kv.get_many([key + b"\xff" for key in keys]) == [None] * len(keys)
+
+
 @pytest.mark.parametrize("key", [b"missing", b"gone", b"", b"k" * 65_536, "missing"], ids=len)
 def test_what_is_absent(kv: KVStore, key: bytes) -> None:
     """A default if there is a place for one; a buffer stays as it is."""
