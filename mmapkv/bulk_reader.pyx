@@ -80,13 +80,13 @@ cdef class BulkReader(StoreReader):
         """
         cdef tuple held = as_keys(keys)
         cdef PyObject **items = PySequence_Fast_ITEMS(held)
-        cdef Py_ssize_t at, i, block, count = PyTuple_GET_SIZE(held)
+        cdef Py_ssize_t at = 0, i, block, count = PyTuple_GET_SIZE(held)
         cdef bint zero_copy = view
         cdef list values = [default] * count
         cdef Found found[BLOCK]
         if self.index is None:
             self.raise_closed()
-        for at in range(0, count, BLOCK):
+        while at < count:
             block = min(<Py_ssize_t>BLOCK, count - at)
             self.find_block(items + at, block, found)
             for i in range(block):
@@ -98,6 +98,7 @@ cdef class BulkReader(StoreReader):
                     values[at + i] = PyBytes_FromStringAndSize(found[i].value, found[i].size)
             if _fault.faults() != self.faults:
                 self.check_faults()
+            at += block
         return values
 
     def get_many_into(self, keys, buffer, lengths=None, *, stride=0):

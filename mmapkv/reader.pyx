@@ -107,8 +107,8 @@ cdef class StoreReader:
             if hit.value_size > <uint64_t>to.len:
                 raise BufferTooSmall(f"the value has {hit.value_size} bytes, the buffer {to.len}", self._path)
             segment = self.slots.segment(hit.slot)
-            copy_guarded(
-                segment.region, hit.value - segment.base, hit.value_size, <char *>to.buf, hit.value, type(buffer) is not bytearray)
+            # No buffer is a second mapping of a log segment.
+            copy_guarded(segment.region, hit.value - segment.base, hit.value_size, <char *>to.buf, hit.value, False)
             return hit.value_size
         finally:
             PyBuffer_Release(&to)
