@@ -5,11 +5,12 @@ one writes. The log below it is the truth; the index can always be derived from 
 """
 
 from mmapio.options import FlushPolicy
-from mmapkv.errors import InvalidKey, StoreError, ValueTooLarge
+from mmapkv.errors import BufferTooSmall, InvalidKey, StoreError, ValueTooLarge
 from mmapkv.store import KVStore
 from mmaplog.errors import CorruptionError, FormatError, Locked, Poisoned
 
 __all__ = [
+    "BufferTooSmall",
     "CorruptionError",
     "FlushPolicy",
     "FormatError",
