@@ -464,6 +464,8 @@ cdef class Log(Keeper):
 
     cdef leave(self):
         # The last writer to go vouches for what he leaves. Nobody comes meanwhile.
+        if self.preparer is not None:
+            self.preparer.stop()  # or it would go on with a file that another writer has by then
         self.locks.begin()
         try:
             if self.append_mutex is None or not self.locks.has_writer():
