@@ -5,12 +5,17 @@ one writes. The log below it is the truth; the index can always be derived from 
 """
 
 from mmapio.options import FlushPolicy
-from mmapkv.errors import BufferTooSmall, InvalidKey, StoreError, ValueTooLarge
+from mmapkv.batch import Batch
+from mmapkv.errors import BufferTooSmall, Conflict, InvalidKey, StoreError, ValueTooLarge
+from mmapkv.snapshot import Snapshot
 from mmapkv.store import KVStore
-from mmaplog.errors import CorruptionError, FormatError, Locked, Poisoned
+from mmapkv.transaction import Transaction
+from mmaplog.errors import CorruptionError, FormatError, Locked, Poisoned, RecordTooLarge
 
 __all__ = [
+    "Batch",
     "BufferTooSmall",
+    "Conflict",
     "CorruptionError",
     "FlushPolicy",
     "FormatError",
@@ -18,6 +23,9 @@ __all__ = [
     "KVStore",
     "Locked",
     "Poisoned",
+    "RecordTooLarge",
+    "Snapshot",
     "StoreError",
+    "Transaction",
     "ValueTooLarge",
 ]

@@ -224,7 +224,7 @@ cdef class BulkReader(StoreReader):
                 outcome = ABSENT
                 if 0 < probes[at].key_size <= KEY_SIZE_MAX:
                     outcome = find_near(index, &probes[at], self.verify, &hit)
-                if outcome == PRESENT and not hit.deleted:
+                if outcome == PRESENT and self.admit(index, &hit):
                     found[at].value = hit.value
                     found[at].size = hit.value_size
                     found[at].slot = hit.slot

@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import threading
 import time
-from collections.abc import ItemsView, Iterable, Iterator, MutableMapping, ValuesView
+import weakref
+from collections.abc import Callable, ItemsView, Iterable, Iterator, MutableMapping, ValuesView
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, SupportsIndex
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, SupportsIndex, TypeVar
 
 from mmapio.errors import Closed
 from mmapio.options import FlushPolicy
 from mmapkv import attach, index_file
-from mmapkv.errors import StoreError
+from mmapkv.bulk import BulkWriter
+from mmapkv.errors import Conflict, StoreError
 from mmapkv.index import Index
 from mmapkv.slots import SlotMap
-from mmapkv.walk import ITEMS, KEYS, VALUES, Walk
-from mmapkv.writer import StoreWriter
+from mmapkv.snapshot import Snapshot
+from mmapkv.transaction import Transaction
+from mmapkv.views import Items, Values
+from mmapkv.walk import EXPIRED, KEYS, Walk
 from mmaplog.errors import CorruptionError, Locked
 from mmaplog.log import DEFAULT_POLICY, DEFAULT_SEGMENT_BYTES, Log, open_log
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+
+_T = TypeVar("_T")
 
 
 class _Keyed(Protocol):
@@ -35,9 +43,12 @@ class _Keyed(Protocol):
 # How long a reader waits for a writer that is just opening the store, or rebuilding its index.
 WAIT_SECONDS_MAX = 10.0
 WAIT_STEP_SECONDS = 0.005
+# Between two attempts of a transaction at most; a random part of it, twice as much each time.
+BACKOFF_SECONDS_FIRST = 0.001
+BACKOFF_SECONDS_MAX = 0.1
 
 
-class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
+class KVStore(BulkWriter, MutableMapping[bytes, bytes]):
     """A persistent mapping of bytes keys to bytes values; a store is a directory.
 
     Make one with :meth:`open`. Look-ups cost a constant number of cache misses whatever the size. A write is
@@ -59,6 +70,7 @@ class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
     _log: Log
     _oldest: Iterator[bytes] | None
     _index_lock: threading.RLock
+    _views: weakref.WeakValueDictionary[int, Snapshot]
 
     if TYPE_CHECKING:
         # MutableMapping's own. It works through the operators of this class, so it takes what those take.
@@ -95,6 +107,7 @@ class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
         store._log = log
         store._oldest = None
         store._index_lock = threading.RLock()
+        store._views = weakref.WeakValueDictionary()
         try:
             index, slots = _write_index(log) if log.writable else _read_index(log)
         except BaseException:
@@ -122,24 +135,11 @@ class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
 
     def items(self) -> ItemsView[bytes, bytes]:
         """A view of the (key, value) pairs; iterating it reads each record once."""
-        return _Items(self)
+        return Items(self)
 
     def values(self) -> ValuesView[bytes]:
         """A view of the values; iterating it reads each record once."""
-        return _Values(self)
-
-    def setdefault(self, key: str | bytes | Buffer, default: str | bytes | Buffer | None = None, /) -> bytes:
-        """The value of `key`, which is set to `default` first when it is absent.
-
-        TypeError when that is None then.
-        """
-        value = self.get(key)
-        if value is None:
-            if default is None:
-                raise TypeError("a store cannot hold None; give setdefault a value")
-            self.put(key, default)
-            value = self[key]
-        return value
+        return Values(self)
 
     def popitem(self) -> tuple[bytes, bytes]:
         """Remove and return a pair, roughly the one that was changed longest ago. KeyError when empty.
@@ -147,16 +147,18 @@ class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
         Emptying a store this way reads its log once.
         """
         while True:
-            if self._oldest is None:
+            oldest = self._oldest
+            if oldest is None and len(self):
                 # Nothing before the point that an exhausted walk reached can come to life again.
-                if not len(self):
-                    raise KeyError("popitem: the store is empty")
                 self._oldest = self._walk(KEYS)
-            for key in self._oldest:
+            for key in self._oldest or ():
                 value = self.pop(key, None)
                 if value is not None:
                     return key, value
             self._oldest = None
+            if oldest is None:
+                # Read from the beginning; what is counted may all have expired.
+                raise KeyError("popitem: the store is empty")
 
     def clear(self) -> None:
         """Delete every key. Costs one deletion for each."""
@@ -166,6 +168,61 @@ class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
             except KeyError:
                 # Deleted by another thread meanwhile.
                 continue
+
+    def sweep(self) -> int:
+        """Delete the keys whose time to live is over, and return how many there were.
+
+        No read shows them before either, but `len` counts them. Costs a pass over the log.
+        """
+        self._require_writer()
+        return sum(self._drop_expired(key) for key in self._walk(EXPIRED))
+
+    def snapshot(self) -> Snapshot:
+        """The store as it is now, as a read-only mapping that stays so. Costs O(1)."""
+        snapshot = Snapshot(self, *self._visible())
+        self._views[id(snapshot)] = snapshot
+        return snapshot
+
+    def _end_view(self, view: Snapshot) -> None:
+        self._views.pop(id(view), None)
+
+    def transaction(self, *, durable: bool = False) -> Transaction:
+        """A mapping that reads the store as it is now, and commits its changes when a ``with`` block ends.
+
+        The commit raises Conflict when others changed what it had read or changes; :meth:`retry` tries again.
+        `durable` makes the changes so, by one sync. Raises InvalidMode on a reader, Closed.
+        """
+        self._require_writer()
+        return Transaction(self, durable)
+
+    def retry(
+        self, function: Callable[[Transaction], _T], /, *, attempts: int = 10, durable: bool = False
+    ) -> _T:
+        """Call `function` with a transaction, again while that conflicts, and return what it returned.
+
+        Between attempts it sleeps, longer each time. Raises Conflict after the last one, ValueError for less
+        than one, and what `function` raises.
+
+        >>> import tempfile
+        >>> with KVStore.open(tempfile.mkdtemp()) as kv:
+        ...     kv.retry(lambda tx: tx.setdefault("owner", b"me"))
+        b'me'
+        """
+        if attempts < 1:
+            raise ValueError(f"a transaction is attempted once or more often, not {attempts} times")
+        backoff = BACKOFF_SECONDS_FIRST
+        while True:
+            attempts -= 1
+            try:
+                with self.transaction(durable=durable) as transaction:
+                    result = function(transaction)
+            except Conflict:
+                if not attempts:
+                    raise
+            else:
+                return result
+            time.sleep(random.uniform(0, backoff))
+            backoff = min(2 * backoff, BACKOFF_SECONDS_MAX)
 
     def flush(self) -> None:
         """Make every write that is committed now durable: on the device when it returns.
@@ -182,7 +239,8 @@ class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
     def stats(self) -> dict[str, int]:
         """Counts and sizes.
 
-        Keys, records of the log, how many are durable, segments, bytes on disk, the index's figures.
+        Keys, records of the log, how many are durable, segments, bytes on disk, open snapshots (those of
+        transactions, too), the index's figures.
         """
         _, index = self._open_parts()
         figures = {
@@ -192,6 +250,7 @@ class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
             "durable": self._log.durable,
             "segments": len(self._log.segments.listing()),
             "bytes_on_disk": self._log.disk_usage(),
+            "snapshots": len(self._views),
         }
         return {**figures, **index.figures()}
 
@@ -242,13 +301,21 @@ class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
         return f"<KVStore {self.path!r} {'writing' if self._log.writable else 'reading'}, {len(self)} keys>"
 
     def _walk(self, what: int) -> Walk[Any]:
-        log, index = self._open_parts()
+        stop, _ = self._visible()
+        return self._walk_until(stop, what, 0)
+
+    def _walk_until(self, stop: int, what: int, now: int) -> Walk[Any]:
+        log, _ = self._open_parts()
+        return Walk(self, log.replay(stop=min(stop, log.committed)), what, now)
+
+    def _visible(self) -> tuple[int, int]:
+        # (number after the last record that reads show, keys present then). What is above is not yet in the
+        # index: the entries of a commit may be a moment away.
+        _, index = self._open_parts()
         while index.retired:
             self._reload_index(index)
-            log, index = self._open_parts()
-        # A record above what the index holds is not yet visible: its entry may be a moment away.
-        visible, _ = index.progress()
-        return Walk(self, log.replay(stop=min(visible, log.committed)), what)
+            _, index = self._open_parts()
+        return index.progress()
 
     def _open_parts(self) -> tuple[Log, Index]:
         log, index = self._parts()
@@ -294,20 +361,6 @@ class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
             index_file.clear_mark(index)
         except CorruptionError:
             self._rebuild_index(index)
-
-
-class _Items(ItemsView[bytes, bytes]):
-    _mapping: KVStore
-
-    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
-        return self._mapping._walk(ITEMS)
-
-
-class _Values(ValuesView[bytes]):
-    _mapping: KVStore
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self._mapping._walk(VALUES)
 
 
 def _write_index(log: Log) -> tuple[Index, SlotMap]:

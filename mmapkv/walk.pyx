@@ -3,12 +3,14 @@
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint64_t
+from libc.string cimport memcpy
 
 from mmapio cimport _fault
 from mmapio cimport _memory as memory
+from mmapio._os cimport now_ns
 from mmapkv.approach cimport Probe, approach, leads_to
 from mmapkv.catch_up cimport parse
-from mmapkv.format cimport KIND_PUT, SLOTS, PayloadHeader, make_address
+from mmapkv.format cimport EXPIRY_SIZE, FLAG_EXPIRY, KIND_PUT, SLOTS, PayloadHeader, make_address
 from mmapkv.index cimport ABSENT, PRESENT, STRAY, UNMAPPED, Hit, Index, Outcome
 from mmapkv.reader cimport StoreReader
 from mmaplog.checksum cimport xxh3
@@ -19,6 +21,8 @@ from mmaplog.segment cimport Segment
 KEYS = 0
 VALUES = 1
 ITEMS = 2
+# The keys whose time to live is over, though nobody has deleted them.
+EXPIRED = 3
 
 cdef enum:
     # Records that are read at once, to be looked up side by side: few at first, for a walk that is left soon, then ever more.
@@ -32,19 +36,21 @@ cdef struct Step:
     uint64_t address            # as an entry of the index has it; 0 when that does not know the segment
     const char *value
     uint64_t value_size
+    uint64_t expires            # nanoseconds since 1970, or 0
 
 
 cdef class Walk:
     """Iterates over keys, values or items as they were when it was made.
 
     The log up to that moment is read once; a record counts when it is the newest of its key below that moment. So the
-    store may be changed meanwhile without anything being skipped, repeated or mixed. Costs a look-up for each record, of
-    which many are under way together.
+    store may be changed meanwhile without anything being skipped, repeated or mixed. What has a time to live is told by the clock, or as at
+    `now`. Costs a look-up for each record, of which many are under way together.
     """
 
     cdef StoreReader store
     cdef Replay replay
     cdef uint64_t stop
+    cdef uint64_t now           # nanoseconds since 1970; 0: whenever a record is come to
     cdef int what
     cdef list segments          # that the steps point into
     cdef uint64_t faults        # of this process, when the segments were last found without
@@ -55,12 +61,13 @@ cdef class Walk:
     cdef Step steps[BLOCK]
     cdef Probe probes[BLOCK]
 
-    def __init__(self, StoreReader store, Replay replay, int what):
+    def __init__(self, StoreReader store, Replay replay, int what, uint64_t now=0):
         self.store = store
         self.replay = replay
         self.stop = replay.stop
         self.what = what
         self.block = BLOCK_FIRST
+        self.now = now
 
     def __iter__(self):
         return self
@@ -80,6 +87,8 @@ cdef class Walk:
                 self.store.raise_closed()
             at = self.at
             self.at += 1
+            if self.expired(self.steps[at].expires) != (self.what == 3):
+                continue
             if leads_to(&self.probes[at], self.steps[at].address) or self.newest(&self.probes[at], self.steps[at].seq):
                 return self.made_of(at)
 
@@ -121,6 +130,9 @@ cdef class Walk:
             step.address = make_address(slot, self.replay.start) if slot != SLOTS else 0
             step.value = record.payload + record.payload_size - payload.value_length
             step.value_size = payload.value_length
+            step.expires = 0
+            if payload.flags & FLAG_EXPIRY:
+                memcpy(&step.expires, key - EXPIRY_SIZE, sizeof(step.expires))
             self.count += 1
         self.block = min(2 * self.block, <uint64_t>BLOCK)
         approach(index, self.probes, self.count)
@@ -131,7 +143,7 @@ cdef class Walk:
         key = value = None
         if self.what != 1:
             key = PyBytes_FromStringAndSize(self.probes[at].key, self.probes[at].key_size)
-        if self.what != 0:
+        if self.what == 1 or self.what == 2:
             value = PyBytes_FromStringAndSize(self.steps[at].value, self.steps[at].value_size)
         if _fault.faults() != self.faults:
             # Since these records were verified a page was not there: what was copied may be zeros.
@@ -141,7 +153,10 @@ cdef class Walk:
                 segment.region.check()
         if self.what == 2:
             return key, value
-        return key if self.what == 0 else value
+        return value if self.what == 1 else key
+
+    cdef bint expired(self, uint64_t expires) noexcept:
+        return expires != 0 and expires <= (self.now or now_ns())
 
     cdef bint newest(self, const Probe *probe, uint64_t seq) except -1:
         # Whether record `seq` is what its key had last when the walk began.
@@ -156,7 +171,7 @@ cdef class Walk:
             if _fault.faults() != self.store.faults:
                 self.store.check_faults()
             while outcome == PRESENT:
-                outcome = index.version_before(self.stop, &hit)
+                outcome = index.version_before(self.stop, False, &hit)
                 if outcome == PRESENT:
                     return hit.seq == seq
                 if outcome == STRAY or outcome == UNMAPPED:

@@ -48,8 +48,6 @@ cdef uint64_t STEP_MAX = 4 << 20
 cdef uint64_t PREPARED_LEAST = 256 << 10
 cdef uint64_t SYNCS_LEAST = 8
 cdef uint64_t SEQ_PER_SEGMENT_MAX = 0xFFFFFFFF
-# What is atomic is in one segment, in which no record starts at or beyond RECORD_START_END.
-cdef uint64_t BATCH_SIZE_MAX = RECORD_START_END - SEGMENT_HEADER_SIZE
 
 
 # Records go to the file by so many bytes at a time where there are at least twice as many, unless they are larger than this.
@@ -185,8 +183,7 @@ cdef class Appender(TailHolder):
                 self.refuse_size(pieces.sizes[at])
             total += size
         if atomic and total > BATCH_SIZE_MAX:
-            raise RecordTooLarge(
-                f"{pieces.count} records of {total} bytes in all are more than the {BATCH_SIZE_MAX} that are atomic", self._path)
+            self.refuse_batch(pieces.count, total)
         # Nobody else finds room until this is through, also while this thread has let go of the GIL.
         self.hold_tail("an append")
         try:
@@ -210,9 +207,18 @@ cdef class Appender(TailHolder):
             raise
         finally:
             self.give_tail()
-        if pieces.count and (durable or self.bytes_pending >= self.bytes_bound or self.writes_pending >= self.writes_bound):
-            self.flush()
+        if pieces.count:
+            self.flush_if_due(durable)
         return range(first, first + pieces.count)
+
+    cdef int refuse_batch(self, uint64_t records, uint64_t size) except -1:
+        raise RecordTooLarge(f"{records} records of {size} bytes in all are more than the {BATCH_SIZE_MAX} that are atomic", self._path)
+
+    cdef int flush_if_due(self, bint durable) except -1:
+        # After many records, which are on the books.
+        if durable or self.bytes_pending >= self.bytes_bound or self.writes_pending >= self.writes_bound:
+            self.flush()
+        return 0
 
     cdef uint64_t write_run(self, Pieces pieces, uint64_t at, bint atomic) noexcept:
         # Writes records from number `at` on for as long as they fit, and returns how many. The first one does.
@@ -496,6 +502,10 @@ cdef class Appender(TailHolder):
         # Seals the record whose payload is in place and makes it visible to all.
         write_record(self, self.base + self.end, payload_size, 0)
         publish_at(self, self.seq, self.end, self.last)
+
+    cdef void seal_next(self, uint64_t payload_size, uint8_t flags) noexcept nogil:
+        # One of several that are published together.
+        write_record(self, self.base + self.end, payload_size, flags)
 
     cdef void publish(self) noexcept nogil:
         publish_at(self, self.seq, self.end, self.last)
