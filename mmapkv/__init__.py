@@ -5,11 +5,17 @@ one writes. The log below it is the truth; the index can always be derived from 
 """
 
 from mmapio.options import FlushPolicy
+from mmapkv.aio import AsyncChanges, AsyncKVStore
+from mmapkv.changes import Change, Changes
 from mmapkv.errors import InvalidKey, StoreError, ValueTooLarge
 from mmapkv.store import KVStore
-from mmaplog.errors import CorruptionError, FormatError, Locked, Poisoned
+from mmaplog.errors import CorruptionError, FormatError, Locked, Poisoned, TooOld
 
 __all__ = [
+    "AsyncChanges",
+    "AsyncKVStore",
+    "Change",
+    "Changes",
     "CorruptionError",
     "FlushPolicy",
     "FormatError",
@@ -18,5 +24,6 @@ __all__ = [
     "Locked",
     "Poisoned",
     "StoreError",
+    "TooOld",
     "ValueTooLarge",
 ]

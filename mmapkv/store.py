@@ -8,13 +8,16 @@ import threading
 import time
 from collections.abc import ItemsView, Iterable, Iterator, MutableMapping, ValuesView
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, SupportsIndex
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, SupportsIndex, overload
 
 from mmapio.errors import Closed
 from mmapio.options import FlushPolicy
 from mmapkv import attach, index_file
+from mmapkv.changes import Changes
 from mmapkv.errors import StoreError
 from mmapkv.index import Index
+from mmapkv.ordered import OrderedKeys, bounds, only_keys, pairs
+from mmapkv.past import to_bytes
 from mmapkv.slots import SlotMap
 from mmapkv.walk import ITEMS, KEYS, VALUES, Walk
 from mmapkv.writer import StoreWriter
@@ -59,6 +62,7 @@ class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
     _log: Log
     _oldest: Iterator[bytes] | None
     _index_lock: threading.RLock
+    _ordered: OrderedKeys
 
     if TYPE_CHECKING:
         # MutableMapping's own. It works through the operators of this class, so it takes what those take.
@@ -79,13 +83,15 @@ class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
         flush_policy: FlushPolicy = DEFAULT_POLICY,
         segment_bytes: SupportsIndex = DEFAULT_SEGMENT_BYTES,
         verify: bool = True,
+        ordered: bool = False,
     ) -> Self:
         """Open or create the store in the directory `path`.
 
         `mode` is as in dbm: "r" reads, "w" writes an existing store, "c" creates it if missing, "n" starts a
         new one. `flush_policy` says when writes become durable by themselves; `segment_bytes` (of a new
-        store) is how large its log's files grow; `verify=False` skips the checksum of each record read. Costs
-        O(1) after a clean close or a killed process; after a power cut the index is rebuilt from the log.
+        store) is how large its log's files grow; `verify=False` skips the checksum of each record read;
+        with `ordered` the keys are sorted now, and not when :meth:`scan` is first called. Costs O(1) after a
+        clean close or a killed process; after a power cut the index is rebuilt from the log.
 
         Raises FileNotFoundError, NotADirectoryError, PermissionError, ValueError for another mode, Locked
         (naming the process that writes), FormatError, CorruptionError.
@@ -102,6 +108,13 @@ class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
             raise
         store._open(log, verify)
         store._use(index, slots)
+        store._ordered = OrderedKeys()
+        if ordered:
+            try:
+                store._ordered.begin(store)
+            except BaseException:
+                store.close()
+                raise
         return store
 
     @property
@@ -127,6 +140,79 @@ class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
     def values(self) -> ValuesView[bytes]:
         """A view of the values; iterating it reads each record once."""
         return _Values(self)
+
+    @overload
+    def scan(
+        self,
+        prefix: str | bytes | Buffer | None = None,
+        *,
+        start: str | bytes | Buffer | None = None,
+        stop: str | bytes | Buffer | None = None,
+        reverse: bool = False,
+        values: Literal[True] = True,
+    ) -> Iterator[tuple[bytes, bytes]]: ...
+    @overload
+    def scan(
+        self,
+        prefix: str | bytes | Buffer | None = None,
+        *,
+        start: str | bytes | Buffer | None = None,
+        stop: str | bytes | Buffer | None = None,
+        reverse: bool = False,
+        values: Literal[False],
+    ) -> Iterator[bytes]: ...
+    def scan(
+        self,
+        prefix: str | bytes | Buffer | None = None,
+        *,
+        start: str | bytes | Buffer | None = None,
+        stop: str | bytes | Buffer | None = None,
+        reverse: bool = False,
+        values: bool = True,
+    ) -> Iterator[Any]:
+        """Iterate over the pairs in the order of their keys, or with ``values=False`` over the keys alone.
+
+        Those that begin with `prefix`, from `start` on, below `stop`, each where given; with `reverse` from
+        the last to the first. What the store held when `scan` was called, whatever is changed meanwhile.
+
+        The first scan of a handle reads the whole log and sorts the keys, which stay in memory from then on;
+        each later one reads what was written since. Then it costs a look-up for each pair. Raises what
+        :meth:`get` does, while iterating too.
+
+        >>> import tempfile, os
+        >>> with KVStore.open(os.path.join(tempfile.mkdtemp(), "cities")) as kv:
+        ...     kv.update({"no/Oslo": "59.9", "no/Bergen": "60.4", "se/Lund": "55.7"})
+        ...     list(kv.scan("no/"))
+        ...     next(kv.scan(start="no/C", values=False))
+        ...     next(kv.scan(reverse=True, values=False))
+        [(b'no/Bergen', b'60.4'), (b'no/Oslo', b'59.9')]
+        b'no/Oslo'
+        b'se/Lund'
+        """
+        limits = [None if each is None else to_bytes(each, "key") for each in (prefix, start, stop)]
+        low, high = bounds(*limits)
+        moment = self._ordered.begin(self)
+        return (pairs if values else only_keys)(self, self._ordered, moment, low, high, reverse)
+
+    def changes(
+        self, since: SupportsIndex | None = 0, *, follow: bool = False, timeout: float | None = None
+    ) -> Changes:
+        """Iterate over the changes from number `since` on, as they were made: :class:`Changes`.
+
+        0 begins with the first that there is, None with the next one. It ends with those that were made
+        before the call; with `follow` it waits for more, until there was none for `timeout` seconds, if
+        given. What it hands out is to be seen in the store. Costs reading the log from there on. Raises
+        IndexError for a number that the log has not come to, TooOld (which is one) for one that it has no
+        more, Closed.
+
+        >>> import tempfile, os
+        >>> with KVStore.open(os.path.join(tempfile.mkdtemp(), "cities")) as kv:
+        ...     kv["Oslo"] = "59.9"
+        ...     del kv["Oslo"]
+        ...     [(change.seq, change.kind, change.key, change.value) for change in kv.changes()]
+        [(0, 'put', b'Oslo', b'59.9'), (1, 'delete', b'Oslo', None)]
+        """
+        return Changes(self, since, follow, timeout)
 
     def setdefault(self, key: str | bytes | Buffer, default: str | bytes | Buffer | None = None, /) -> bytes:
         """The value of `key`, which is set to `default` first when it is absent.
@@ -242,13 +328,18 @@ class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
         return f"<KVStore {self.path!r} {'writing' if self._log.writable else 'reading'}, {len(self)} keys>"
 
     def _walk(self, what: int) -> Walk[Any]:
+        log, visible = self._visible()
+        return Walk(self, log.replay(stop=visible), what)
+
+    def _visible(self) -> tuple[Log, int]:
+        # The log, and the number below which its records are to be seen by all.
         log, index = self._open_parts()
         while index.retired:
             self._reload_index(index)
             log, index = self._open_parts()
         # A record above what the index holds is not yet visible: its entry may be a moment away.
         visible, _ = index.progress()
-        return Walk(self, log.replay(stop=min(visible, log.committed)), what)
+        return log, min(visible, log.committed)
 
     def _open_parts(self) -> tuple[Log, Index]:
         log, index = self._parts()
