@@ -41,6 +41,7 @@ cdef class Syncer:
     cdef Segment last_to_sync   # ... and the last segment of that
     cdef uint64_t bytes_pending
     cdef uint64_t writes_pending
+    cdef uint64_t syncs         # of the tail, since room was last made in it
 
     cdef int check(self) except -1
     cdef int check_faults(self) except -1

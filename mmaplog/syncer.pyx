@@ -287,6 +287,7 @@ cdef class Syncer:
             self.names_unsynced = True
             raise
         self.control.publish_durable(target.seq)
+        self.syncs += 1
         # Others may have appended while the sync ran; that is not covered.
         self.bytes_pending -= bytes_covered
         self.writes_pending -= writes_covered
