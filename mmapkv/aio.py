@@ -92,7 +92,7 @@ class AsyncKVStore:
     def __init__(self, store: KVStore) -> None:
         check_anyio()
         self._store = store
-        self._waits = store._log.flush_policy.trigger in _WAITING
+        self._waits = store.flush_policy.trigger in _WAITING
         self._turns = _Turns()
 
     @classmethod

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 from weakref import ref
 
-from sortedcontainers import SortedList
+from sortedcontainers import SortedList  # type: ignore[import-untyped]
 
 from mmapkv.decode import note_presence
 from mmapkv.past import value_at

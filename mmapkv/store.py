@@ -63,6 +63,7 @@ class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
     _oldest: Iterator[bytes] | None
     _index_lock: threading.RLock
     _ordered: OrderedKeys
+    _flush_policy: FlushPolicy
 
     if TYPE_CHECKING:
         # MutableMapping's own. It works through the operators of this class, so it takes what those take.
@@ -109,6 +110,7 @@ class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
         store._open(log, verify)
         store._use(index, slots)
         store._ordered = OrderedKeys()
+        store._flush_policy = flush_policy
         if ordered:
             try:
                 store._ordered.begin(store)
@@ -126,6 +128,11 @@ class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
     def closed(self) -> bool:
         """True after :meth:`close`."""
         return self._log.closed
+
+    @property
+    def flush_policy(self) -> FlushPolicy:
+        """When writes become durable by themselves, as it was given."""
+        return self._flush_policy
 
     def __init__(self) -> None:
         raise TypeError("use KVStore.open")

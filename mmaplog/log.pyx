@@ -88,11 +88,6 @@ cdef class Log(Keeper):
         return self.control is None
 
     @property
-    def flush_policy(self):
-        """When appends become durable by themselves, as it was given."""
-        return self.policy
-
-    @property
     def committed(self):
         """The next sequence number: every record below it is visible to all. Raises Closed."""
         return self.end_now().seq
