@@ -38,6 +38,7 @@ cdef extern from "_platform.h" nogil:
     int mmio_sync_all(int fd)
     int mmio_allocate(int fd, uint64_t offset, uint64_t count)
     int mmio_set_blocks_aside(int fd, uint64_t offset, uint64_t count)
+    int mmio_zero_range(int fd, uint64_t offset, uint64_t count)
     int mmio_punch_hole(int fd, uint64_t offset, uint64_t count)
     int mmio_reflink(int to, int source)
     int mmio_rename_new(int directory, const char *source, const char *to)
@@ -507,6 +508,13 @@ cdef int allocate_written(int fd, uint64_t offset, uint64_t count, size_t piece)
                 continue
             return failure
         return extend_with_zeros(fd, offset + count, piece, &reached)
+
+
+cdef int zero_range(int fd, uint64_t offset, uint64_t count) noexcept nogil:
+    cdef int failure = -EINTR
+    while failure == -EINTR:
+        failure = mmio_zero_range(fd, offset, count)
+    return failure
 
 
 cdef int write_all(int fd, const void *data, size_t count, uint64_t offset) noexcept nogil:

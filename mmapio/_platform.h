@@ -122,6 +122,16 @@ static inline int mmio_allocate(int fd, uint64_t offset, uint64_t count) {
 #endif
 }
 
+/* Zeros in a range whose blocks stay: as newly set aside, of no page in memory. */
+static inline int mmio_zero_range(int fd, uint64_t offset, uint64_t count) {
+#if defined(__linux__)
+    return mmio_outcome(fallocate(fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)count));
+#else
+    (void)fd, (void)offset, (void)count;
+    return -EOPNOTSUPP;
+#endif
+}
+
 /* Gives the blocks of a range back; it reads as zeros. On macOS the range must be made of whole blocks. */
 static inline int mmio_punch_hole(int fd, uint64_t offset, uint64_t count) {
 #if defined(__linux__)

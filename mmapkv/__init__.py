@@ -6,16 +6,21 @@ one writes. The log below it is the truth; the index can always be derived from 
 
 from mmapio.options import FlushPolicy
 from mmapkv.aio import AsyncChanges, AsyncKVStore
+from mmapkv.batch import Batch
 from mmapkv.changes import Change, Changes
-from mmapkv.errors import InvalidKey, StoreError, ValueTooLarge
+from mmapkv.errors import Conflict, InvalidKey, StoreError, ValueTooLarge
+from mmapkv.snapshot import Snapshot
 from mmapkv.store import KVStore
-from mmaplog.errors import CorruptionError, FormatError, Locked, Poisoned, TooOld
+from mmapkv.transaction import Transaction
+from mmaplog.errors import CorruptionError, FormatError, Locked, Poisoned, RecordTooLarge, TooOld
 
 __all__ = [
     "AsyncChanges",
     "AsyncKVStore",
+    "Batch",
     "Change",
     "Changes",
+    "Conflict",
     "CorruptionError",
     "FlushPolicy",
     "FormatError",
@@ -23,7 +28,10 @@ __all__ = [
     "KVStore",
     "Locked",
     "Poisoned",
+    "RecordTooLarge",
+    "Snapshot",
     "StoreError",
     "TooOld",
+    "Transaction",
     "ValueTooLarge",
 ]

@@ -13,8 +13,10 @@ through a whole store, is done in a worker thread, so that the event loop goes o
 
 | Done at once | In a thread |
 |---|---|
-| get, contains, delete, pop, setdefault, count | open, close, flush, stats, clear, ``run`` |
-| put, unless durable | durable puts; every change where the flush policy has writers wait |
+| get, contains, count, ttl, snapshot | open, close, flush, stats, run |
+| put, delete, incr and the like | those that are durable; all where the flush policy has writers wait |
+| the end of a batch or transaction | the same, and if it is long |
+| | put_many, delete_many, clear, sweep, retry |
 | each step of an iteration | what a scan reads before it begins, once it is much; waiting for changes |
 
 To hand a call to a thread takes 50 to 100 us, a get 1 us. That holds for what is in memory. A page that must
@@ -31,8 +33,21 @@ be lost. Waiting for a change can be cancelled within 0.1 s, and loses none.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import TYPE_CHECKING, Any, Generic, Literal, Self, SupportsIndex, TypeVar, overload
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import timedelta
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    Literal,
+    Self,
+    SupportsIndex,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    overload,
+)
 
 from mmapio.aio import check_anyio, in_thread, in_thread_all_the_same
 from mmapio.options import FlushPolicy, Trigger
@@ -45,11 +60,23 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
+    from mmapkv.batch import Batch
+    from mmapkv.snapshot import Snapshot
+    from mmapkv.transaction import Transaction
+
     _Bytes: TypeAlias = str | bytes | Buffer
+    _Ttl: TypeAlias = float | timedelta | None
+
+    class _Condition(TypedDict, total=False):
+        expected: _Bytes | None
+        version: SupportsIndex | None
+        ttl: _Ttl
+
 
 __all__ = ["AsyncChanges", "AsyncKVStore"]
 
 T = TypeVar("T")
+_Changes_T = TypeVar("_Changes_T", "Batch", "Transaction")
 
 #: Calls that one task may make before the others get a turn.
 CALLS_MAX = 64
@@ -176,9 +203,109 @@ class AsyncKVStore:
             await self._turns.pause()
         return len(self._store)
 
-    async def put(self, key: _Bytes, value: _Bytes, *, durable: bool = False) -> None:
-        """:meth:`KVStore.put`; in a thread if it may wait for the disk."""
-        await self._change(lambda: self._store.put(key, value, durable=durable), durable)
+    async def ttl(self, key: _Bytes) -> float | None:
+        """:meth:`KVStore.ttl`, at once."""
+        if self._turns.over():
+            await self._turns.pause()
+        return self._store.ttl(key)
+
+    async def put(self, key: _Bytes, value: _Bytes, *, ttl: _Ttl = None, durable: bool = False) -> None:
+        """:meth:`KVStore.put`; like every change, in a thread if it may wait for the disk."""
+        await self._change(lambda: self._store.put(key, value, ttl=ttl, durable=durable), durable)
+
+    async def add(self, key: _Bytes, value: _Bytes, *, ttl: _Ttl = None, durable: bool = False) -> bool:
+        """:meth:`KVStore.add`."""
+        return await self._change(lambda: self._store.add(key, value, ttl=ttl, durable=durable), durable)
+
+    async def replace(self, key: _Bytes, value: _Bytes, *, ttl: _Ttl = None, durable: bool = False) -> bool:
+        """:meth:`KVStore.replace`."""
+        return await self._change(lambda: self._store.replace(key, value, ttl=ttl, durable=durable), durable)
+
+    async def append(self, key: _Bytes, data: _Bytes, *, durable: bool = False) -> int:
+        """:meth:`KVStore.append`."""
+        return await self._change(lambda: self._store.append(key, data, durable=durable), durable)
+
+    async def incr(
+        self, key: _Bytes, by: SupportsIndex = 1, *, initial: SupportsIndex = 0, durable: bool = False
+    ) -> int:
+        """:meth:`KVStore.incr`."""
+        return await self._change(
+            lambda: self._store.incr(key, by, initial=initial, durable=durable), durable
+        )
+
+    async def compare_and_set(
+        self,
+        key: _Bytes,
+        value: _Bytes | None,
+        *,
+        durable: bool = False,
+        **condition: Unpack[_Condition],
+    ) -> bool:
+        """:meth:`KVStore.compare_and_set`, with `expected`, `version` and `ttl` as there."""
+        return await self._change(
+            lambda: self._store.compare_and_set(key, value, durable=durable, **condition), durable
+        )
+
+    async def touch(self, key: _Bytes, ttl: _Ttl = None, *, durable: bool = False) -> bool:
+        """:meth:`KVStore.touch`."""
+        return await self._change(lambda: self._store.touch(key, ttl, durable=durable), durable)
+
+    async def put_many(
+        self,
+        pairs: Mapping[_Bytes, _Bytes] | Iterable[tuple[_Bytes, _Bytes]],
+        *,
+        ttl: _Ttl = None,
+        durable: bool = False,
+    ) -> None:
+        """:meth:`KVStore.put_many` in a thread, which goes through `pairs` too."""
+        await in_thread(lambda: self._store.put_many(pairs, ttl=ttl, durable=durable))
+
+    async def delete_many(self, keys: Iterable[_Bytes], *, durable: bool = False) -> int:
+        """:meth:`KVStore.delete_many` in a thread, which goes through `keys` too."""
+        return await in_thread(lambda: self._store.delete_many(keys, durable=durable))
+
+    def batch(self, *, durable: bool = False) -> AbstractAsyncContextManager[Batch]:
+        """:meth:`KVStore.batch`, for an ``async with`` block.
+
+        Its end takes a thread if it may wait, or is long.
+        """
+        batch = self._store.batch(durable=durable)
+        return self._block(batch, durable, lambda: len(batch))
+
+    def transaction(self, *, durable: bool = False) -> AbstractAsyncContextManager[Transaction]:
+        """:meth:`KVStore.transaction` likewise. It is read and changed at once."""
+        transaction = self._store.transaction(durable=durable)
+        return self._block(transaction, durable, lambda: len(transaction._batch))
+
+    @asynccontextmanager
+    async def _block(
+        self, changes: _Changes_T, durable: bool, size: Callable[[], int]
+    ) -> AsyncIterator[_Changes_T]:
+        ended = False
+
+        def commit() -> None:
+            nonlocal ended
+            ended = True
+            changes.__exit__(None, None, None)
+
+        changes.__enter__()
+        try:
+            yield changes
+            await self._change(commit, durable or size() > RECORDS_MAX)
+        except BaseException as error:
+            if not ended:
+                changes.__exit__(type(error), error, error.__traceback__)
+            raise
+
+    async def retry(
+        self, function: Callable[[Transaction], T], *, attempts: int = 10, durable: bool = False
+    ) -> T:
+        """:meth:`KVStore.retry` in a thread, in which `function` is called."""
+        return await in_thread(lambda: self._store.retry(function, attempts=attempts, durable=durable))
+
+    def snapshot(self) -> Snapshot:
+        """:meth:`KVStore.snapshot`, to be read as the store itself is: at once."""
+        return self._store.snapshot()
 
     async def delete(self, key: _Bytes) -> None:
         """Remove a key. Raises KeyError when it is absent."""
@@ -195,6 +322,10 @@ class AsyncKVStore:
     async def setdefault(self, key: _Bytes, default: _Bytes) -> bytes:
         """:meth:`KVStore.setdefault`."""
         return await self._change(lambda: self._store.setdefault(key, default))
+
+    async def sweep(self) -> int:
+        """:meth:`KVStore.sweep` in a thread."""
+        return await in_thread(self._store.sweep)
 
     async def clear(self) -> None:
         """:meth:`KVStore.clear` in a thread."""
@@ -330,7 +461,7 @@ class _Scan(_Walk[T]):
     async def _prepare(self) -> None:
         keys = self._store._ordered
         if keys.lag(self._store) > RECORDS_MAX:
-            await in_thread(lambda: keys.begin(self._store))
+            await in_thread(lambda: keys.prepare(self._store))
 
 
 class AsyncChanges:

@@ -29,6 +29,7 @@ class Change:
 
     `seq` is its number in the log, `kind` "put" or "delete", `value` None for a deletion. `previous` is the
     number of the version of the key that it replaced, a deletion included, or None when there never was one.
+    `expires_ns` is the time at which the value ceases to be there, in nanoseconds since 1970, or None.
     """
 
     seq: int
@@ -36,6 +37,7 @@ class Change:
     key: bytes
     value: bytes | None
     previous: int | None
+    expires_ns: int | None = None
 
 
 class Changes:
@@ -48,7 +50,8 @@ class Changes:
     def __init__(
         self, store: KVStore, since: SupportsIndex | None, follow: bool, timeout: float | None
     ) -> None:
-        log, visible = store._visible()
+        visible, _ = store._visible()
+        log, _ = store._open_parts()
         begin = visible if since is None else operator.index(since)
         self._store = store
         self._follower = log.follow(begin) if begin else _from_first(store)
@@ -80,14 +83,14 @@ class Changes:
         self._store._open_parts()
         expected = self._follower.seq
         if self._stop is None and expected >= self._visible:
-            _, self._visible = self._store._visible()
+            self._visible, _ = self._store._visible()
         found = take_change(self._follower, self._visible)
         if found is None:
             self._complete = self._complete and self._follower.seq == expected
             return None
-        seq, key, value, previous = found
+        seq, key, value, previous, expires_ns = found
         self._complete = self._complete and seq == expected
-        return Change(seq, "delete" if value is None else "put", key, value, previous)
+        return Change(seq, "delete" if value is None else "put", key, value, previous, expires_ns)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Sleep until there is a next change, at most `timeout` seconds. True when there is.
@@ -97,7 +100,7 @@ class Changes:
         deadline = None if timeout is None else time.monotonic() + timeout
         pause = PAUSE_SECONDS
         while True:
-            _, visible = self._store._visible()
+            visible, _ = self._store._visible()
             if self._follower.seq < visible:
                 return True
             left = SLICE_SECONDS if deadline is None else min(deadline - time.monotonic(), SLICE_SECONDS)
@@ -136,7 +139,7 @@ class Changes:
 
 def _from_first(store: KVStore) -> Follower:
     # Wherever the log begins: that may move on meanwhile.
-    log, _ = store._visible()
+    log, _ = store._open_parts()
     while True:
         first = log.first_seq
         try:

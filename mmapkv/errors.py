@@ -3,16 +3,17 @@
     StoreError(MmapIoError)
       InvalidKey(ValueError)       a key that a store cannot hold: empty or longer than the format allows
       ValueTooLarge(ValueError)    a value longer than the format allows
+      Conflict                     what a transaction read or writes was changed since it began
 
 What the log below raises comes through as it is: ``CorruptionError``, ``FormatError``, ``Locked``,
-``Poisoned``. A missing key is a ``KeyError``.
+``Poisoned``, ``RecordTooLarge`` for a batch. A missing key is a ``KeyError``.
 """
 
 import errno
 
 from mmapio.errors import MmapIoError
 
-__all__ = ["InvalidKey", "StoreError", "ValueTooLarge"]
+__all__ = ["Conflict", "InvalidKey", "StoreError", "ValueTooLarge"]
 
 
 class StoreError(MmapIoError):
@@ -31,3 +32,10 @@ class ValueTooLarge(StoreError, ValueError):
 
     def __init__(self, message: str, path: object = None) -> None:
         super().__init__(errno.EFBIG, message, path)
+
+
+class Conflict(StoreError):
+    """Others changed what a transaction read or writes. Nothing of it was written; it can be run again."""
+
+    def __init__(self, message: str, path: object = None) -> None:
+        super().__init__(errno.EAGAIN, message, path)

@@ -30,6 +30,7 @@ cdef struct Hit:
     const char *value
     uint64_t value_size
     bint deleted
+    uint64_t expires            # nanoseconds since 1970, or 0
     uint64_t previous           # address of the version before, or 0
     uint64_t previous_seq
 
@@ -54,7 +55,7 @@ cdef class Index:
     cdef bint has_room(self) noexcept nogil
     cdef int make_room(self) except -1
     cdef uint64_t *place(self, uint64_t hash, uint64_t *tag) noexcept nogil
-    cdef Outcome version_before(self, uint64_t stop, Hit *hit) noexcept nogil
+    cdef Outcome version_before(self, uint64_t stop, bint verify, Hit *hit) noexcept nogil
     cdef int split(self, uint64_t hash) except -1
     cdef int double_directory(self) noexcept nogil
     cdef void finish_split(self) noexcept nogil

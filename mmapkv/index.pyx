@@ -20,6 +20,8 @@ from mmapkv.format cimport (
     CHAIN_MAX,
     DEPTH_MAX,
     ENTRIES,
+    EXPIRY_SIZE,
+    FLAG_EXPIRY,
     FLAG_PREVIOUS,
     KIND_DELETE,
     KIND_PUT,
@@ -42,6 +44,7 @@ from mmapkv.format cimport (
     State,
     address_offset,
     address_slot,
+    head_size,
     make_address,
     make_word,
     tag_of,
@@ -198,9 +201,7 @@ cdef class Index:
         if (header.type != TYPE_DATA or header.flags > FLAG_KNOWN or payload.flags > PAYLOAD_FLAG_KNOWN
                 or not (payload.kind == KIND_PUT or payload.kind == KIND_DELETE)):
             return DAMAGED if checksum_of(record, slot.id, hit.offset, header.length) != header.checksum else FOREIGN
-        head += PAYLOAD_HEADER_SIZE
-        if payload.flags & FLAG_PREVIOUS:
-            head += PREVIOUS_SIZE
+        head += head_size(payload.flags)
         value_at = (head + payload.key_length + 7) & ~<uint64_t>7
         same = False
         if size == value_at + payload.value_length + pad:
@@ -219,20 +220,24 @@ cdef class Index:
         hit.value_size = payload.value_length
         hit.deleted = payload.kind == KIND_DELETE
         hit.previous = 0
+        hit.expires = 0
+        if payload.flags & FLAG_EXPIRY:
+            head -= EXPIRY_SIZE
+            memcpy(&hit.expires, record + head, sizeof(hit.expires))
         if payload.flags & FLAG_PREVIOUS:
             memcpy(&previous, record + head - PREVIOUS_SIZE, sizeof(previous))
             hit.previous = previous.address
             hit.previous_seq = previous.seq
         return PRESENT
 
-    cdef Outcome version_before(self, uint64_t stop, Hit *hit) noexcept nogil:
+    cdef Outcome version_before(self, uint64_t stop, bint verify, Hit *hit) noexcept nogil:
         # From a version of a key, step down to the newest one below `stop`. ABSENT when there is none.
         cdef Hit older
         cdef Outcome outcome
         while hit.seq >= stop:
             if hit.previous == 0:
                 return ABSENT
-            outcome = self.match(hit.previous, hit.key, hit.key_size, False, &older)
+            outcome = self.match(hit.previous, hit.key, hit.key_size, verify, &older)
             if outcome == UNMAPPED and self.slot_table[older.slot] != 0:
                 hit.slot = older.slot
                 return UNMAPPED
@@ -451,7 +456,7 @@ cdef class Index:
         if (<RecordHeader *>record).flags & FLAG_TIME:
             head += TIME_SIZE
         memcpy(&payload, record + head, sizeof(payload))
-        head += PAYLOAD_HEADER_SIZE + (PREVIOUS_SIZE if payload.flags & FLAG_PREVIOUS else 0)
+        head += head_size(payload.flags)
         return xxh3(record + head, payload.key_length, self.seed)
 
     cdef void publish(self, uint64_t seq, uint64_t count) noexcept nogil:

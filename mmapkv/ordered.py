@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
 from weakref import ref
@@ -11,7 +10,6 @@ from weakref import ref
 from sortedcontainers import SortedList  # type: ignore[import-untyped]
 
 from mmapkv.decode import note_presence
-from mmapkv.past import value_at
 from mmapkv.sorting import sorted_keys
 from mmaplog.errors import TooOld
 
@@ -19,9 +17,6 @@ if TYPE_CHECKING:
     from mmapkv.store import KVStore
     from mmaplog.log import Log
 
-# Keys that a scan takes at once: few at first, for whoever wants but one.
-BLOCK_MIN = 16
-BLOCK_MAX = 1024
 # Records that are read at a stretch, before other threads get a turn.
 RECORDS_AT_ONCE = 4096
 # With more changes than one key in so many, membership is asked of a set made for it.
@@ -29,98 +24,104 @@ MANY = 8
 
 
 class Era:
-    """Lives as long as one of the scans that were begun during it. Until then no key is forgotten."""
+    """Lives as long as a snapshot that was taken during it; until then no key is forgotten."""
 
     __slots__ = ("__weakref__",)
-
-
-class Moment:
-    """When a scan began: `stop` is what the log ended at."""
-
-    __slots__ = ("era", "stop")
-
-    def __init__(self, stop: int, era: Era) -> None:
-        self.stop = stop
-        self.era = era
 
 
 class OrderedKeys:
     """All keys of a store, sorted. Nothing is done for it when the store is written to.
 
     Who asks brings it up first, by reading what the log has got since, whoever wrote that. The keys are a
-    superset of those of any moment that lives: deleted ones stay until no scan needs them, and a scan looks
-    up each key as of its own moment, unless the two are known to agree.
+    superset of those of any snapshot: deleted ones stay until no snapshot that lives can need them. So who
+    scans looks up each key in his snapshot, unless the two are known to agree.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._keys = SortedList()
         self._gone: set[bytes] = set()
+        # Whether a key may vanish by itself.
+        self._expiring = False
         # Every record below is in it; None: not yet built, or not to be trusted any more.
         self._position: int | None = None
         self._epoch = 0
+        self._era_lock = threading.Lock()
         self._era: ref[Era] = ref(Era())
 
-    def lag(self, store: KVStore) -> int:
-        """How many records must be read before a scan can begin. Raises Closed."""
-        _, visible = store._visible()
-        return visible - (self._position or 0)
-
-    def begin(self, store: KVStore) -> Moment:
-        """Bring the keys up, and make it the moment of a scan. Costs reading the records since the last time.
-
-        Raises CorruptionError, Closed.
-        """
-        with self._lock:
-            visible = self._bring_up(store)
+    def era(self) -> Era:
+        """What a snapshot must hold. To be asked for before the snapshot's moment is fixed."""
+        with self._era_lock:
             era = self._era()
             if era is None:
                 era = Era()
                 self._era = ref(era)
-            return Moment(visible, era)
+            return era
+
+    def lag(self, store: KVStore) -> int:
+        """How many records must be read before a scan can begin. Raises Closed."""
+        stop, _ = store._visible()
+        return stop - (self._position or 0)
+
+    def bring_up(self, store: KVStore, stop: int) -> None:
+        """Read the records below `stop` that are not in it yet.
+
+        Raises CorruptionError, Closed.
+        """
+        with self._lock:
+            self._bring_up(store, stop)
+
+    def prepare(self, store: KVStore) -> None:
+        """Bring it up to now, and let go of deleted keys if no snapshot can need them.
+
+        For who takes a snapshot next, which is not older then. Raises CorruptionError, Closed.
+        """
+        with self._lock:
+            stop, _ = store._visible()
+            self._bring_up(store, stop)
+            if self._gone and self._era() is None:
+                self._forget()
 
     def block(
         self,
         store: KVStore,
-        moment: Moment,
+        stop: int,
         low: bytes | None,
         high: bytes | None,
         beyond_low: bool,
         reverse: bool,
         count: int,
     ) -> tuple[list[bytes], bool]:
-        """The first, or in reverse the last, `count` keys in [low, high); and whether they are the moment's.
+        """The first, or in reverse the last, `count` keys in [low, high), with `beyond_low` without `low`.
 
-        With `beyond_low` without `low` itself.
+        They are at least those that there were below number `stop`; and whether they are known to be just
+        those.
         """
         with self._lock:
-            if self._position is None:
-                self._bring_up(store)
+            self._bring_up(store, stop)
             found = list(islice(self._keys.irange(low, high, (not beyond_low, False), reverse), count))
-            return found, self._position == moment.stop and not self._gone
+            return found, self._position == stop and not self._gone and not self._expiring
 
-    def _bring_up(self, store: KVStore) -> int:
-        log, visible = store._visible()
-        position, self._position = self._position, None
+    def _bring_up(self, store: KVStore, stop: int) -> None:
+        log, _ = store._open_parts()
         epoch = log.epoch
-        if position is None or epoch != self._epoch or not self._advance(log, position, visible):
-            self._build(log, visible)
-        if self._gone and self._era() is None:
-            self._forget()
-        # Last, so that whatever interrupted this finds it to be built anew.
+        position = self._position if epoch == self._epoch else None
+        if position is not None and position >= stop:
+            return
+        # Whatever interrupts this finds it to be built anew.
+        self._position = None
+        if position is None or not self._advance(log, position, stop):
+            self._build(log, stop)
         self._epoch = epoch
-        self._position = visible
-        return visible
+        self._position = stop
 
-    def _advance(self, log: Log, position: int, visible: int) -> bool:
+    def _advance(self, log: Log, position: int, stop: int) -> bool:
         # False when the log does not have all records from there on: those removed may have been deletions.
-        if position > visible:
-            return False
         try:
-            present, records = _presence(log, position, visible)
+            present, records = self._presence(log, position, stop)
         except (TooOld, IndexError):
             return False
-        if records != visible - position:
+        if records != stop - position:
             return False
         known = set(self._keys) if MANY * len(present) > len(self._keys) else self._keys
         self._keys.update([key for key, there in present.items() if there and key not in known])
@@ -131,84 +132,31 @@ class OrderedKeys:
                 self._gone.add(key)
         return True
 
-    def _build(self, log: Log, visible: int) -> None:
-        present, _ = _presence(log, 0, visible)
-        # With those that are deleted by now: a scan may have begun before.
+    def _build(self, log: Log, stop: int) -> None:
+        self._expiring = False
+        present, _ = self._presence(log, 0, stop)
+        # With those that are deleted by now: a snapshot may be older.
         self._keys = SortedList(sorted_keys(present))
         self._gone = {key for key, there in present.items() if not there}
 
     def _forget(self) -> None:
+        position, self._position = self._position, None
         if MANY * len(self._gone) > len(self._keys):
             self._keys = SortedList(key for key in self._keys if key not in self._gone)
         else:
             for key in self._gone:
                 self._keys.remove(key)
         self._gone = set()
+        self._position = position
 
-
-def _presence(log: Log, start: int, stop: int) -> tuple[dict[bytes, bool], int]:
-    # Of each key in these records, whether it is there after them; and how many records they are.
-    present: dict[bytes, bool] = {}
-    replay = log.replay(start, stop)
-    records = 0
-    while done := note_presence(replay, present, RECORDS_AT_ONCE):
-        records += done
-    return present, records
-
-
-def bounds(
-    prefix: bytes | None, start: bytes | None, stop: bytes | None
-) -> tuple[bytes | None, bytes | None]:
-    """The lowest key that may be in all of these ranges, and the first that is above one of them."""
-    after = None
-    if prefix is not None:
-        start = prefix if start is None else max(start, prefix)
-        # Behind all that begins with b"a\xff" comes b"b"; behind all that begins with b"\xff", nothing.
-        stem = prefix.rstrip(b"\xff")
-        if stem:
-            after = stem[:-1] + bytes([stem[-1] + 1])
-    if after is not None:
-        stop = after if stop is None else min(stop, after)
-    return start, stop
-
-
-def pairs(
-    store: KVStore, keys: OrderedKeys, moment: Moment, low: bytes | None, high: bytes | None, reverse: bool
-) -> Iterator[tuple[bytes, bytes]]:
-    """The items in [low, high) as of a moment. Costs a look-up for each."""
-    for block, _ in _blocks(store, keys, moment, low, high, reverse):
-        for key in block:
-            value = value_at(store, key, moment.stop, True)
-            if value is not None:
-                yield key, value
-
-
-def only_keys(
-    store: KVStore, keys: OrderedKeys, moment: Moment, low: bytes | None, high: bytes | None, reverse: bool
-) -> Iterator[bytes]:
-    """The keys in [low, high) as of a moment. Costs a look-up for each if the store was changed meanwhile."""
-    log = store._log
-    for block, exact in _blocks(store, keys, moment, low, high, reverse):
-        for key in block:
-            if exact:
-                if log.closed:
-                    store._open_parts()
-                yield key
-            elif value_at(store, key, moment.stop, False) is not None:
-                yield key
-
-
-def _blocks(
-    store: KVStore, keys: OrderedKeys, moment: Moment, low: bytes | None, high: bytes | None, reverse: bool
-) -> Iterator[tuple[list[bytes], bool]]:
-    count, beyond_low = BLOCK_MIN, False
-    while True:
-        block, exact = keys.block(store, moment, low, high, beyond_low, reverse, count)
-        if not block:
-            return
-        yield block, exact
-        if reverse:
-            high = block[-1]
-        else:
-            low, beyond_low = block[-1], True
-        count = min(2 * count, BLOCK_MAX)
+    def _presence(self, log: Log, start: int, stop: int) -> tuple[dict[bytes, bool], int]:
+        # Of each key in these records, whether it is there after them; and how many records they are.
+        present: dict[bytes, bool] = {}
+        replay = log.replay(start, stop)
+        records = 0
+        while True:
+            done, expiring = note_presence(replay, present, RECORDS_AT_ONCE)
+            if not done:
+                return present, records
+            records += done
+            self._expiring = self._expiring or expiring

@@ -8,6 +8,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromSt
 from libc.stdint cimport uint64_t
 
 from mmapio cimport _fault
+from mmapio._os cimport now_ns
 from mmapkv.format cimport KEY_SIZE_MAX
 from mmapkv.index cimport ABSENT, PRESENT, REPLACED, UNSOUND, Hit, Index, Outcome
 from mmapkv.slots cimport SlotMap
@@ -96,9 +97,35 @@ cdef class StoreReader:
             if _fault.faults() != self.faults:
                 self.check_faults()
             if outcome == PRESENT:
-                return not hit.deleted
+                return self.admit(index, hit)
             if outcome == ABSENT:
                 return 0
+            self.settle(index, outcome, hit)
+
+    cdef bint admit(self, Index index, Hit *hit) except -1:
+        # Whether what was found is a value now; the hit may be changed to an older version. What a commit stores becomes
+        # visible at once, when `applied` is published: an entry may be ahead of that. Looked at after the entry, so
+        # what one look-up shows, every later one shows too.
+        cdef uint64_t count
+        if hit.seq >= self.seen:
+            index.applied(&self.seen, &count)
+            if hit.seq >= self.seen and not self.step_down(index, self.seen, hit):
+                return False
+        if hit.deleted:
+            return False
+        return hit.expires == 0 or hit.expires > now_ns()
+
+    cdef bint step_down(self, Index index, uint64_t stop, Hit *hit) except -1:
+        # From a version of a key to the newest one below `stop`; False when there is none.
+        cdef Outcome outcome
+        while True:
+            outcome = index.version_before(stop, self.verify, hit)
+            if _fault.faults() != self.faults:
+                self.check_faults()
+            if outcome == PRESENT:
+                return True
+            if outcome == ABSENT:
+                return False
             self.settle(index, outcome, hit)
 
     cdef object value_of(self, Hit *hit):
@@ -142,6 +169,7 @@ cdef class StoreReader:
         # The index of a store just opened, or rebuilt later. A writer looks for its slot anew.
         self.index = index
         self.slots = slots
+        self.seen = 0
         self.tail_id = 0
 
     def _parts(self):

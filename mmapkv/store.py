@@ -4,28 +4,36 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import threading
 import time
-from collections.abc import ItemsView, Iterable, Iterator, MutableMapping, ValuesView
+import weakref
+from collections.abc import Callable, ItemsView, Iterable, Iterator, MutableMapping, ValuesView
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, SupportsIndex, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, SupportsIndex, TypeVar
 
 from mmapio.errors import Closed
 from mmapio.options import FlushPolicy
 from mmapkv import attach, index_file
+from mmapkv.bulk import BulkWriter
 from mmapkv.changes import Changes
-from mmapkv.errors import StoreError
+from mmapkv.errors import Conflict, StoreError
 from mmapkv.index import Index
-from mmapkv.ordered import OrderedKeys, bounds, only_keys, pairs
-from mmapkv.past import to_bytes
+from mmapkv.ordered import OrderedKeys
+from mmapkv.scan import Scanned
 from mmapkv.slots import SlotMap
-from mmapkv.walk import ITEMS, KEYS, VALUES, Walk
-from mmapkv.writer import StoreWriter
+from mmapkv.snapshot import Snapshot
+from mmapkv.transaction import Transaction
+from mmapkv.views import Items, Values
+from mmapkv.walk import EXPIRED, KEYS, Walk
 from mmaplog.errors import CorruptionError, Locked
 from mmaplog.log import DEFAULT_POLICY, DEFAULT_SEGMENT_BYTES, Log, open_log
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+
+_T = TypeVar("_T")
 
 
 class _Keyed(Protocol):
@@ -38,9 +46,12 @@ class _Keyed(Protocol):
 # How long a reader waits for a writer that is just opening the store, or rebuilding its index.
 WAIT_SECONDS_MAX = 10.0
 WAIT_STEP_SECONDS = 0.005
+# Between two attempts of a transaction at most; a random part of it, twice as much each time.
+BACKOFF_SECONDS_FIRST = 0.001
+BACKOFF_SECONDS_MAX = 0.1
 
 
-class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
+class KVStore(BulkWriter, Scanned, MutableMapping[bytes, bytes]):
     """A persistent mapping of bytes keys to bytes values; a store is a directory.
 
     Make one with :meth:`open`. Look-ups cost a constant number of cache misses whatever the size. A write is
@@ -62,8 +73,9 @@ class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
     _log: Log
     _oldest: Iterator[bytes] | None
     _index_lock: threading.RLock
-    _ordered: OrderedKeys
     _flush_policy: FlushPolicy
+    _ordered: OrderedKeys
+    _views: weakref.WeakValueDictionary[int, Snapshot]
 
     if TYPE_CHECKING:
         # MutableMapping's own. It works through the operators of this class, so it takes what those take.
@@ -102,6 +114,7 @@ class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
         store._log = log
         store._oldest = None
         store._index_lock = threading.RLock()
+        store._views = weakref.WeakValueDictionary()
         try:
             index, slots = _write_index(log) if log.writable else _read_index(log)
         except BaseException:
@@ -113,7 +126,7 @@ class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
         store._flush_policy = flush_policy
         if ordered:
             try:
-                store._ordered.begin(store)
+                store._ordered.prepare(store)
             except BaseException:
                 store.close()
                 raise
@@ -142,64 +155,58 @@ class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
 
     def items(self) -> ItemsView[bytes, bytes]:
         """A view of the (key, value) pairs; iterating it reads each record once."""
-        return _Items(self)
+        return Items(self)
 
     def values(self) -> ValuesView[bytes]:
         """A view of the values; iterating it reads each record once."""
-        return _Values(self)
+        return Values(self)
 
-    @overload
-    def scan(
-        self,
-        prefix: str | bytes | Buffer | None = None,
-        *,
-        start: str | bytes | Buffer | None = None,
-        stop: str | bytes | Buffer | None = None,
-        reverse: bool = False,
-        values: Literal[True] = True,
-    ) -> Iterator[tuple[bytes, bytes]]: ...
-    @overload
-    def scan(
-        self,
-        prefix: str | bytes | Buffer | None = None,
-        *,
-        start: str | bytes | Buffer | None = None,
-        stop: str | bytes | Buffer | None = None,
-        reverse: bool = False,
-        values: Literal[False],
-    ) -> Iterator[bytes]: ...
-    def scan(
-        self,
-        prefix: str | bytes | Buffer | None = None,
-        *,
-        start: str | bytes | Buffer | None = None,
-        stop: str | bytes | Buffer | None = None,
-        reverse: bool = False,
-        values: bool = True,
-    ) -> Iterator[Any]:
-        """Iterate over the pairs in the order of their keys, or with ``values=False`` over the keys alone.
+    def popitem(self) -> tuple[bytes, bytes]:
+        """Remove and return a pair, roughly the one that was changed longest ago. KeyError when empty.
 
-        Those that begin with `prefix`, from `start` on, below `stop`, each where given; with `reverse` from
-        the last to the first. What the store held when `scan` was called, whatever is changed meanwhile.
-
-        The first scan of a handle reads the whole log and sorts the keys, which stay in memory from then on;
-        each later one reads what was written since. Then it costs a look-up for each pair. Raises what
-        :meth:`get` does, while iterating too.
-
-        >>> import tempfile, os
-        >>> with KVStore.open(os.path.join(tempfile.mkdtemp(), "cities")) as kv:
-        ...     kv.update({"no/Oslo": "59.9", "no/Bergen": "60.4", "se/Lund": "55.7"})
-        ...     list(kv.scan("no/"))
-        ...     next(kv.scan(start="no/C", values=False))
-        ...     next(kv.scan(reverse=True, values=False))
-        [(b'no/Bergen', b'60.4'), (b'no/Oslo', b'59.9')]
-        b'no/Oslo'
-        b'se/Lund'
+        Emptying a store this way reads its log once.
         """
-        limits = [None if each is None else to_bytes(each, "key") for each in (prefix, start, stop)]
-        low, high = bounds(*limits)
-        moment = self._ordered.begin(self)
-        return (pairs if values else only_keys)(self, self._ordered, moment, low, high, reverse)
+        while True:
+            oldest = self._oldest
+            if oldest is None and len(self):
+                # Nothing before the point that an exhausted walk reached can come to life again.
+                self._oldest = self._walk(KEYS)
+            for key in self._oldest or ():
+                value = self.pop(key, None)
+                if value is not None:
+                    return key, value
+            self._oldest = None
+            if oldest is None:
+                # Read from the beginning; what is counted may all have expired.
+                raise KeyError("popitem: the store is empty")
+
+    def clear(self) -> None:
+        """Delete every key. Costs one deletion for each."""
+        for key in self:
+            try:
+                del self[key]
+            except KeyError:
+                # Deleted by another thread meanwhile.
+                continue
+
+    def sweep(self) -> int:
+        """Delete the keys whose time to live is over, and return how many there were.
+
+        No read shows them before either, but `len` counts them. Costs a pass over the log.
+        """
+        self._require_writer()
+        return sum(self._drop_expired(key) for key in self._walk(EXPIRED))
+
+    def snapshot(self) -> Snapshot:
+        """The store as it is now, as a read-only mapping that stays so. Costs O(1)."""
+        era = self._ordered.era()
+        snapshot = Snapshot(self, *self._visible(), era)
+        self._views[id(snapshot)] = snapshot
+        return snapshot
+
+    def _snapshot_for_scan(self) -> Snapshot:
+        self._ordered.prepare(self)
+        return self.snapshot()
 
     def changes(
         self, since: SupportsIndex | None = 0, *, follow: bool = False, timeout: float | None = None
@@ -212,8 +219,8 @@ class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
         IndexError for a number that the log has not come to, TooOld (which is one) for one that it has no
         more, Closed.
 
-        >>> import tempfile, os
-        >>> with KVStore.open(os.path.join(tempfile.mkdtemp(), "cities")) as kv:
+        >>> import tempfile
+        >>> with KVStore.open(tempfile.mkdtemp()) as kv:
         ...     kv["Oslo"] = "59.9"
         ...     del kv["Oslo"]
         ...     [(change.seq, change.kind, change.key, change.value) for change in kv.changes()]
@@ -221,44 +228,46 @@ class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
         """
         return Changes(self, since, follow, timeout)
 
-    def setdefault(self, key: str | bytes | Buffer, default: str | bytes | Buffer | None = None, /) -> bytes:
-        """The value of `key`, which is set to `default` first when it is absent.
+    def _end_view(self, view: Snapshot) -> None:
+        self._views.pop(id(view), None)
 
-        TypeError when that is None then.
+    def transaction(self, *, durable: bool = False) -> Transaction:
+        """A mapping that reads the store as it is now, and commits its changes when a ``with`` block ends.
+
+        The commit raises Conflict when others changed what it had read or changes; :meth:`retry` tries again.
+        `durable` makes the changes so, by one sync. Raises InvalidMode on a reader, Closed.
         """
-        value = self.get(key)
-        if value is None:
-            if default is None:
-                raise TypeError("a store cannot hold None; give setdefault a value")
-            self.put(key, default)
-            value = self[key]
-        return value
+        self._require_writer()
+        return Transaction(self, durable)
 
-    def popitem(self) -> tuple[bytes, bytes]:
-        """Remove and return a pair, roughly the one that was changed longest ago. KeyError when empty.
+    def retry(
+        self, function: Callable[[Transaction], _T], /, *, attempts: int = 10, durable: bool = False
+    ) -> _T:
+        """Call `function` with a transaction, again while that conflicts, and return what it returned.
 
-        Emptying a store this way reads its log once.
+        Between attempts it sleeps, longer each time. Raises Conflict after the last one, ValueError for less
+        than one, and what `function` raises.
+
+        >>> import tempfile
+        >>> with KVStore.open(tempfile.mkdtemp()) as kv:
+        ...     kv.retry(lambda tx: tx.setdefault("owner", b"me"))
+        b'me'
         """
+        if attempts < 1:
+            raise ValueError(f"a transaction is attempted once or more often, not {attempts} times")
+        backoff = BACKOFF_SECONDS_FIRST
         while True:
-            if self._oldest is None:
-                # Nothing before the point that an exhausted walk reached can come to life again.
-                if not len(self):
-                    raise KeyError("popitem: the store is empty")
-                self._oldest = self._walk(KEYS)
-            for key in self._oldest:
-                value = self.pop(key, None)
-                if value is not None:
-                    return key, value
-            self._oldest = None
-
-    def clear(self) -> None:
-        """Delete every key. Costs one deletion for each."""
-        for key in self:
+            attempts -= 1
             try:
-                del self[key]
-            except KeyError:
-                # Deleted by another thread meanwhile.
-                continue
+                with self.transaction(durable=durable) as transaction:
+                    result = function(transaction)
+            except Conflict:
+                if not attempts:
+                    raise
+            else:
+                return result
+            time.sleep(random.uniform(0, backoff))
+            backoff = min(2 * backoff, BACKOFF_SECONDS_MAX)
 
     def flush(self) -> None:
         """Make every write that is committed now durable: on the device when it returns.
@@ -275,7 +284,8 @@ class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
     def stats(self) -> dict[str, int]:
         """Counts and sizes.
 
-        Keys, records of the log, how many are durable, segments, bytes on disk, the index's figures.
+        Keys, records of the log, how many are durable, segments, bytes on disk, open snapshots (those of
+        transactions, too), the index's figures.
         """
         _, index = self._open_parts()
         figures = {
@@ -285,6 +295,7 @@ class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
             "durable": self._log.durable,
             "segments": len(self._log.segments.listing()),
             "bytes_on_disk": self._log.disk_usage(),
+            "snapshots": len(self._views),
         }
         return {**figures, **index.figures()}
 
@@ -335,18 +346,21 @@ class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
         return f"<KVStore {self.path!r} {'writing' if self._log.writable else 'reading'}, {len(self)} keys>"
 
     def _walk(self, what: int) -> Walk[Any]:
-        log, visible = self._visible()
-        return Walk(self, log.replay(stop=visible), what)
+        stop, _ = self._visible()
+        return self._walk_until(stop, what, 0)
 
-    def _visible(self) -> tuple[Log, int]:
-        # The log, and the number below which its records are to be seen by all.
-        log, index = self._open_parts()
+    def _walk_until(self, stop: int, what: int, now: int) -> Walk[Any]:
+        log, _ = self._open_parts()
+        return Walk(self, log.replay(stop=min(stop, log.committed)), what, now)
+
+    def _visible(self) -> tuple[int, int]:
+        # (number after the last record that reads show, keys present then). What is above is not yet in the
+        # index: the entries of a commit may be a moment away.
+        _, index = self._open_parts()
         while index.retired:
             self._reload_index(index)
-            log, index = self._open_parts()
-        # A record above what the index holds is not yet visible: its entry may be a moment away.
-        visible, _ = index.progress()
-        return log, min(visible, log.committed)
+            _, index = self._open_parts()
+        return index.progress()
 
     def _open_parts(self) -> tuple[Log, Index]:
         log, index = self._parts()
@@ -392,20 +406,6 @@ class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
             index_file.clear_mark(index)
         except CorruptionError:
             self._rebuild_index(index)
-
-
-class _Items(ItemsView[bytes, bytes]):
-    _mapping: KVStore
-
-    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
-        return self._mapping._walk(ITEMS)
-
-
-class _Values(ValuesView[bytes]):
-    _mapping: KVStore
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self._mapping._walk(VALUES)
 
 
 def _write_index(log: Log) -> tuple[Index, SlotMap]:

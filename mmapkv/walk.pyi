@@ -8,16 +8,19 @@ _T_co = TypeVar("_T_co", covariant=True)
 KEYS: Final = 0
 VALUES: Final = 1
 ITEMS: Final = 2
+EXPIRED: Final = 3
 
 # Generic for type checkers only: the class cannot be subscripted.
 class Walk(Generic[_T_co]):
     @overload
-    def __init__(self: Walk[bytes], store: StoreReader, replay: Replay, what: Literal[0, 1]) -> None: ...
-    @overload
     def __init__(
-        self: Walk[tuple[bytes, bytes]], store: StoreReader, replay: Replay, what: Literal[2]
+        self: Walk[bytes], store: StoreReader, replay: Replay, what: Literal[0, 1, 3], now: int = 0
     ) -> None: ...
     @overload
-    def __init__(self: Walk[Any], store: StoreReader, replay: Replay, what: int) -> None: ...
+    def __init__(
+        self: Walk[tuple[bytes, bytes]], store: StoreReader, replay: Replay, what: Literal[2], now: int = 0
+    ) -> None: ...
+    @overload
+    def __init__(self: Walk[Any], store: StoreReader, replay: Replay, what: int, now: int = 0) -> None: ...
     def __iter__(self) -> Self: ...
     def __next__(self) -> _T_co: ...

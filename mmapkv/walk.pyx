@@ -3,10 +3,12 @@
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint64_t
+from libc.string cimport memcpy
 
 from mmapio cimport _fault
+from mmapio._os cimport now_ns
 from mmapkv.catch_up cimport parse
-from mmapkv.format cimport KIND_PUT, PayloadHeader
+from mmapkv.format cimport EXPIRY_SIZE, FLAG_EXPIRY, KIND_PUT, PayloadHeader
 from mmapkv.index cimport ABSENT, PRESENT, STRAY, UNMAPPED, Hit, Index, Outcome
 from mmapkv.reader cimport StoreReader
 from mmaplog.checksum cimport xxh3
@@ -16,25 +18,30 @@ from mmaplog.replay cimport Replay
 KEYS = 0
 VALUES = 1
 ITEMS = 2
+# The keys whose time to live is over, though nobody has deleted them.
+EXPIRED = 3
 
 
 cdef class Walk:
     """Iterates over keys, values or items as they were when it was made.
 
     The log up to that moment is read once; a record counts when it is the newest of its key below that moment. So the
-    store may be changed meanwhile without anything being skipped, repeated or mixed. Costs a look-up for each record.
+    store may be changed meanwhile without anything being skipped, repeated or mixed. What has a time to live is told by the clock, or as at
+    `now`. Costs a look-up for each record.
     """
 
     cdef StoreReader store
     cdef Replay replay
     cdef uint64_t stop
+    cdef uint64_t now           # nanoseconds since 1970; 0: whenever a record is come to
     cdef int what
 
-    def __init__(self, StoreReader store, Replay replay, int what):
+    def __init__(self, StoreReader store, Replay replay, int what, uint64_t now=0):
         self.store = store
         self.replay = replay
         self.stop = replay.stop
         self.what = what
+        self.now = now
 
     def __iter__(self):
         return self
@@ -49,9 +56,11 @@ cdef class Walk:
                 self.store.raise_closed()
             self.replay.read(&record, True)
             parse(&record, self.replay, &payload, &key)
-            if payload.kind != KIND_PUT or not self.newest(record.seq, key, payload.key_length):
+            if payload.kind != KIND_PUT or self.expired(&payload, key) != (self.what == 3):
                 continue
-            if self.what == 0:
+            if not self.newest(record.seq, key, payload.key_length):
+                continue
+            if self.what == 0 or self.what == 3:
                 return PyBytes_FromStringAndSize(key, payload.key_length)
             value = record.payload + record.payload_size - payload.value_length
             found = PyBytes_FromStringAndSize(value, payload.value_length)
@@ -59,6 +68,13 @@ cdef class Walk:
                 return found
             return PyBytes_FromStringAndSize(key, payload.key_length), found
         raise StopIteration
+
+    cdef bint expired(self, PayloadHeader *payload, const char *key) noexcept:
+        cdef uint64_t expires
+        if not payload.flags & FLAG_EXPIRY:
+            return False
+        memcpy(&expires, key - EXPIRY_SIZE, sizeof(expires))
+        return expires <= (self.now or now_ns())
 
     cdef bint newest(self, uint64_t seq, const char *key, uint64_t key_size) except -1:
         # Whether record `seq` is what its key had last when the walk began.
@@ -73,7 +89,7 @@ cdef class Walk:
             if _fault.faults() != self.store.faults:
                 self.store.check_faults()
             while outcome == PRESENT:
-                outcome = index.version_before(self.stop, &hit)
+                outcome = index.version_before(self.stop, False, &hit)
                 if outcome == PRESENT:
                     return hit.seq == seq
                 if outcome == STRAY or outcome == UNMAPPED:

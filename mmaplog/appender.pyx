@@ -13,7 +13,8 @@ from libc.string cimport memcpy, memmove, memset
 
 from mmapio cimport _fault
 from mmapio cimport _memory as memory
-from mmapio._os cimport now_ns, size_of, write_all
+from mmapio._os cimport now_ns, size_of, write_all, zero_range
+from mmapio._vm cimport PAGE
 from mmapio.mapping cimport MappedFile
 from mmapio.mutable cimport MappedSliceMut, mutable_of
 from mmaplog.format cimport (
@@ -47,8 +48,6 @@ cdef uint64_t STEP_MAX = 4 << 20
 cdef uint64_t PREPARED_LEAST = 256 << 10
 cdef uint64_t SYNCS_LEAST = 8
 cdef uint64_t SEQ_PER_SEGMENT_MAX = 0xFFFFFFFF
-# What is atomic is in one segment, in which no record starts at or beyond RECORD_START_END.
-cdef uint64_t BATCH_SIZE_MAX = RECORD_START_END - SEGMENT_HEADER_SIZE
 
 
 # Records go to the file by so many bytes at a time where there are at least twice as many, unless they are larger than this.
@@ -184,8 +183,7 @@ cdef class Appender(TailHolder):
                 self.refuse_size(pieces.sizes[at])
             total += size
         if atomic and total > BATCH_SIZE_MAX:
-            raise RecordTooLarge(
-                f"{pieces.count} records of {total} bytes in all are more than the {BATCH_SIZE_MAX} that are atomic", self._path)
+            self.refuse_batch(pieces.count, total)
         # Nobody else finds room until this is through, also while this thread has let go of the GIL.
         self.hold_tail("an append")
         try:
@@ -209,9 +207,18 @@ cdef class Appender(TailHolder):
             raise
         finally:
             self.give_tail()
-        if pieces.count and (durable or self.bytes_pending >= self.bytes_bound or self.writes_pending >= self.writes_bound):
-            self.flush()
+        if pieces.count:
+            self.flush_if_due(durable)
         return range(first, first + pieces.count)
+
+    cdef int refuse_batch(self, uint64_t records, uint64_t size) except -1:
+        raise RecordTooLarge(f"{records} records of {size} bytes in all are more than the {BATCH_SIZE_MAX} that are atomic", self._path)
+
+    cdef int flush_if_due(self, bint durable) except -1:
+        # After many records, which are on the books.
+        if durable or self.bytes_pending >= self.bytes_bound or self.writes_pending >= self.writes_bound:
+            self.flush()
+        return 0
 
     cdef uint64_t write_run(self, Pieces pieces, uint64_t at, bint atomic) noexcept:
         # Writes records from number `at` on for as long as they fit, and returns how many. The first one does.
@@ -344,6 +351,8 @@ cdef class Appender(TailHolder):
         if self.marked:
             self.unmark()
             self.marked = False
+        if self.narrow:
+            self.break_up()
         if (self.end + need > self.tail.capacity or self.end >= RECORD_START_END
                 or (records > 1 and self.end + need > RECORD_START_END)
                 or self.seq - self.base_seq + records > SEQ_PER_SEGMENT_MAX):
@@ -388,6 +397,20 @@ cdef class Appender(TailHolder):
         if size:
             make_ready(self.tail.handle().descriptor.fd, self.base, self.tail.limit, self.tail.limit + size, LARGE)
             self.tail.refresh()
+            self.large_end = self.tail.limit
+        return 0
+
+    cdef int break_up(self) except -1:
+        # What lies ahead of the last record's page was made ready in large pieces, and a sync of one record would write one of them: ahead
+        # of it, pages are as if nobody had touched them. Blocks stay, so there is no need for room. Where that cannot be, more is written.
+        cdef MappedFile file = self.tail.handle()
+        cdef int fd = file.descriptor.fd
+        cdef uint64_t start = (self.end + PAGE - 1) & ~(PAGE - 1), stop = self.large_end
+        self.narrow = False
+        self.large_end = 0
+        if start < stop:
+            with nogil:
+                zero_range(fd, start, stop - start)
         return 0
 
     cdef int adopt_prepared(self) except -1:
@@ -398,6 +421,8 @@ cdef class Appender(TailHolder):
                 preparer.finish()
             preparer.file = preparer.sync_through = None
             self.tail.refresh()
+            if preparer.together:
+                self.large_end = self.tail.limit
         return 0
 
     cdef int refuse_size(self, uint64_t payload_size) except -1:

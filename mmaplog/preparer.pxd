@@ -22,6 +22,7 @@ cdef struct Work:
 cdef class Preparer:
     cdef Work *work
     cdef MappedFile file        # stays open and mapped while the thread works on it, ...
+    cdef bint together          # the kernel may keep several pages of it together
     cdef Descriptor sync_through    # ... and so does this
 
     cdef bint is_busy(self) noexcept nogil

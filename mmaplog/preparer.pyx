@@ -10,6 +10,7 @@ the room: when it failed, or was too slow, that one does it himself.
 
 import threading
 
+from libc.errno cimport EFAULT
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 
@@ -58,6 +59,7 @@ cdef class Preparer:
             # Not the descriptor that acknowledges appends: the kernel tells each description once of a write that failed, and that
             # one must hear of it itself.
             self.sync_through = system.open_file(segment.name, True, follow=False, directory=segment.directory)
+        self.together = not written
         self.work.sync_fd = self.sync_through.fd if written else -1
         self.file = segment.handle()
         self.work.fd = self.file.descriptor.fd
@@ -133,7 +135,10 @@ cdef void work_until_end(Work *work) noexcept nogil:
 cdef int make_ready(int fd, char *base, uint64_t start, uint64_t stop, size_t piece) noexcept nogil:
     # From the end of the file on. Where a store meets a page that is not there, the kernel takes three times as long for it.
     cdef uint64_t at = start & ~<uint64_t>(_vm.PAGE - 1)
-    cdef int failure = _os.allocate_written(fd, start, stop - start, piece)
+    cdef int failure
+    if _os.size_of(fd) < <long long>start:
+        return -EFAULT  # cut by others: zeros would stand for what is gone
+    failure = _os.allocate_written(fd, start, stop - start, piece)
     while failure == 0 and at < stop:
         failure = _vm.advise(base + at, min(PIECE, stop - at), _vm.ADVICE_POPULATE_WRITE)
         at += PIECE

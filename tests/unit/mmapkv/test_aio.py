@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mmapio import Closed, FlushPolicy, Unsupported
-from mmapkv import AsyncKVStore, KVStore, Locked
+from mmapkv import AsyncKVStore, Conflict, KVStore, Locked
 from mmapkv.aio import CALLS_MAX, RECORDS_MAX
 from tests.unit.mmapio.async_calls import Gate, anyio, on_each_backend, run
 from tests.unit.mmapkv.stores import MANUAL, NEVER, SEGMENT, opened
@@ -55,7 +55,24 @@ def test_every_call(tmp_path: Path, backend: str) -> None:
             assert (await kv.stats())["durable"] == 4
             assert await kv.run(lambda store: store.popitem()) == (b"pear", b"green")
             await kv.delete("apple")
-            await kv.clear()
+            assert await kv.add("n", "4")
+            assert not await kv.add("n", "5")
+            assert await kv.replace("n", "5")
+            assert await kv.incr("m", 3, initial=4) == 7
+            assert await kv.append("n", "0") == 2
+            assert not await kv.compare_and_set("n", "6", expected="5")
+            assert await kv.compare_and_set("n", "6", expected="50", ttl=60)
+            assert 0 < (await kv.ttl("n") or 0) <= 60
+            assert await kv.touch("n")
+            assert await kv.ttl("n") is None
+            await kv.put("short", "x", ttl=1e-9)
+            assert await kv.sweep() == 1
+            await kv.put_many({"o": "1", "p": "2"})
+            assert await kv.delete_many(["o", "q"]) == 1
+            assert await kv.retry(lambda tx: tx.pop("p")) == b"2"
+            with kv.snapshot() as snapshot:
+                await kv.clear()
+                assert list(snapshot.scan(values=False)) == [b"m", b"n"]
             assert await kv.count() == 0
         assert kv.closed
         with pytest.raises(Closed):
@@ -87,6 +104,20 @@ WAITING: dict[str, tuple[str, FlushPolicy, Callable[[AsyncKVStore], Awaitable[ob
     "the same after some writes": ("put", FlushPolicy.every_writes(5), lambda kv: kv.put(b"k", b"v")),
     "a deletion that may flush": ("__delitem__", FlushPolicy.ALWAYS, lambda kv: kv.delete(b"0")),
     "a pop that may flush": ("pop", FlushPolicy.ALWAYS, lambda kv: kv.pop(b"0")),
+    "add": ("add", FlushPolicy.ALWAYS, lambda kv: kv.add(b"n", b"v")),
+    "replace": ("replace", FlushPolicy.ALWAYS, lambda kv: kv.replace(b"0", b"v")),
+    "append": ("append", FlushPolicy.ALWAYS, lambda kv: kv.append(b"0", b"v")),
+    "incr, durable": ("incr", NEVER, lambda kv: kv.incr(b"n", durable=True)),
+    "compare_and_set": (
+        "compare_and_set",
+        FlushPolicy.ALWAYS,
+        lambda kv: kv.compare_and_set(b"n", b"v", expected=None),
+    ),
+    "touch, durable": ("touch", NEVER, lambda kv: kv.touch(b"0", 5, durable=True)),
+    "put_many": ("put_many", NEVER, lambda kv: kv.put_many({b"n": b"v"})),
+    "delete_many": ("delete_many", NEVER, lambda kv: kv.delete_many([b"0"])),
+    "retry": ("retry", NEVER, lambda kv: kv.retry(lambda tx: tx.pop(b"0"))),
+    "sweep": ("sweep", NEVER, lambda kv: kv.sweep()),
     "clear": ("clear", NEVER, lambda kv: kv.clear()),
     "flush": ("flush", NEVER, lambda kv: kv.flush()),
     "stats": ("stats", NEVER, lambda kv: kv.stats()),
@@ -127,6 +158,61 @@ def test_the_event_loop_goes_on_meanwhile(
 
 
 @on_each_backend
+@pytest.mark.parametrize("many", [1, RECORDS_MAX + 1])
+def test_batches_and_transactions(tmp_path: Path, backend: str, many: int) -> None:
+    """All or nothing: at the end of the block, when that raises, and when it conflicts."""
+    fresh = {b"%d" % number: b"v" for number in range(many)}
+
+    async def main() -> None:
+        async with await started(tmp_path / "kv", NEVER) as kv:
+            async with kv.batch() as batch:
+                for key, value in fresh.items():
+                    batch[key] = value
+                assert await kv.count() == 0
+            assert dict(kv.store.items()) == fresh
+
+            async with kv.transaction(durable=True) as tx:
+                for key in fresh:
+                    tx[key] = tx[key] * 2
+            assert (await kv.stats())["durable"] == 2 * many
+            for block in (kv.batch, kv.transaction):
+                with pytest.raises(ZeroDivisionError):
+                    async with block() as doubtful:
+                        doubtful[b"0"] = b"lost"
+                        1 / 0  # noqa: B018
+            assert await kv.get(b"0") == b"vv"
+            with pytest.raises(Conflict):
+                async with kv.transaction() as tx:
+                    tx[b"0"] += b"!"
+                    await kv.put(b"0", b"other")
+            assert await kv.get(b"0") == b"other"
+            assert (await kv.stats())["snapshots"] == 0
+
+    run(backend, main)
+
+
+@on_each_backend
+@pytest.mark.parametrize("block", ["batch", "transaction"])
+def test_a_block_that_is_cancelled_changes_nothing(tmp_path: Path, backend: str, block: str) -> None:
+    """Neither in its middle, nor at its end before that begins."""
+
+    async def main() -> None:
+        async with await started(tmp_path / "kv", NEVER) as kv:
+            for wait in (True, False):
+                with anyio.CancelScope() as scope:
+                    async with getattr(kv, block)(durable=True) as changes:
+                        changes[b"k"] = b"v"
+                        scope.cancel()
+                        if wait:
+                            await anyio.sleep(60)
+                assert scope.cancelled_caught
+                assert not await kv.contains(b"k")
+            assert (await kv.stats())["snapshots"] == 0
+
+    run(backend, main)
+
+
+@on_each_backend
 def test_what_is_quick_takes_no_thread(tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         kv = await started(tmp_path / "kv")
@@ -151,10 +237,13 @@ def test_the_keys_are_sorted_in_a_thread_when_they_are_many(
         kv = await started(tmp_path / "kv", NEVER)
         kv.store.update({b"%06d" % number: b"" for number in range(RECORDS_MAX + 1)})
         by: list[int] = []
-        begin = kv.store._ordered.begin
-        monkeypatch.setattr(
-            kv.store._ordered, "begin", lambda store: (by.append(threading.get_ident()), begin(store))[1]
-        )
+        prepare = kv.store._ordered.prepare
+
+        def noted(store: KVStore) -> None:
+            by.append(threading.get_ident())
+            prepare(store)
+
+        monkeypatch.setattr(kv.store._ordered, "prepare", noted)
         assert len([pair async for pair in kv.scan()]) == RECORDS_MAX + 1
         assert by[0] != threading.get_ident()
         assert by[1:] == [threading.get_ident()]

@@ -75,6 +75,43 @@ def test_from_a_number_on(tmp_path: Path) -> None:
                 kv.changes(wrong)
 
 
+def test_times_to_live_are_told(tmp_path: Path) -> None:
+    """A copy must know when its values end, for nobody says so later."""
+    with opened(tmp_path / "kv") as kv:
+        kv.put(b"a", b"1", ttl=3600)
+        kv.put(b"a", b"2", ttl=1e-9)
+        kv[b"a"] = b"3"
+        hour, moment, forever = kv.changes()
+        assert hour.expires_ns is not None
+        assert moment.expires_ns is not None
+        assert moment.expires_ns < hour.expires_ns
+        assert (moment.key, moment.value, moment.previous) == (b"a", b"2", 0)
+        assert forever == Change(2, "put", b"a", b"3", 1)
+
+
+def test_a_batch_comes_whole(tmp_path: Path) -> None:
+    """A follower in another process that sees one change of a batch has the others at hand."""
+
+    def write() -> threading.Thread:
+        kv = opened(tmp_path / "kv")
+
+        def batches() -> None:
+            for number in range(1_000_000):
+                with kv.batch() as batch:
+                    for part in range(10):
+                        batch[b"%d" % part] = b"%d" % number
+
+        made = threading.Thread(target=batches, daemon=True)
+        made.start()
+        return made
+
+    with living_child(write), opened(tmp_path / "kv", "r") as reader:
+        changes = reader.changes(follow=True)
+        for number in range(500):
+            found = [next(changes), *(changes.poll() for _ in range(9))]
+            assert [change and change.value for change in found] == [b"%d" % number] * 10
+
+
 def test_going_on_another_day(tmp_path: Path) -> None:
     """`seq` is where the next iteration begins; nothing comes twice or is left out."""
     with filled(tmp_path / "kv") as kv:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mmapio import Closed
-from mmapkv import KVStore, Locked
+from mmapkv import Batch, KVStore, Locked
 from mmaplog import Log
 from tests.unit.mmapio.footprint import unchanged
 from tests.unit.mmapio.processes import in_child, killed_after, living_child, outcome
@@ -40,6 +40,8 @@ READS: dict[str, Use] = {
     "changes": lambda kv: kv.changes(),
     "changes from a number on": lambda kv: kv.changes(1, follow=True),
     "==": lambda kv: kv == {},
+    "ttl": lambda kv: kv.ttl(b"a"),
+    "snapshot": lambda kv: kv.snapshot(),
     "stats": lambda kv: kv.stats(),
     "with": lambda kv: kv.__enter__(),
 }
@@ -54,9 +56,27 @@ CHANGES: dict[str, Use] = {
     "clear": lambda kv: kv.clear(),
     "update": lambda kv: kv.update({b"c": b"1"}),
     "setdefault": lambda kv: kv.setdefault(b"c", b"1"),
+    "add": lambda kv: kv.add(b"b", b"1"),
+    "replace": lambda kv: kv.replace(b"a", b"1"),
+    "append": lambda kv: kv.append(b"a", b"1"),
+    "incr": lambda kv: kv.incr(b"a"),
+    "compare_and_set": lambda kv: kv.compare_and_set(b"a", b"2", expected=b"1"),
+    "touch": lambda kv: kv.touch(b"a", 5),
+    "put_many": lambda kv: kv.put_many({b"c": b"1"}),
+    "put_many of nothing": lambda kv: kv.put_many({}),
+    "delete_many": lambda kv: kv.delete_many([b"a"]),
+    "batch": lambda kv: _leave(kv.batch()),
+    "transaction": lambda kv: kv.transaction(),
+    "retry": lambda kv: kv.retry(lambda tx: tx.get(b"a")),
+    "sweep": lambda kv: kv.sweep(),
     "flush": lambda kv: kv.flush(),
     "sync": lambda kv: kv.sync(),
 }
+
+
+def _leave(block: Batch) -> None:
+    with block:
+        block.put(b"b", b"1")
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 
 from mmapio import Closed
 from mmapkv import KVStore
-from mmapkv.ordered import BLOCK_MAX, BLOCK_MIN, bounds
+from mmapkv.scan import BLOCK_MAX, BLOCK_MIN, bounds
 from mmaplog import Log
 from tests.unit.mmapio.processes import in_child, living_child
 from tests.unit.mmapkv.stores import MANUAL, SEGMENT, opened
@@ -176,6 +176,84 @@ def test_few_deleted_keys_are_forgotten_too(kv: KVStore) -> None:
     list(kv.scan())
     del kv[b"00007"]
     assert sum(1 for _ in kv.scan()) == COUNT - 1 == len(kv._ordered._keys)
+
+
+def test_a_snapshot_is_scanned_as_it_was(kv: KVStore) -> None:
+    """Whenever the keys are sorted first, and however often they are since."""
+    with kv.snapshot() as before:
+        for key in list(START)[::2]:
+            del kv[key]
+        kv[b"new"] = b"x"
+        with kv.snapshot() as between:
+            kv.clear()
+            assert list(kv.scan()) == []
+            assert list(before.scan()) == expected(START)
+            now = {key: START[key] for key in list(START)[1::2]} | {b"new": b"x"}
+            assert list(between.scan("0", reverse=True, values=False)) == sorted(now.keys() - {b"new"})[::-1]
+            assert list(between.scan()) == expected(now)
+        scan = before.scan()
+        next(scan)
+    for late in (lambda: next(scan), before.scan):
+        with pytest.raises(Closed, match="the snapshot is closed"):
+            late()
+    assert list(kv.scan()) == []
+    assert len(kv._ordered._keys) == 0
+
+
+def test_open_snapshots_and_scans_are_counted(kv: KVStore) -> None:
+    """Whoever compacts the store must know of them."""
+    scan = kv.scan()
+    next(scan)
+    assert kv.stats()["snapshots"] == 1
+    assert sum(1 for _ in scan) == COUNT - 1
+    del scan
+    gc.collect()
+    assert kv.stats()["snapshots"] == 0
+
+
+def test_what_has_expired_vanishes(kv: KVStore) -> None:
+    """From scans that begin later, of keys too, which else need no look-up."""
+    list(kv.scan())
+    kv.put(b"00000", b"short", ttl=1e-9)
+    kv.put(b"short", b"x", ttl=1e-9)
+    kv.put(b"long", b"x", ttl=3600)
+    left = {**START, b"long": b"x"}
+    del left[b"00000"]
+    assert list(kv.scan()) == expected(left)
+    assert list(kv.scan(values=False)) == sorted(left)
+    with opened(Path(kv.path), "r") as reader:
+        assert list(reader.scan(values=False)) == sorted(left)
+    kv.sweep()
+    assert list(kv.scan(values=False)) == sorted(left)
+
+
+def test_a_batch_is_seen_whole(tmp_path: Path) -> None:
+    """By the scans of another process: both keys of a pair or none."""
+
+    def write() -> threading.Thread:
+        kv = opened(tmp_path / "kv")
+
+        def pairs() -> None:
+            for number in range(1_000_000):
+                with kv.batch() as batch:
+                    batch[b"a%d" % (number % 50)] = batch[b"b%d" % (number % 50)] = b"%d" % number
+                    batch.delete(b"a%d" % ((number + 25) % 50))
+                    batch.delete(b"b%d" % ((number + 25) % 50))
+
+        made = threading.Thread(target=pairs, daemon=True)
+        made.start()
+        return made
+
+    with living_child(write), opened(tmp_path / "kv", "r") as reader:
+        rounds = seen = 0
+        while rounds < 50 or seen == 0:
+            rounds += 1
+            one, other = dict(reader.scan("a")), dict(reader.scan("b"))
+            both = dict(reader.scan())
+            assert {key[1:]: both[key] for key in both if key[:1] == b"a"} == {
+                key[1:]: both[key] for key in both if key[:1] == b"b"
+            }
+            seen = max(seen, len(one) * len(other))
 
 
 def test_opening_in_order(tmp_path: Path) -> None:

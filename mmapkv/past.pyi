@@ -1,6 +1,0 @@
-from typing_extensions import Buffer
-
-from mmapkv.reader import StoreReader
-
-def to_bytes(thing: str | Buffer, what: str) -> bytes: ...
-def value_at(store: StoreReader, key: bytes, stop: int, copied: bool) -> bytes | None: ...
