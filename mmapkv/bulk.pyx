@@ -289,7 +289,7 @@ cdef class BulkWriter(StoreUpdater):
             left -= 1
             # A batch of one record is a record.
             flags = 0 if written == 1 else FLAG_BATCH | (FLAG_BATCH_END if left == 0 else 0)
-            log.write_record(log.base + log.end, size, flags)
+            log.seal_next(size, flags)
             change.address = make_address(self.tail_slot, log.last)
         log.publish()
         # Committed: what is not entered now is entered by the next writer. Readers see none of it until `applied` is published.

@@ -483,6 +483,10 @@ cdef class Appender(TailHolder):
         write_record(self, self.base + self.end, payload_size, 0)
         publish_at(self, self.seq, self.end, self.last)
 
+    cdef void seal_next(self, uint64_t payload_size, uint8_t flags) noexcept nogil:
+        # One of several that are published together.
+        write_record(self, self.base + self.end, payload_size, flags)
+
     cdef void publish(self) noexcept nogil:
         publish_at(self, self.seq, self.end, self.last)
 
