@@ -9,6 +9,7 @@ from weakref import ref
 
 from sortedcontainers import SortedList  # type: ignore[import-untyped]
 
+from mmapio import _fork
 from mmapkv.decode import note_presence
 from mmapkv.sorting import sorted_keys
 from mmaplog.errors import TooOld
@@ -48,6 +49,7 @@ class OrderedKeys:
         self._epoch = 0
         self._era_lock = threading.Lock()
         self._era: ref[Era] = ref(Era())
+        _fork.register(self)
 
     def era(self) -> Era:
         """What a snapshot must hold. To be asked for before the snapshot's moment is fixed."""
@@ -101,6 +103,11 @@ class OrderedKeys:
             self._bring_up(store, stop)
             found = list(islice(self._keys.irange(low, high, (not beyond_low, False), reverse), count))
             return found, self._position == stop and not self._gone and not self._expiring
+
+    def _after_fork_in_child(self) -> None:
+        # Threads of the parent that held them are not here. What one of them was at has no position.
+        self._lock = threading.Lock()
+        self._era_lock = threading.Lock()
 
     def _bring_up(self, store: KVStore, stop: int) -> None:
         log, _ = store._open_parts()

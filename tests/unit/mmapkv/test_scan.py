@@ -342,6 +342,16 @@ def test_threads_scan_while_one_writes(kv: KVStore) -> None:
     assert wrong == []
 
 
+def test_a_forked_child_waits_for_no_thread_of_the_parent(kv: KVStore) -> None:
+    """One that was sorting when the process forked is not there to finish."""
+    with opened(Path(kv.path), "r") as reader:
+        list(reader.scan())
+        kv[b"new"] = b"x"
+        with reader._ordered._lock, reader._ordered._era_lock:
+            found = in_child(lambda: list(reader.scan(values=False)))
+        assert found == [*sorted(START), b"new"] == list(reader.scan(values=False))
+
+
 def test_a_handle_that_is_behind_a_compaction_begins_anew(tmp_path: Path) -> None:
     """What it did not hear of is that keys were deleted: the deletions are gone, with what they deleted."""
     with opened(tmp_path / "kv") as kv:
