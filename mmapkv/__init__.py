@@ -5,16 +5,22 @@ one writes. The log below it is the truth; the index can always be derived from 
 """
 
 from mmapio.options import FlushPolicy
+from mmapkv.aio import AsyncChanges, AsyncKVStore
 from mmapkv.batch import Batch
+from mmapkv.changes import Change, Changes
 from mmapkv.errors import BufferTooSmall, Conflict, InvalidKey, StoreError, ValueTooLarge
 from mmapkv.snapshot import Snapshot
 from mmapkv.store import KVStore
 from mmapkv.transaction import Transaction
-from mmaplog.errors import CorruptionError, FormatError, Locked, Poisoned, RecordTooLarge
+from mmaplog.errors import CorruptionError, FormatError, Locked, Poisoned, RecordTooLarge, TooOld
 
 __all__ = [
+    "AsyncChanges",
+    "AsyncKVStore",
     "Batch",
     "BufferTooSmall",
+    "Change",
+    "Changes",
     "Conflict",
     "CorruptionError",
     "FlushPolicy",
@@ -26,6 +32,7 @@ __all__ = [
     "RecordTooLarge",
     "Snapshot",
     "StoreError",
+    "TooOld",
     "Transaction",
     "ValueTooLarge",
 ]

@@ -7,6 +7,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from mmapkv.frozen import Frozen
+from mmapkv.ordered import Era
+from mmapkv.scan import Scanned
 from mmapkv.views import Items, Values
 from mmapkv.walk import KEYS, Walk
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Snapshot"]
 
 
-class Snapshot(Frozen, Mapping[bytes, bytes]):
+class Snapshot(Frozen, Scanned, Mapping[bytes, bytes]):
     """A read-only mapping: the store as it was when this was taken, whatever is written since.
 
     Made by ``KVStore.snapshot``. Taking one copies nothing and holds up nobody. It can be read as long as
@@ -32,9 +34,10 @@ class Snapshot(Frozen, Mapping[bytes, bytes]):
     (b'10', b'12')
     """
 
-    def __init__(self, store: KVStore, stop: int, count: int) -> None:
+    def __init__(self, store: KVStore, stop: int, count: int, era: Era) -> None:
         super().__init__(store, stop, count)
         self._store = store
+        self._era: Era | None = era
 
     def __iter__(self) -> Iterator[bytes]:
         return self._walk(KEYS)
@@ -50,6 +53,7 @@ class Snapshot(Frozen, Mapping[bytes, bytes]):
     def close(self) -> None:
         """Let go of what it holds on to; the second time does nothing."""
         if self._finish():
+            self._era = None
             self._store._end_view(self)
 
     def __enter__(self) -> Self:
@@ -63,6 +67,10 @@ class Snapshot(Frozen, Mapping[bytes, bytes]):
 
     def __repr__(self) -> str:
         return f"<Snapshot of {self._store.path!r} before record {self.stop}>"
+
+    def _snapshot_for_scan(self) -> Snapshot:
+        self._check()
+        return self
 
     def _walk(self, what: int) -> Walk[Any]:
         self._check()

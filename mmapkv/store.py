@@ -16,8 +16,11 @@ from mmapio.errors import Closed
 from mmapio.options import FlushPolicy
 from mmapkv import attach, index_file
 from mmapkv.bulk import BulkWriter
+from mmapkv.changes import Changes
 from mmapkv.errors import Conflict, StoreError
 from mmapkv.index import Index
+from mmapkv.ordered import OrderedKeys
+from mmapkv.scan import Scanned
 from mmapkv.slots import SlotMap
 from mmapkv.snapshot import Snapshot
 from mmapkv.transaction import Transaction
@@ -48,7 +51,7 @@ BACKOFF_SECONDS_FIRST = 0.001
 BACKOFF_SECONDS_MAX = 0.1
 
 
-class KVStore(BulkWriter, MutableMapping[bytes, bytes]):
+class KVStore(BulkWriter, Scanned, MutableMapping[bytes, bytes]):
     """A persistent mapping of bytes keys to bytes values; a store is a directory.
 
     Make one with :meth:`open`. Look-ups cost a constant number of cache misses whatever the size. A write is
@@ -70,6 +73,8 @@ class KVStore(BulkWriter, MutableMapping[bytes, bytes]):
     _log: Log
     _oldest: Iterator[bytes] | None
     _index_lock: threading.RLock
+    _flush_policy: FlushPolicy
+    _ordered: OrderedKeys
     _views: weakref.WeakValueDictionary[int, Snapshot]
 
     if TYPE_CHECKING:
@@ -91,13 +96,15 @@ class KVStore(BulkWriter, MutableMapping[bytes, bytes]):
         flush_policy: FlushPolicy = DEFAULT_POLICY,
         segment_bytes: SupportsIndex = DEFAULT_SEGMENT_BYTES,
         verify: bool = True,
+        ordered: bool = False,
     ) -> Self:
         """Open or create the store in the directory `path`.
 
         `mode` is as in dbm: "r" reads, "w" writes an existing store, "c" creates it if missing, "n" starts a
         new one. `flush_policy` says when writes become durable by themselves; `segment_bytes` (of a new
-        store) is how large its log's files grow; `verify=False` skips the checksum of each record read. Costs
-        O(1) after a clean close or a killed process; after a power cut the index is rebuilt from the log.
+        store) is how large its log's files grow; `verify=False` skips the checksum of each record read;
+        with `ordered` the keys are sorted now, and not when :meth:`scan` is first called. Costs O(1) after a
+        clean close or a killed process; after a power cut the index is rebuilt from the log.
 
         Raises FileNotFoundError, NotADirectoryError, PermissionError, ValueError for another mode, Locked
         (naming the process that writes), FormatError, CorruptionError.
@@ -115,6 +122,14 @@ class KVStore(BulkWriter, MutableMapping[bytes, bytes]):
             raise
         store._open(log, verify)
         store._use(index, slots)
+        store._ordered = OrderedKeys()
+        store._flush_policy = flush_policy
+        if ordered:
+            try:
+                store._ordered.prepare(store)
+            except BaseException:
+                store.close()
+                raise
         return store
 
     @property
@@ -126,6 +141,11 @@ class KVStore(BulkWriter, MutableMapping[bytes, bytes]):
     def closed(self) -> bool:
         """True after :meth:`close`."""
         return self._log.closed
+
+    @property
+    def flush_policy(self) -> FlushPolicy:
+        """When writes become durable by themselves, as it was given."""
+        return self._flush_policy
 
     def __init__(self) -> None:
         raise TypeError("use KVStore.open")
@@ -179,9 +199,34 @@ class KVStore(BulkWriter, MutableMapping[bytes, bytes]):
 
     def snapshot(self) -> Snapshot:
         """The store as it is now, as a read-only mapping that stays so. Costs O(1)."""
-        snapshot = Snapshot(self, *self._visible())
+        era = self._ordered.era()
+        snapshot = Snapshot(self, *self._visible(), era)
         self._views[id(snapshot)] = snapshot
         return snapshot
+
+    def _snapshot_for_scan(self) -> Snapshot:
+        self._ordered.prepare(self)
+        return self.snapshot()
+
+    def changes(
+        self, since: SupportsIndex | None = 0, *, follow: bool = False, timeout: float | None = None
+    ) -> Changes:
+        """Iterate over the changes from number `since` on, as they were made: :class:`Changes`.
+
+        0 begins with the first that there is, None with the next one. It ends with those that were made
+        before the call; with `follow` it waits for more, until there was none for `timeout` seconds, if
+        given. What it hands out is to be seen in the store. Costs reading the log from there on. Raises
+        IndexError for a number that the log has not come to, TooOld (which is one) for one that it has no
+        more, Closed.
+
+        >>> import tempfile
+        >>> with KVStore.open(tempfile.mkdtemp()) as kv:
+        ...     kv["Oslo"] = "59.9"
+        ...     del kv["Oslo"]
+        ...     [(change.seq, change.kind, change.key, change.value) for change in kv.changes()]
+        [(0, 'put', b'Oslo', b'59.9'), (1, 'delete', b'Oslo', None)]
+        """
+        return Changes(self, since, follow, timeout)
 
     def _end_view(self, view: Snapshot) -> None:
         self._views.pop(id(view), None)
