@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
 import time
 from collections.abc import ItemsView, Iterable, Iterator, MutableMapping, ValuesView
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, SupportsIndex
 
+from mmapio import _fork
 from mmapio.errors import Closed
 from mmapio.options import FlushPolicy
 from mmapkv import attach, index_file
@@ -58,7 +58,7 @@ class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
 
     _log: Log
     _oldest: Iterator[bytes] | None
-    _index_lock: threading.RLock
+    _index_lock: _fork.Lock
 
     if TYPE_CHECKING:
         # MutableMapping's own. It works through the operators of this class, so it takes what those take.
@@ -94,7 +94,7 @@ class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
         store = cls.__new__(cls)
         store._log = log
         store._oldest = None
-        store._index_lock = threading.RLock()
+        store._index_lock = _fork.Lock()
         try:
             index, slots = _write_index(log) if log.writable else _read_index(log)
         except BaseException:
