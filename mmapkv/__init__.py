@@ -6,7 +6,9 @@ one writes. The log below it is the truth; the index can always be derived from 
 
 from mmapio.options import FlushPolicy
 from mmapkv.errors import InvalidKey, StoreError, ValueTooLarge
+from mmapkv.namespace import Namespace
 from mmapkv.store import KVStore
+from mmapkv.typed import TypedStore
 from mmaplog.errors import CorruptionError, FormatError, Locked, Poisoned
 
 __all__ = [
@@ -16,7 +18,9 @@ __all__ = [
     "InvalidKey",
     "KVStore",
     "Locked",
+    "Namespace",
     "Poisoned",
     "StoreError",
+    "TypedStore",
     "ValueTooLarge",
 ]

@@ -65,9 +65,6 @@ cdef class StoreReader:
         key = as_bytes(key, "key")
         return self.look(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), &hit) != 0
 
-    def __reduce__(self):
-        raise TypeError("a store cannot be pickled or copied; open its path again")
-
     def __len__(self):
         cdef uint64_t seq, count
         cdef Index index
