@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mmapio import Closed
-from mmapkv import KVStore, TypedStore
+from mmapkv import KVStore, Namespace, TypedStore
 from mmapkv.codecs import Json, Text
 from tests.unit.mmapkv.stores import MANUAL, contents, opened
 
@@ -60,6 +60,14 @@ def test_one_store_in_several_ways(tmp_path: Path) -> None:
         assert objects.popitem() == (b"a", [1])
         texts.clear()
         assert not kv
+
+
+def test_views_have_what_a_store_has() -> None:
+    """A method that is added to the store is to be added to them, or to be named here as none of theirs."""
+    public = {name for name in dir(KVStore) if not name.startswith("_")}
+    assert public - set(dir(TypedStore)) == {"open"}
+    # What concerns a handle and not a part of its content.
+    assert public - set(dir(Namespace)) == {"open", "close", "closed", "path", "stats"}
 
 
 @pytest.mark.parametrize("wrong", [Json, "json", b"", 5, object()], ids=repr)
