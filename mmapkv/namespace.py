@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import ItemsView, Iterator, MutableMapping, ValuesView
+from collections.abc import ItemsView, Iterable, Iterator, MutableMapping, ValuesView
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 from mmapkv.codecs import Codec, checked
@@ -29,6 +29,9 @@ class Namespace(MutableMapping[K, T], Generic[K, T]):
     operation on a key costs what it costs in the store. Iteration, `len` and `clear` read the log of the
     whole store once. The prefix itself is a key of the store, and the empty one here. Prefixes of which one
     begins another overlap: let each end in a byte that they otherwise do not contain.
+
+    `get_view`, `get_into` and `get_many_into`, which give the bytes of a value, are those of :attr:`store`,
+    with whole keys.
 
     Keys are given as bytes, another buffer, or str (as UTF-8), and come back as bytes, or as str where that
     was asked for. Values are what the codec makes of bytes. It is called before anything is written or
@@ -96,6 +99,26 @@ class Namespace(MutableMapping[K, T], Generic[K, T]):
         """The value of `key`, or `default`. Raises what decoding does."""
         raw = self._store.get(self._inner(key))
         return default if raw is None else self._codec.decode(raw)
+
+    @overload
+    def get_many(self, keys: Iterable[str | Buffer], default: None = None) -> list[T | None]: ...
+    @overload
+    def get_many(self, keys: Iterable[str | Buffer], default: T) -> list[T]: ...
+    @overload
+    def get_many(self, keys: Iterable[str | Buffer], default: U) -> list[T | U]: ...
+    def get_many(self, keys: Iterable[str | Buffer], default: Any = None) -> list[Any]:
+        """The values of many keys, looked up together, in their order; `default` for each that is absent."""
+        found = self._store.get_many([self._inner(key) for key in keys])
+        return [default if raw is None else self._codec.decode(raw) for raw in found]
+
+    @overload
+    def get_versioned(self, key: str | Buffer, default: None = None, /) -> tuple[T, int] | None: ...
+    @overload
+    def get_versioned(self, key: str | Buffer, default: U, /) -> tuple[T, int] | U: ...
+    def get_versioned(self, key: str | Buffer, default: Any = None, /) -> Any:
+        """The value of `key` and its version, as :meth:`mmapkv.KVStore.get_versioned` does, or `default`."""
+        found = self._store.get_versioned(self._inner(key))
+        return default if found is None else (self._codec.decode(found[0]), found[1])
 
     def __contains__(self, key: object, /) -> bool:
         return self._inner(key) in self._store

@@ -120,6 +120,11 @@ class LockFile:
         self._inherited = inherited
 
     @property
+    def held(self) -> _os.Descriptor:
+        """What holds the locks; they are dropped with the last reference to it, whoever closes this."""
+        return self._file
+
+    @property
     def _file(self) -> _os.Descriptor:
         if self._opened is None and self._inherited:
             # A reader in a forked child reads without a lock. The first that it needs makes it one more

@@ -65,9 +65,29 @@ def test_one_store_in_several_ways(tmp_path: Path) -> None:
 def test_views_have_what_a_store_has() -> None:
     """A method that is added to the store is to be added to them, or to be named here as none of theirs."""
     public = {name for name in dir(KVStore) if not name.startswith("_")}
-    assert public - set(dir(TypedStore)) == {"open"}
+    # What works on the bytes of a value.
+    of_the_store = {"get_view", "get_into", "get_many_into"}
+    assert public - set(dir(TypedStore)) == {"open"} | of_the_store
     # What concerns a handle and not a part of its content.
-    assert public - set(dir(Namespace)) == {"open", "close", "closed", "path", "stats"}
+    assert public - set(dir(Namespace)) == {"open", "close", "closed", "path", "stats"} | of_the_store
+
+
+@pytest.mark.parametrize("prefix", ["", "p/"])
+def test_many_keys_and_versions(tmp_path: Path, prefix: str) -> None:
+    """Looked up as in the store, below a prefix and through a codec; what is absent is not decoded."""
+    with opened(tmp_path / "kv") as kv:
+        view = kv.namespace(prefix).typed(Json(), keys=str)
+        view.update({"a": [1], "b": None})
+        assert view.get_many(["b", "missing", b"a", "a"]) == [None, None, [1], [1]]
+        assert view.get_many(iter(["b", "missing"]), default=5) == [None, 5]
+        assert view.get_many([]) == []
+        assert view.get_versioned("missing") is None
+        assert view.get_versioned("missing", 5) == 5
+        value, version = view.get_versioned("a") or ([], 0)
+        assert value == [1]
+        assert kv.get_versioned(prefix + "a") == (b"[1]", version)
+        view["a"] = [1]
+        assert (view.get_versioned("a") or ([], 0))[1] > version
 
 
 @pytest.mark.parametrize("wrong", [Json, "json", b"", 5, object()], ids=repr)
@@ -114,6 +134,8 @@ READS: dict[str, Use] = {
     "setdefault": lambda view: view.setdefault("a", 1),
     "items": lambda view: list(view.items()),
     "values": lambda view: list(view.values()),
+    "get_many": lambda view: view.get_many(["a"]),
+    "get_versioned": lambda view: view.get_versioned("a"),
 }
 
 
