@@ -436,7 +436,6 @@ cdef class Appender(TailHolder):
 
     cdef int give_back(self) except -1:
         # At the end: the room that was made for more records. A page is left behind the last one, for who looks whether another follows.
-        self.adopt_prepared()
         self.tail.shrink(((self.end + PAGE - 1) & ~(PAGE - 1)) + PAGE)
         return 0
 

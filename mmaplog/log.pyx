@@ -465,7 +465,11 @@ cdef class Log(Keeper):
     cdef leave(self):
         # The last writer to go vouches for what he leaves. Nobody comes meanwhile.
         if self.preparer is not None:
-            self.preparer.stop()  # or it would go on with a file that another writer has by then
+            # Or it would go on with a file that another writer has by then.
+            try:
+                self.adopt_prepared()
+            finally:
+                self.preparer.stop()
         self.locks.begin()
         try:
             if self.append_mutex is None or not self.locks.has_writer():

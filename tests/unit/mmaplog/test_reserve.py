@@ -58,7 +58,7 @@ def test_a_full_log_can_be_made_smaller(small_volume: Path, reserve: int, way: s
 
 
 def test_compaction_gives_room_as_it_goes(small_volume: Path) -> None:  # noqa: F811
-    """What was replaced is let go of, so that the reserve need not be as large as all that is written anew."""
+    """What was replaced is let go of, so that the reserve need not be as large as all that is written."""
     with full(small_volume, reserve=SEGMENT + (64 << 10), records=3000) as log:
         before = len(log)
         made = log.compact(lambda entry: entry.seq % 2 == 0)
