@@ -9,9 +9,11 @@ from mmapkv.aio import AsyncChanges, AsyncKVStore
 from mmapkv.batch import Batch
 from mmapkv.changes import Change, Changes
 from mmapkv.errors import BufferTooSmall, Conflict, InvalidKey, StoreError, ValueTooLarge
+from mmapkv.namespace import Namespace
 from mmapkv.snapshot import Snapshot
 from mmapkv.store import KVStore
 from mmapkv.transaction import Transaction
+from mmapkv.typed import TypedStore
 from mmaplog.errors import CorruptionError, FormatError, Locked, Poisoned, RecordTooLarge, TooOld
 
 __all__ = [
@@ -28,11 +30,13 @@ __all__ = [
     "InvalidKey",
     "KVStore",
     "Locked",
+    "Namespace",
     "Poisoned",
     "RecordTooLarge",
     "Snapshot",
     "StoreError",
     "TooOld",
     "Transaction",
+    "TypedStore",
     "ValueTooLarge",
 ]

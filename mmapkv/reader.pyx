@@ -138,9 +138,6 @@ cdef class StoreReader:
         cdef bytes wanted = <bytes>key if PyBytes_CheckExact(key) else as_bytes(key, "key")
         return self.look(PyBytes_AS_STRING(wanted), PyBytes_GET_SIZE(wanted), &hit) != 0
 
-    def __reduce__(self):
-        raise TypeError("a store cannot be pickled or copied; open its path again")
-
     def __len__(self):
         cdef uint64_t seq, count
         cdef Index index

@@ -5,25 +5,28 @@ from __future__ import annotations
 import errno
 import os
 import random
-import threading
 import time
 import weakref
 from collections.abc import Callable, ItemsView, Iterable, Iterator, MutableMapping, ValuesView
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, SupportsIndex, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, Self, SupportsIndex, TypeVar, overload
 
+from mmapio import _fork
 from mmapio.errors import Closed
 from mmapio.options import FlushPolicy
 from mmapkv import attach, index_file
 from mmapkv.bulk import BulkWriter
 from mmapkv.changes import Changes
+from mmapkv.codecs import Bytes, Codec, checked
 from mmapkv.errors import Conflict, StoreError
 from mmapkv.index import Index
+from mmapkv.namespace import Namespace
 from mmapkv.ordered import OrderedKeys
 from mmapkv.scan import Scanned
 from mmapkv.slots import SlotMap
 from mmapkv.snapshot import Snapshot
 from mmapkv.transaction import Transaction
+from mmapkv.typed import TypedStore
 from mmapkv.views import Items, Values
 from mmapkv.walk import EXPIRED, KEYS, Walk
 from mmaplog.errors import CorruptionError, Locked
@@ -31,7 +34,6 @@ from mmaplog.log import DEFAULT_POLICY, DEFAULT_SEGMENT_BYTES, Log, open_log
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
-
 
 _T = TypeVar("_T")
 
@@ -72,10 +74,12 @@ class KVStore(BulkWriter, Scanned, MutableMapping[bytes, bytes]):
 
     _log: Log
     _oldest: Iterator[bytes] | None
-    _index_lock: threading.RLock
     _flush_policy: FlushPolicy
     _ordered: OrderedKeys
     _views: weakref.WeakValueDictionary[int, Snapshot]
+    _index_lock: _fork.Lock
+    # How a pickled handle is opened again: where, and with which arguments of `open`.
+    _reopened: tuple[str, dict[str, Any]]
 
     if TYPE_CHECKING:
         # MutableMapping's own. It works through the operators of this class, so it takes what those take.
@@ -87,6 +91,32 @@ class KVStore(BulkWriter, Scanned, MutableMapping[bytes, bytes]):
             **named: str | Buffer,
         ) -> None: ...
 
+    @overload
+    @classmethod
+    def open(
+        cls,
+        path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
+        mode: Literal["r", "w", "c", "n"] = "c",
+        *,
+        flush_policy: FlushPolicy = ...,
+        segment_bytes: SupportsIndex = ...,
+        verify: bool = ...,
+        ordered: bool = ...,
+        codec: None = None,
+    ) -> Self: ...
+    @overload
+    @classmethod
+    def open(
+        cls,
+        path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
+        mode: Literal["r", "w", "c", "n"] = "c",
+        *,
+        flush_policy: FlushPolicy = ...,
+        segment_bytes: SupportsIndex = ...,
+        verify: bool = ...,
+        ordered: bool = ...,
+        codec: Codec[_T],
+    ) -> TypedStore[bytes, _T]: ...
     @classmethod
     def open(
         cls,
@@ -97,24 +127,32 @@ class KVStore(BulkWriter, Scanned, MutableMapping[bytes, bytes]):
         segment_bytes: SupportsIndex = DEFAULT_SEGMENT_BYTES,
         verify: bool = True,
         ordered: bool = False,
-    ) -> Self:
+        codec: Codec[Any] | None = None,
+    ) -> Self | TypedStore[bytes, Any]:
         """Open or create the store in the directory `path`.
 
         `mode` is as in dbm: "r" reads, "w" writes an existing store, "c" creates it if missing, "n" starts a
         new one. `flush_policy` says when writes become durable by themselves; `segment_bytes` (of a new
         store) is how large its log's files grow; `verify=False` skips the checksum of each record read;
-        with `ordered` the keys are sorted now, and not when :meth:`scan` is first called. Costs O(1) after a
-        clean close or a killed process; after a power cut the index is rebuilt from the log.
+        with `ordered` the keys are sorted now, and not when :meth:`scan` is first called. With a `codec` the
+        result is a :class:`TypedStore`. Costs O(1) after a clean close or a killed process; after a power cut
+        the index is rebuilt from the log.
 
         Raises FileNotFoundError, NotADirectoryError, PermissionError, ValueError for another mode, Locked
         (naming the process that writes), FormatError, CorruptionError.
         """
+        if codec is not None:
+            checked(codec)
+        # Before anything can change the current directory.
+        place = os.path.realpath(os.fsdecode(path))
         log = open_log(Log, path, mode, flush_policy, False, segment_bytes, (attach.NAME,))
         store = cls.__new__(cls)
         store._log = log
         store._oldest = None
-        store._index_lock = threading.RLock()
         store._views = weakref.WeakValueDictionary()
+        store._index_lock = _fork.Lock()
+        # Whatever this handle may: one process writes.
+        store._reopened = place, {"mode": "r", "verify": verify}
         try:
             index, slots = _write_index(log) if log.writable else _read_index(log)
         except BaseException:
@@ -130,7 +168,7 @@ class KVStore(BulkWriter, Scanned, MutableMapping[bytes, bytes]):
             except BaseException:
                 store.close()
                 raise
-        return store
+        return store if codec is None else store.typed(codec)
 
     @property
     def path(self) -> str:
@@ -269,6 +307,21 @@ class KVStore(BulkWriter, Scanned, MutableMapping[bytes, bytes]):
             time.sleep(random.uniform(0, backoff))
             backoff = min(2 * backoff, BACKOFF_SECONDS_MAX)
 
+    def namespace(self, prefix: str | Buffer) -> Namespace[bytes, bytes]:
+        """The keys that begin with `prefix`, without it, as a mapping of its own. Costs nothing."""
+        return Namespace(self, prefix, Bytes(), bytes)
+
+    @overload
+    def typed(self, codec: Codec[_T], keys: type[bytes] = ...) -> TypedStore[bytes, _T]: ...
+    @overload
+    def typed(self, codec: Codec[_T], keys: type[str]) -> TypedStore[str, _T]: ...
+    def typed(self, codec: Codec[_T], keys: type[Any] = bytes) -> TypedStore[Any, _T]:
+        """This store with values that `codec` makes bytes of, such as ``mmapkv.codecs.Json()``.
+
+        Keys come back as `keys`, bytes or str. Costs nothing; both are one handle.
+        """
+        return TypedStore(self, codec, keys)
+
     def flush(self) -> None:
         """Make every write that is committed now durable: on the device when it returns.
 
@@ -278,8 +331,10 @@ class KVStore(BulkWriter, Scanned, MutableMapping[bytes, bytes]):
         self._log.flush()
 
     def sync(self) -> None:
-        """The same as :meth:`flush`, under the name that dbm and shelve use."""
-        self.flush()
+        """Flush, under the name that dbm and shelve use; on a reader, which they ask too, it does nothing."""
+        log, _ = self._open_parts()
+        if log.writable:
+            log.flush()
 
     def stats(self) -> dict[str, int]:
         """Counts and sizes.
@@ -339,6 +394,19 @@ class KVStore(BulkWriter, Scanned, MutableMapping[bytes, bytes]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self._open_parts()
+        return _reopen, (type(self), *self._reopened)
+
+    def __copy__(self) -> NoReturn:
+        raise TypeError(
+            "a store is not copied, for two handles of it are not two stores: dict(kv) copies what it "
+            "holds, and KVStore.open(kv.path, 'r') is another handle"
+        )
+
+    def __deepcopy__(self, memo: object) -> NoReturn:
+        self.__copy__()
 
     def __repr__(self) -> str:
         if self.closed:
@@ -406,6 +474,19 @@ class KVStore(BulkWriter, Scanned, MutableMapping[bytes, bytes]):
             index_file.clear_mark(index)
         except CorruptionError:
             self._rebuild_index(index)
+
+
+def _reopen(cls: type[KVStore], path: str, arguments: dict[str, Any]) -> KVStore:
+    # What unpickling a handle comes to.
+    try:
+        store: KVStore = cls.open(path, **arguments)
+        return store
+    except OSError as error:
+        error.add_note(
+            f"A pickled handle is opened again by its path, which was {path!r}: the store must be there, "
+            "on the same machine, and allow reading."
+        )
+        raise
 
 
 def _write_index(log: Log) -> tuple[Index, SlotMap]:

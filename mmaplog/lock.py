@@ -31,6 +31,9 @@ class LockFile:
 
     def __init__(self, directory: _os.Descriptor, path: str, *, create: bool) -> None:
         self._path = path
+        self._directory = directory
+        self._writes = False
+        self._inherited = False
         self.writable = True
         try:
             opened = _os.open_file(NAME, True, create=create, follow=False, directory=directory)
@@ -56,6 +59,7 @@ class LockFile:
                 "or have every writer share it",
                 self._path,
             )
+        self._writes = True
         name = f"process {os.getpid()}".encode().ljust(OWNER_SIZE, b"\0")
         _os.write_at(self._file, name, OWNER_OFFSET)
 
@@ -65,6 +69,7 @@ class LockFile:
 
     def release_writer(self) -> None:
         """Stop being the writer while staying attached."""
+        self._writes = False
         _os.unlock_byte(self._file, WRITER)
 
     def begin(self) -> None:
@@ -106,10 +111,13 @@ class LockFile:
     def close(self) -> None:
         """Drop every lock. The second time does nothing."""
         self._opened = None
+        self._inherited = False
 
     def _after_fork_in_child(self) -> None:
         # Closing the child's copy leaves the parent's locks alone; unlocking would take them away.
+        inherited = (self._inherited or self._opened is not None) and not self._writes
         self.close()
+        self._inherited = inherited
 
     @property
     def held(self) -> _os.Descriptor:
@@ -118,6 +126,12 @@ class LockFile:
 
     @property
     def _file(self) -> _os.Descriptor:
+        if self._opened is None and self._inherited:
+            # A reader in a forked child reads without a lock. The first that it needs makes it one more
+            # reader, whom the parent's end does not detach.
+            opened = _os.open_file(NAME, self.writable, follow=False, directory=self._directory)
+            _os.lock_byte(opened, ATTACHED, False)
+            self._opened = opened
         if self._opened is None:
             raise Closed(
                 errno.EBADF,

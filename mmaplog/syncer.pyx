@@ -345,7 +345,9 @@ cdef class Syncer:
             "close every handle and open the log again", self._path)
 
     cdef raise_forked(self):
-        raise Closed(_errno.EBADF, "a log inherited by fork belongs to the parent; open it again in the child", self._path)
+        raise Closed(
+            _errno.EBADF, "inherited by fork, this handle belongs to the parent, which goes on writing; open it again in the child, "
+            "with mode 'r' as long as the parent has it open for writing", self._path)
 
     cdef reentered(self, what):
         return LogError(

@@ -68,7 +68,7 @@ C_FORBIDDEN = _words(
 )
 
 #: Public modules that a user imports by name, because no package may import them by itself.
-PUBLIC_MODULES: frozenset[str] = frozenset()
+PUBLIC_MODULES: frozenset[str] = _words("mmapkv.dbm")
 
 #: What single modules may use beyond the above.
 EXCEPTIONS: dict[str, frozenset[str]] = {
@@ -76,6 +76,8 @@ EXCEPTIONS: dict[str, frozenset[str]] = {
     "mmapio.reader": _words("io"),
     # The address of XXH3 in the wheel of xxhash.
     "mmaplog.checksum": _words("ctypes"),
+    # A file object in memory: numpy reads and writes the header of an .npy through one.
+    "mmapkv.codecs": _words("io"),
     # The demo opens the files that it is to load, and makes its store in a temporary directory.
     "mmapkv._demo_files": _words("Path.open"),
     "mmapkv.demo": _words("tempfile"),

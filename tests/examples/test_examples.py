@@ -27,7 +27,7 @@ _NAME = re.compile(r"(\d\d)_[a-z0-9_]+\.py")
 _LISTED = re.compile(r"^\| \[[^\]]+\]\(examples/([^)]+)\) \| [^|]*\S[^|]* \|$", re.MULTILINE)
 
 # What other modules than the package itself an example may import: those that the package does not re-export.
-_PUBLIC = {"mmapio", "mmapio.aio", "mmaplog"}
+_PUBLIC = {"mmapio", "mmapio.aio", "mmaplog", "mmapkv", "mmapkv.codecs", "mmapkv.dbm"}
 
 
 def promised(path: Path) -> str:

@@ -6,7 +6,7 @@ import array
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, MutableMapping, ValuesView
 from datetime import timedelta
 from pathlib import Path
-from typing import assert_type
+from typing import Any, assert_type
 
 import mmapio
 from mmapio import (
@@ -25,7 +25,8 @@ from mmapio import (
     SharedMutex,
     TouchHint,
 )
-from mmapkv import Batch, KVStore, Snapshot, Transaction
+from mmapkv import Batch, KVStore, Namespace, Snapshot, Transaction, TypedStore, dbm
+from mmapkv.codecs import Bytes, Compressed, Json, Text
 from mmaplog import Consumer, ConsumerInfo, Entry, GroupMember, Log
 from mmaplog.consumer import slowest
 
@@ -42,12 +43,24 @@ def use_store(directory: Path) -> None:
         _write(kv)
         _read(kv)
         _as_mapping(kv)
+        _in_parts(kv)
         _take_away(kv)
         _change(kv)
         assert_type(kv.stats(), dict[str, int])
         kv.flush()
         kv.sync()
     assert_type(kv.closed, bool)
+    with KVStore.open(directory, "w", codec=Compressed(Text(), 9)) as texts:
+        assert_type(texts, TypedStore[bytes, str])
+        texts["a"] = "text"
+        assert assert_type(texts.get(b"a", None), str | None) == "text"
+        assert assert_type(texts.store, KVStore)[b"a"] != b"text"
+    with dbm.open(directory, "n") as db:
+        assert_type(db, dbm.Database)
+        db["a"] = "b"
+        assert assert_type(db.keys(), list[bytes]) == [assert_type(db.firstkey(), bytes | None)]
+        assert assert_type(db.get("a"), bytes | None) == b"b"
+    assert assert_type(dbm.whichdb(directory), str | None) == "mmapkv.dbm"
 
 
 def _write(kv: KVStore) -> None:
@@ -117,6 +130,23 @@ def _as_mapping(kv: KVStore) -> None:
     assert_type(kv.values(), ValuesView[bytes])
     assert all(key.isascii() and value.isdigit() for key, value in kv.items())
     assert assert_type(sorted(kv)[0], bytes) == b"a"
+
+
+def _in_parts(kv: KVStore) -> None:
+    part = kv.namespace("part/")
+    assert_type(part, Namespace[bytes, bytes])
+    part["a"] = b"text"
+    part.namespace(b"in it/").put(bytearray(b"k"), b"v", durable=True)
+    files: MutableMapping[str, bytes] = part.typed(Bytes(), keys=str)
+    assert files == {"a": b"text", "in it/k": b"v"}
+    objects = kv.typed(Json(), keys=str)
+    assert_type(objects, TypedStore[str, Any])
+    texts = part.typed(Text())
+    assert_type(texts, Namespace[bytes, str])
+    assert assert_type(texts.pop("a"), str) == "text"
+    assert assert_type(texts.popitem(), tuple[bytes, str]) == (b"in it/k", "v")
+    for key, value in assert_type(texts.items(), ItemsView[bytes, str]):
+        print(key, value)
 
 
 def _take_away(kv: KVStore) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import pickle
 import tempfile
 from collections.abc import MutableMapping
 from pathlib import Path
@@ -179,13 +177,6 @@ def test_emptying_a_store_by_popitem(tmp_path: Path) -> None:
             found.append(kv.popitem())
         assert found == list(expected.items())
         assert agreeing(kv) == {}
-
-
-@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
-def test_a_store_cannot_be_copied_or_pickled(tmp_path: Path, duplicate: Any) -> None:
-    """Two handles that think they are the one writer would write the same bytes."""
-    with opened(tmp_path / "kv") as kv, pytest.raises(TypeError):
-        duplicate(kv)
 
 
 def test_a_store_is_not_hashable_and_has_no_reverse(tmp_path: Path) -> None:
