@@ -7,6 +7,7 @@ one writes. The log below it is the truth; the index can always be derived from 
 from mmapio.options import FlushPolicy
 from mmapkv.errors import InvalidKey, StoreError, ValueTooLarge
 from mmapkv.store import KVStore
+from mmapkv.verify import StoreDamage, StoreVerified, verify
 from mmaplog.errors import CorruptionError, FormatError, Locked, Poisoned
 
 __all__ = [
@@ -17,6 +18,9 @@ __all__ = [
     "KVStore",
     "Locked",
     "Poisoned",
+    "StoreDamage",
     "StoreError",
+    "StoreVerified",
     "ValueTooLarge",
+    "verify",
 ]

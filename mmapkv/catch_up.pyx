@@ -47,13 +47,15 @@ cdef int parse(Record *record, Replay replay, PayloadHeader *payload, const char
 def catch_up(Index index, Replay replay):
     """Enter the records of `replay` into an index that holds all before them. Costs about one put each, writing no log.
 
-    Doing a record again that had been entered, but not counted, changes nothing else.
+    Doing a record again that had been entered, but not counted, changes nothing else. Keys are counted as they come and go, not by what
+    the records say of that: where a repair lost some, the others know nothing of it.
     """
     cdef Record record
     cdef PayloadHeader payload
     cdef const char *key
     cdef uint64_t hash, address, seq, count, tag, slot = 0, segment_id = 0
     cdef uint64_t *cell
+    cdef bint present = False   # the key, before this record
     cdef Hit hit
     cdef Outcome outcome
     index.applied(&seq, &count)
@@ -69,20 +71,24 @@ def catch_up(Index index, Replay replay):
                 index.make_room()
             outcome = index.find(hash, key, payload.key_length, False, &hit)
             if outcome == PRESENT:
-                if hit.address != address:
+                present = not hit.deleted
+                if hit.address == address:
+                    present = not payload.flags & FLAG_CREATES
+                else:
                     tag = hit.cell[0] >> ADDRESS_BITS << ADDRESS_BITS
                     memory.store_release(hit.cell, tag | address)
                 break
             if outcome == ABSENT:
                 cell = index.place(hash, &tag)
                 if cell != NULL:
+                    present = False
                     memory.store_release(cell, tag | address)
                     break
                 index.split(hash)
             else:
                 index.settle(outcome, &hit)
-        if payload.flags & FLAG_CREATES:
-            count += 1
-        elif payload.kind == KIND_DELETE:
-            count -= 1
+        if payload.kind == KIND_PUT:
+            count += not present
+        else:
+            count -= present
         index.publish(record.seq + 1, count)

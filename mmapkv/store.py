@@ -6,7 +6,7 @@ import errno
 import os
 import threading
 import time
-from collections.abc import ItemsView, Iterable, Iterator, MutableMapping, ValuesView
+from collections.abc import Callable, ItemsView, Iterable, Iterator, MutableMapping, ValuesView
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, SupportsIndex
 
@@ -16,8 +16,10 @@ from mmapkv import attach, index_file
 from mmapkv.errors import StoreError
 from mmapkv.index import Index
 from mmapkv.slots import SlotMap
+from mmapkv.verify import StoreVerified, verify_open
 from mmapkv.walk import ITEMS, KEYS, VALUES, Walk
 from mmapkv.writer import StoreWriter
+from mmaplog.backup import Backup
 from mmaplog.errors import CorruptionError, Locked
 from mmaplog.log import DEFAULT_POLICY, DEFAULT_SEGMENT_BYTES, Log, open_log
 
@@ -194,6 +196,52 @@ class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
             "bytes_on_disk": self._log.disk_usage(),
         }
         return {**figures, **index.figures()}
+
+    def verify(
+        self, *, full: bool = True, progress: Callable[[int, int], object] | None = None
+    ) -> StoreVerified:
+        """Check all that the store's files hold, and change nothing: what is wrong, and how much there is.
+
+        All of the index: its directory, each entry, the record that it leads to. With `full` all of the log
+        too: each record's checksum, what it says of the version before it, that the index leads to the newest
+        of its key, and the number of keys. The store can be used meanwhile, by this handle and by others.
+        `progress` is called with (records looked at, records in all). Costs about what building the index
+        does, twice; memory for a bit for each record's number, 128 MiB at most (beyond 2^30 numbers the log
+        is read again for each 2^30), and a bit for each page of the index.
+
+        Raises Closed, MappingFault where a file was cut.
+
+        >>> import tempfile, os
+        >>> with KVStore.open(os.path.join(tempfile.mkdtemp(), "kv")) as kv:
+        ...     kv["key"] = "value"
+        ...     report = kv.verify()
+        >>> report.keys, report.damages
+        (1, ())
+        """
+        return verify_open(self, full, progress)
+
+    def backup(
+        self,
+        target: str | bytes | os.PathLike[str] | os.PathLike[bytes],
+        *,
+        verify: bool = True,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> Backup:
+        """Copy the store, while it is in use by whomever, into the new directory `target`.
+
+        The copy is a store of its own, equal to this one at the moment the call began, with every record
+        checked unless `verify` is false, and durable when this returns; until then there is nothing of that
+        name. The index of the copy is not copied but built. `progress` is called with (bytes done, bytes in
+        all). Costs what :meth:`mmaplog.Log.backup` does, and a microsecond a record.
+
+        Raises FileExistsError for a target that is there, CorruptionError when the log is damaged, Closed,
+        OSError as the system reports it.
+        """
+        log, _ = self._open_parts()
+        made = log.backup(target, verify=verify, progress=progress)
+        # It is complete without: this spares whoever opens it first the wait.
+        with type(self).open(made.path, "w", flush_policy=FlushPolicy.MANUAL):
+            return made
 
     def close(self) -> None:
         """Close the handle, flushing first unless the policy is NEVER; the second time does nothing.
