@@ -92,7 +92,9 @@ def rebuild(log: Log, old: Index | None) -> tuple[Index, SlotMap]:
     """
     directory = log.segments.directory
     if len(log):
-        logger.warning("%s: rebuilding the index from %d records", log.path, len(log))
+        # That there is none was meant to be: it was removed, or never made, as in a copy.
+        level = logging.INFO if _os.kind_of(directory, NAME) == "nothing" else logging.WARNING
+        logger.log(level, "%s: rebuilding the index from %d records", log.path, len(log))
     with suppress(FileNotFoundError):
         _os.remove_file(directory, TEMPORARY)
     opened = _os.open_file(TEMPORARY, True, create=True, exclusive=True, follow=False, directory=directory)

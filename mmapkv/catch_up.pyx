@@ -91,4 +91,8 @@ def catch_up(Index index, Replay replay):
             count += not present
         else:
             count -= present
-        index.publish(record.seq + 1, count)
+        seq = record.seq + 1
+        index.publish(seq, count)
+    if seq < replay.stop:
+        # The last numbers have no record: a repair found none.
+        index.publish(replay.stop, count)

@@ -66,7 +66,7 @@ class StoreVerified:
 
 
 def verify(path: _Path, *, full: bool = True, progress: _Progress | None = None) -> StoreVerified:
-    """Check the store in the directory `path`, as :meth:`mmapkv.KVStore.verify` does; its index is not mended.
+    """Check the store in the directory `path`, as :meth:`mmapkv.KVStore.verify` does; nothing is mended.
 
     Others may have it open, to write too. An index that would be built anew at the next opening is looked at
     no further: the reason is a damage, or the note. Raises FileNotFoundError where there is no store,
@@ -132,7 +132,10 @@ def _find_index(log: Log, report: _Report) -> tuple[Index | None, str | None]:
     path = log.segments.directory.locate(attach.NAME)
     try:
         found, reason = attach.consider(log, writing=False)
-    except (CorruptionError, FormatError) as error:
+    except PermissionError:
+        raise
+    except OSError as error:
+        # Damaged, of another version, cut, or no file.
         report.add(path, 0, error.strerror, _REBUILD)
         return None, None
     return (found[0], None) if found else (None, reason)

@@ -47,7 +47,9 @@ cdef class Walk:
         while self.replay.seq < self.stop:
             if self.store.index is None:
                 self.store.raise_closed()
-            self.replay.read(&record, True)
+            if not self.replay.read(&record, True):
+                # The last numbers have no record: a repair found none.
+                break
             parse(&record, self.replay, &payload, &key)
             if payload.kind != KIND_PUT or not self.newest(record.seq, key, payload.key_length):
                 continue
