@@ -95,7 +95,7 @@ def test_an_index_that_no_checksum_protects(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("numbers", [(0,), (1,), (1500,), (0, 1), (3002,)], ids=str)
 def test_lost_records_are_told_and_the_rest_is_counted_right(closed: Path, numbers: tuple[int, ...]) -> None:
-    """Whatever the records that are left say of those that are gone: of a key's birth, say, or of its death."""
+    """Whatever those that are left say of those that are gone: of a key's birth, or of its death."""
     for path in segment_paths(closed):
         segment = SegmentFile(path)
         for record in segment.records():
