@@ -20,6 +20,8 @@ EXIT_WRONG_ANSWER = 1
 EXIT_UNUSABLE = 2
 EXIT_TERMINATED = 128 + signal.SIGTERM
 
+UNITS = {"k": 1_000, "m": 1_000_000}
+
 T = TypeVar("T")
 
 
@@ -76,7 +78,9 @@ def load(names: Sequence[str], load_one: Callable[[str], T]) -> tuple[list[T], d
             rivals.append(load_one(name))
         except RivalMissing as error:
             missing[name] = str(error)
-            print(f"SKIPPED {error}. It is not in this run; `pip install --group bench` installs the rivals.")
+            print(
+                f"SKIPPED {error}. It is not in this run; `pip install --group bench` installs those on PyPI."
+            )
     return rivals, missing
 
 
@@ -110,10 +114,12 @@ def names_among(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
 
 
 def at_least(minimum: int) -> Callable[[str], int]:
-    """Return a type for argparse: a number that is not below `minimum`."""
+    """Return a type for argparse: a number that is not below `minimum`, such as 1000, 1_000 or 1k."""
 
     def parse(text: str) -> int:
-        number = int(text.replace("_", "").replace(",", ""))
+        digits = text.replace("_", "").replace(",", "")
+        unit = UNITS.get(digits[-1:].lower(), 1)
+        number = int(digits[:-1] if unit > 1 else digits) * unit
         if number < minimum:
             raise argparse.ArgumentTypeError(f"{number} is too few, the least is {minimum}")
         return number

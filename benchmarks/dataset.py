@@ -35,6 +35,7 @@ class Order:
 
     def __init__(self, indices: Sequence[int], layout: Layout) -> None:
         self.first = indices[0]
+        self.indices = indices
         self._pick = itemgetter(*indices)
         self._layout = layout
 
@@ -45,6 +46,10 @@ class Order:
     def to_store(self, items: Sequence[bytes]) -> Sequence[bytes]:
         """Return new objects equal to the keys or values, in this order. Takes about 0.3 to 0.6 us each."""
         return self._new_objects(items, sequential=self._layout is not Layout.SCATTERED)
+
+    def first_to_store(self, items: Sequence[bytes], count: int) -> Sequence[bytes]:
+        """Return new objects equal to the first `count` in this order, or to all; sequential."""
+        return fresh_copies([items[index] for index in self.indices[:count]])
 
     def _new_objects(self, items: Sequence[bytes], *, sequential: bool) -> Sequence[bytes]:
         if sequential:
@@ -59,22 +64,41 @@ class Dataset:
     All come from `seed`, so two runs store the same bytes. Takes about 4 us a pair.
     """
 
+    keys: list[bytes]
+    absent: list[bytes]
+    values: list[bytes]
+    replacements: list[bytes]
+    """What an overwrite writes: the value of the next key, so every key gets a new one of the same size."""
+
     def __init__(self, count: int, seed: int, layout: Layout = Layout.MIXED) -> None:
         rng = random.Random(seed)
         names = list({rng.randbytes(KEY_SIZE): None for _ in range(2 * count)})
         if len(names) != 2 * count:
             raise ValueError(f"seed {seed} drew a key twice among {2 * count:,}; choose another seed")
-        self.count = count
-        self.layout = layout
-        self.keys: list[bytes] = names[:count]
-        self.absent: list[bytes] = names[count:]
-        self.values: list[bytes] = [rng.randbytes(VALUE_SIZE) for _ in range(count)]
-        # What an overwrite writes: the value of the next key, so every key gets a new one of the same size.
-        self.replacements: list[bytes] = self.values[1:] + self.values[:1]
-        if len(set(self.values)) != count:
+        values = [rng.randbytes(VALUE_SIZE) for _ in range(count)]
+        if len(set(values)) != count:
             raise ValueError(f"seed {seed} drew a value twice among {count:,}; choose another seed")
-        self._checked = rng.sample(range(count), min(count, CHECKED_KEYS_MAX))
+        self._set(rng, layout, names[:count], names[count:], values)
+
+    def _set(
+        self, rng: random.Random, layout: Layout, keys: list[bytes], absent: list[bytes], values: list[bytes]
+    ) -> None:
+        self.count = len(keys)
+        self.layout = layout
+        self.keys = keys
+        self.absent = absent
+        self.values = values
+        self.replacements = values[1:] + values[:1]
+        self._checked = rng.sample(range(self.count), min(self.count, CHECKED_KEYS_MAX))
         self._rng = rng
+
+    def head(self, count: int | None) -> Dataset:
+        """Return the first `count` pairs and as many absent keys, or all of this where it has no more."""
+        if count is None or count >= self.count:
+            return self
+        part = Dataset.__new__(Dataset)
+        part._set(self._rng, self.layout, self.keys[:count], self.absent[:count], self.values[:count])
+        return part
 
     @property
     def bytes_stored(self) -> int:
@@ -86,6 +110,11 @@ class Dataset:
         indices = list(range(self.count))
         self._rng.shuffle(indices)
         return Order(indices, self.layout)
+
+    def sample(self) -> list[tuple[bytes, bytes]]:
+        """Return a sample of the pairs; the keys are new objects."""
+        keys = fresh_copies([self.keys[index] for index in self._checked])
+        return list(zip(keys, [self.values[index] for index in self._checked], strict=True))
 
     def check(self, who: str, get: Callable[[bytes], object], expected: Sequence[bytes] | None) -> None:
         """Look up a sample of the keys and as many absent ones; `expected=None` means that none is stored.

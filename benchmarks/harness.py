@@ -10,17 +10,18 @@ from __future__ import annotations
 import gc
 import itertools
 import mmap
+import os
 import statistics
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-from .adapters import Form, Rival
+from .adapters import Form, NotThere, Rival
 from .dataset import Dataset, Order
-from .workloads import Operands, Workload, fill
+from .workload import Operands, Workload, fill
 
 LOOP = "(loop)"
 
@@ -73,6 +74,8 @@ class Result:
 
     workload: Measure
     rows: list[Row]
+    not_there: dict[str, str] = field(default_factory=dict)
+    """Who takes part and cannot do it here, and why."""
 
     def main_row(self, rival: str) -> Row | None:
         """Return the row of a rival's main form, `None` if the rival did not take part."""
@@ -122,13 +125,21 @@ def in_order(turns: Iterable[Turn[T]]) -> list[Turn[T]]:
 
 
 @dataclass(frozen=True, slots=True)
+class _Standing:
+    """A rival's open store, where it is, and what it holds."""
+
+    store: Rival
+    directory: Path
+    data: Dataset
+
+
+@dataclass(frozen=True, slots=True)
 class _Entrant:
     """A rival in one form, with the store it works on in this round and the row its samples go to."""
 
     row: Row
     form: Form
-    store: Rival
-    directory: Path
+    standing: _Standing
 
 
 class Harness:
@@ -143,12 +154,16 @@ class Harness:
         progress: Callable[[str], None] = lambda message: None,
     ) -> None:
         self._data = data
-        self._rivals = rivals
+        self._rivals = {rival.name: rival for rival in rivals}
+        self._parts = {rival.name: data.head(rival.keys_max) for rival in rivals}
         self._directory = directory
         self._rounds = rounds
         # Taken in turn by all rounds. An overwrite never has the order of the put before it: it would find
         # the records of a log one behind the other.
-        self._orders = itertools.cycle([data.new_order() for _ in range(ORDERS)])
+        self._orders = {
+            part.count: itertools.cycle([part.new_order() for _ in range(ORDERS)])
+            for part in self._parts.values()
+        }
         self._progress = progress
 
     def run(self, workloads: Sequence[Workload]) -> Iterator[Result]:
@@ -161,101 +176,145 @@ class Harness:
 
     def _run_standing(self, workloads: Sequence[Workload]) -> Iterator[Result]:
         """Run workloads that change nothing, all on one full store a rival."""
-        taking_part = [
-            rival for rival in self._rivals if any(workload.name in rival.spellings for workload in workloads)
-        ]
+        results = [self._new_result(workload) for workload in workloads]
         with ExitStack() as stack:
-            stores: dict[str, tuple[Rival, Path]] = {}
-            for rival in taking_part:
-                self._progress(f"filling {rival.name}")
-                store, directory = self._new_store(rival, stack)
-                fill(store, self._data)
-                store.flush()
-                stores[rival.name] = store, directory
-            for workload in workloads:
-                result = self._new_result(workload)
-                entrants = [
-                    _Entrant(row, row.form, *stores[row.rival]) for row in result.rows if row.form is not None
-                ]
-                self._check_all(workload, entrants)
+            stores: dict[str, _Standing] = {}
+            for name in dict.fromkeys(row.rival for result in results for row in result.rows):
+                if name == LOOP:
+                    continue
+                self._progress(f"filling {name}")
+                with _noting(results, name):
+                    standing = self._new_store(name, stack)
+                    fill(standing.store, standing.data)
+                    standing.store.flush()
+                    stores[name] = standing
+            # Not every rival can be told to; what is written back later is written while others are timed.
+            os.sync()
+            for workload, result in zip(workloads, results, strict=True):
+                for name, standing in stores.items():
+                    if result.main_row(name) is not None:
+                        with _noting([result], name):
+                            workload.check(standing.store, standing.data, Operands())
                 for number in range(self._rounds if workload.times else 1):
+                    entrants = [
+                        _Entrant(row, row.form, stores[row.rival])
+                        for row in result.rows
+                        if row.form is not None
+                    ]
                     self._run_round(workload, result, entrants, number)
                 yield result
 
     def _run_lives(self, workloads: Sequence[Workload]) -> Iterator[Result]:
         """Run workloads that change the store; each round, each rival and each form begins with an empty one.
 
-        The workloads of a round follow each other on it, so that an overwrite finds what the put left. What a
-        workload needs and none before it has provided is put there untimed.
+        The workloads of a round that name the same life follow each other on it, so that an overwrite finds
+        what the put left. What a workload needs and none before it has provided is put there untimed.
         """
         results = [self._new_result(workload) for workload in workloads]
         for number in range(self._rounds):
-            with ExitStack() as stack:
-                stores: dict[tuple[str, Form], tuple[Rival, Path]] = {}
-                for workload, result in zip(workloads, results, strict=True):
-                    entrants = []
-                    for row in result.rows:
-                        if row.form is None:
-                            continue
-                        life = row.rival, row.form
-                        if life not in stores:
-                            stores[life] = self._new_store(self._rival(row.rival), stack)
-                        store, directory = stores[life]
-                        if workload.needs_pairs and store.count() == 0:
-                            fill(store, self._data)
-                        entrants.append(_Entrant(row, row.form, store, directory))
-                    self._run_round(workload, result, entrants, number)
+            for life in dict.fromkeys(workload.life for workload in workloads):
+                with ExitStack() as stack:
+                    stores: dict[tuple[str, Form], _Standing] = {}
+                    for workload, result in zip(workloads, results, strict=True):
+                        if workload.life == life:
+                            entrants = self._live(workload, result, stores, stack)
+                            self._run_round(workload, result, entrants, number)
         yield from results
+
+    def _live(
+        self,
+        workload: Workload,
+        result: Result,
+        stores: dict[tuple[str, Form], _Standing],
+        stack: ExitStack,
+    ) -> list[_Entrant]:
+        """Return the entrants of a workload, each with its store as the workload needs it."""
+        entrants = []
+        for row in list(result.rows):
+            if row.form is None or row.rival in result.not_there:
+                continue
+            key = row.rival, row.form
+            with _noting([result], row.rival):
+                if key not in stores:
+                    stores[key] = self._new_store(row.rival, stack, durable=workload.durable)
+                standing = stores[key]
+                if workload.needs_pairs and standing.store.count() == 0:
+                    self._progress(f"filling {row.rival}")
+                    fill(standing.store, standing.data)
+                entrants.append(_Entrant(row, row.form, standing))
+        return entrants
 
     def _run_round(
         self, workload: Workload, result: Result, entrants: Sequence[_Entrant], number: int
     ) -> None:
         """Take one sample of each entrant, and one of the bare loop."""
-        order = next(self._orders)
-        operands = Operands()
-        for turn in in_order([self._turn(workload, entrant, order) for entrant in entrants]):
-            self._progress(f"{workload.name} {number + 1}/{self._rounds} {turn.row.rival}")
-            operands = Operands()  # let go of the last one's
-            operands = turn.take()
+        operands = None
+        orders: Mapping[int, Order] = {}
+        for _ in range(workload.tries):
+            orders = {count: next(cycle) for count, cycle in self._orders.items()}
+            for turn in in_order([self._turn(workload, entrant, orders) for entrant in entrants]):
+                self._progress(f"{workload.name} {number + 1}/{self._rounds} {turn.row.rival}")
+                operands = None  # let go of the last one's
+                if turn.row.rival not in result.not_there:
+                    with _noting([result], turn.row.rival):
+                        operands = turn.take()
+        if not any(row.form for row in result.rows):
+            result.rows.clear()
         for row in result.rows:
-            if row.form is None:
-                with garbage_collection_off():
-                    row.samples.append(workload.run_loop(operands))
+            if row.form is not None:
+                row.samples[number:] = [min(row.samples[number:])]
+                continue
+            if operands is None:
+                # The last one could do nothing with its own.
+                operands = workload.prepare(self._data, orders[self._data.count])
+            with garbage_collection_off():
+                row.samples.append(workload.run_loop(operands))
 
-    def _turn(self, workload: Workload, entrant: _Entrant, order: Order) -> Turn[Operands]:
-        ballast = max(BALLAST_BYTES_MIN, BALLAST_BYTES_PER_BYTE_STORED * self._data.bytes_stored)
+    def _turn(self, workload: Workload, entrant: _Entrant, orders: Mapping[int, Order]) -> Turn[Operands]:
+        store, directory, data = entrant.standing.store, entrant.standing.directory, entrant.standing.data
+        ballast = max(BALLAST_BYTES_MIN, BALLAST_BYTES_PER_BYTE_STORED * data.bytes_stored)
         return Turn(
             entrant.row,
-            prepare=lambda: workload.prepare(self._data, order),
-            run=lambda operands: workload.run(entrant.store, entrant.form, operands, entrant.directory),
-            check=lambda operands: workload.check(entrant.store, self._data) if workload.mutates else None,
-            ballast_bytes=ballast if workload.mutates else 0,
+            prepare=lambda: workload.prepare(data, orders[data.count]),
+            run=lambda operands: workload.run(store, entrant.form, operands, directory),
+            check=lambda operands: workload.check(store, data, operands) if workload.mutates else None,
+            ballast_bytes=ballast if workload.mutates or workload.needs_new_pages else 0,
         )
-
-    def _check_all(self, workload: Workload, entrants: Sequence[_Entrant]) -> None:
-        for store in {entrant.row.rival: entrant.store for entrant in entrants}.values():
-            workload.check(store, self._data)
 
     def _new_result(self, workload: Workload) -> Result:
         rows = [
-            Row(rival.name, form, spelling, main=rank == 0)
-            for rival in self._rivals
+            Row(rival.name, form, spelling, main=rank == 0, note=self._note(rival))
+            for rival in self._rivals.values()
             for rank, (form, spelling) in enumerate(rival.spellings.get(workload.name, {}).items())
         ]
         if workload.has_loop:
             rows.append(Row(LOOP, None, "for k in keys: pass"))
         return Result(workload, rows)
 
-    def _new_store(self, rival: type[Rival], stack: ExitStack) -> tuple[Rival, Path]:
+    def _note(self, rival: type[Rival]) -> str:
+        part = self._parts[rival.name]
+        return f"with {part.count:,} pairs only" if part is not self._data else ""
+
+    def _new_store(self, name: str, stack: ExitStack, *, durable: bool = False) -> _Standing:
         """Open an empty store that is closed and removed with the stack."""
-        directory = Path(stack.enter_context(_store_directory(self._directory, rival.name)))
-        store = rival(self._data.bytes_stored)
+        data = self._parts[name]
+        directory = Path(stack.enter_context(_store_directory(self._directory, name)))
+        store = self._rivals[name](data.count, data.bytes_stored, durable=durable)
         stack.callback(store.close)
         store.open(directory)
-        return store, directory
+        return _Standing(store, directory, data)
 
-    def _rival(self, name: str) -> type[Rival]:
-        return next(rival for rival in self._rivals if rival.name == name)
+
+@contextmanager
+def _noting(results: Iterable[Result], name: str) -> Iterator[None]:
+    """If a rival cannot do what is asked of it, note so in these results and take its rows out of them."""
+    try:
+        yield
+    except NotThere as reason:
+        for result in results:
+            if any(row.rival == name for row in result.rows):
+                result.not_there[name] = str(reason)
+                result.rows[:] = [row for row in result.rows if row.rival != name]
 
 
 def touch_ballast(size: int) -> None:

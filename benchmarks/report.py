@@ -51,6 +51,7 @@ def table(result: Result, rivals: Sequence[str], bytes_stored: int = 0) -> str:
             ratios = [""] * len(opponents)
         body.append([row.rival, row.spelling, _figure(row.median, result), spread, *ratios])
     notes = [f"  {row.rival} {row.spelling}: {row.note}" for row in result.rows if row.note]
+    notes += [f"  {rival}: not there: {reason}" for rival, reason in result.not_there.items()]
     return "\n".join([f"{workload.name}: {workload.operation}", _aligned(body), *notes])
 
 
@@ -87,15 +88,19 @@ def _limit_line(target: Limit, results: Mapping[str, Result]) -> str:
     verdict = target.judge(results)
     if verdict is None:
         return f"  {target.workload}: {target.subject}: {asked}: not judged, this run did not time it"
+    places = 1 if target.ns_max >= 2 * size else 2
+    median, lowest, highest = (
+        f"{value / size:,.{places}f}" for value in (verdict.ns, verdict.ns_lowest, verdict.ns_highest)
+    )
     return (
-        f"  {target.workload}: {target.subject} {verdict.spelling}: {verdict.ns / size:,.1f} {target.unit} "
-        f"(by round {verdict.ns_lowest / size:,.1f}..{verdict.ns_highest / size:,.1f}), "
+        f"  {target.workload}: {target.subject} {verdict.spelling}: {median} {target.unit} "
+        f"(by round {lowest}..{highest}), "
         f"{asked}: {'met' if verdict.met else 'MISSED'}"
     )
 
 
 def _caveat(target: Target | Limit, parameters: Mapping[str, object]) -> str:
-    keys = target.key_count if isinstance(target, Target) else None
+    keys = target.key_count
     if keys is not None and keys != parameters["keys"]:
         return f" (but it is stated for {keys:,} keys, these are {parameters['keys']:,})"
     mib = target.touch_mib
@@ -134,6 +139,7 @@ def _result_as_json(result: Result) -> dict[str, object]:
         "operation": result.workload.operation,
         "unit": "ns" if result.workload.times else result.workload.unit,
         "rows": [_row_as_json(row) for row in result.rows],
+        **({"not_there": result.not_there} if result.not_there else {}),
     }
 
 
@@ -154,6 +160,7 @@ def _target_as_json(target: Target | Limit, results: Mapping[str, Result]) -> di
         limit = target.judge(results)
         counted = "ns" if target.times else "bytes"
         about |= {f"{counted}_max": target.ns_max, "touch_mib": target.touch_mib, "log_mib": target.log_mib}
+        about["key_count"] = target.key_count
         about |= {counted: limit.ns if limit else None, "met": limit.met if limit else None}
     else:
         verdict = target.judge(results)

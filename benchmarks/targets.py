@@ -78,6 +78,9 @@ class Limit:
     log_mib: int | None = None
     """The size of the log it is stated for, in MiB; `None`: for any."""
 
+    key_count: int | None = None
+    """As of a `Target`."""
+
     unit: str = "ns"
     unit_size: float = 1
     """What it is shown in, and how many ns or bytes make one."""

@@ -13,6 +13,8 @@ cdef class Descriptor:
 
 
 cdef int allocate(int fd, uint64_t offset, uint64_t count) noexcept nogil
+cdef int allocate_written(int fd, uint64_t offset, uint64_t count, size_t piece) noexcept nogil
+cdef int zero_range(int fd, uint64_t offset, uint64_t count) noexcept nogil
 cdef int truncate(int fd, uint64_t size) noexcept nogil
 cdef int sync_file(int fd, void *base, size_t count) noexcept nogil
 cdef long long size_of(int fd) noexcept nogil

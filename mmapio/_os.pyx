@@ -37,6 +37,8 @@ cdef extern from "_platform.h" nogil:
     int mmio_sync_file(int fd, void *base, size_t count)
     int mmio_sync_all(int fd)
     int mmio_allocate(int fd, uint64_t offset, uint64_t count)
+    int mmio_set_blocks_aside(int fd, uint64_t offset, uint64_t count)
+    int mmio_zero_range(int fd, uint64_t offset, uint64_t count)
     int mmio_punch_hole(int fd, uint64_t offset, uint64_t count)
     int mmio_reflink(int to, int source)
     int mmio_rename_new(int directory, const char *source, const char *to)
@@ -464,10 +466,18 @@ cdef int allocate(int fd, uint64_t offset, uint64_t count) noexcept nogil:
 
 
 cdef int write_zeros(int fd, uint64_t start, uint64_t end) noexcept nogil:
+    cdef uint64_t reached = start
+    cdef int failure = extend_with_zeros(fd, end, ZERO_CHUNK, &reached)
+    # As far as all of it is still what was written here.
+    if failure < 0 and size_of(fd) == <long long>reached:
+        ftruncate(fd, start)
+    return failure
+
+
+cdef int extend_with_zeros(int fd, uint64_t end, size_t piece, uint64_t *reached) noexcept nogil:
     # Only ever beyond the end of the file, wherever it is by now, so that it cannot overwrite anything.
-    cdef void *zeros = calloc(1, ZERO_CHUNK)
+    cdef void *zeros = calloc(1, piece)
     cdef long wrote = 0
-    cdef uint64_t begun = start
     cdef long long size
     if zeros == NULL:
         return -ENOMEM
@@ -476,16 +486,35 @@ cdef int write_zeros(int fd, uint64_t start, uint64_t end) noexcept nogil:
         if size < 0:
             wrote = size
             break
+        reached[0] = size
         if <uint64_t>size >= end:
             break
-        wrote = write_some(fd, zeros, min(end - <uint64_t>size, ZERO_CHUNK), size)
+        wrote = write_some(fd, zeros, min(end - <uint64_t>size, piece), size)
         if wrote < 0:
-            # As far as all of it is still what was written here.
-            if size_of(fd) == size:
-                ftruncate(fd, begun)
             break
     free(zeros)
     return <int>min(wrote, 0)
+
+
+cdef int allocate_written(int fd, uint64_t offset, uint64_t count, size_t piece) noexcept nogil:
+    # As `allocate`, from the end of the file on, but the pages are in memory then and hold zeros, `piece` bytes at a time: what the
+    # kernel keeps together, and writes together. On failure the file may have grown by some of them.
+    cdef uint64_t reached
+    cdef int failure
+    while True:
+        failure = mmio_set_blocks_aside(fd, offset, count)
+        if failure < 0 and failure != -EOPNOTSUPP:
+            if failure == -EINTR:
+                continue
+            return failure
+        return extend_with_zeros(fd, offset + count, piece, &reached)
+
+
+cdef int zero_range(int fd, uint64_t offset, uint64_t count) noexcept nogil:
+    cdef int failure = -EINTR
+    while failure == -EINTR:
+        failure = mmio_zero_range(fd, offset, count)
+    return failure
 
 
 cdef int write_all(int fd, const void *data, size_t count, uint64_t offset) noexcept nogil:

@@ -100,15 +100,35 @@ static inline int mmio_start_writeback(int fd, void *address, uint64_t offset, u
 
 /* --- Space in a file ----------------------------------------------------------------------------------- */
 
-static inline int mmio_allocate(int fd, uint64_t offset, uint64_t count) {
+static inline int mmio_set_blocks_aside(int fd, uint64_t offset, uint64_t count) {
 #if defined(__linux__)
-    /* First the blocks, beyond the end; then the end, which this call cannot bring down if another has moved it on. */
-    if (fallocate(fd, FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)count) < 0) return -errno;
-    return mmio_outcome(fallocate(fd, 0, (off_t)(offset + count - 1), 1));
+    return mmio_outcome(fallocate(fd, FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)count));
 #else
     fstore_t wish = {F_ALLOCATEALL, F_PEOFPOSMODE, 0, (off_t)count, 0};
+    (void)offset;
     if (fcntl(fd, F_PREALLOCATE, &wish) < 0) return errno == ENOTSUP ? -EOPNOTSUPP : -errno;
+    return 0;
+#endif
+}
+
+static inline int mmio_allocate(int fd, uint64_t offset, uint64_t count) {
+    /* First the blocks, beyond the end; then the end, which on Linux this call cannot bring down if another has moved it on. */
+    int failure = mmio_set_blocks_aside(fd, offset, count);
+    if (failure < 0) return failure;
+#if defined(__linux__)
+    return mmio_outcome(fallocate(fd, 0, (off_t)(offset + count - 1), 1));
+#else
     return mmio_outcome(ftruncate(fd, (off_t)(offset + count)));
+#endif
+}
+
+/* Zeros in a range whose blocks stay: as newly set aside, of no page in memory. */
+static inline int mmio_zero_range(int fd, uint64_t offset, uint64_t count) {
+#if defined(__linux__)
+    return mmio_outcome(fallocate(fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)count));
+#else
+    (void)fd, (void)offset, (void)count;
+    return -EOPNOTSUPP;
 #endif
 }
 

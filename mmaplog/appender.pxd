@@ -21,17 +21,18 @@ cdef class Appender(TailHolder):
     cdef uint64_t bytes_bound
     cdef uint64_t writes_bound
 
-    cdef object append_shared(self, Py_buffer *view, bint durable)
+    cdef uint64_t append_from(self, const void *data, uint64_t size, bint durable) except? 0
+    cdef uint64_t append_shared(self, const void *data, uint64_t size) except? 0
     cdef int make_room(self, uint64_t payload_size) except -1
     cdef int find_room(self, uint64_t need, uint64_t records, bint ahead) except -1
     cdef int prepare(self) except -1
+    cdef int make_ready_now(self) except -1
+    cdef int break_up(self) except -1
     cdef int adopt_prepared(self) except -1
     cdef int refuse_size(self, uint64_t payload_size) except -1
     cdef char *begin(self, uint64_t payload_size) noexcept nogil
     cdef void commit(self, uint64_t payload_size) noexcept nogil
-    cdef void write_record(self, char *record, uint64_t payload_size, uint8_t flags) noexcept nogil
     cdef void publish(self) noexcept nogil
-    cdef void publish_at(self, uint64_t seq, uint64_t end, uint64_t last) noexcept nogil
     cdef uint64_t write_bulk(self, Pieces pieces, uint64_t at, bint atomic) except? 0
     cdef uint64_t pack(self, Pieces pieces, uint64_t at, bint atomic, int fd, int *result) noexcept nogil
     cdef int fall_back(self) except -1

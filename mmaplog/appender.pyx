@@ -5,6 +5,7 @@ import errno as _errno
 import os
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
 from libc.errno cimport EFAULT
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
@@ -12,7 +13,8 @@ from libc.string cimport memcpy, memmove, memset
 
 from mmapio cimport _fault
 from mmapio cimport _memory as memory
-from mmapio._os cimport now_ns, size_of, write_all
+from mmapio._os cimport now_ns, size_of, write_all, zero_range
+from mmapio._vm cimport PAGE
 from mmapio.mapping cimport MappedFile
 from mmapio.mutable cimport MappedSliceMut, mutable_of
 from mmaplog.format cimport (
@@ -31,7 +33,7 @@ from mmaplog.format cimport (
     checksum_of,
 )
 from mmaplog.pieces cimport Pieces, pieces_of, slices_of
-from mmaplog.preparer cimport Preparer
+from mmaplog.preparer cimport LARGE, Preparer, make_ready
 from mmaplog.segment cimport Segment
 from mmaplog.tail cimport TailHolder
 
@@ -42,6 +44,9 @@ from mmaplog.segment import create_segment
 # A segment starts with this and doubles, by no more than the second at a time.
 cdef uint64_t FIRST_ALLOCATION = 64 << 10
 cdef uint64_t STEP_MAX = 4 << 20
+# The least that is made ready at a time, and how many syncs of the window before say that it is to be of blocks already written.
+cdef uint64_t PREPARED_LEAST = 256 << 10
+cdef uint64_t SYNCS_LEAST = 8
 cdef uint64_t SEQ_PER_SEGMENT_MAX = 0xFFFFFFFF
 # What is atomic is in one segment, in which no record starts at or beyond RECORD_START_END.
 cdef uint64_t BATCH_SIZE_MAX = RECORD_START_END - SEGMENT_HEADER_SIZE
@@ -72,46 +77,41 @@ cdef class Appender(TailHolder):
         full, RecordTooLarge, InvalidMode, Closed, Poisoned, TypeError for what is no buffer, MappingFault once a file of the log was cut.
         """
         cdef Py_buffer view
-        cdef uint64_t seq
-        cdef char *payload
+        if PyBytes_CheckExact(data):
+            return self.append_from(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), durable)
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
-            if self.append_mutex is not None:
-                return self.append_shared(&view, durable)
-            while self.end + record_size(view.len, self.timestamps) > self.room:
-                self.make_room(view.len)
-            payload = self.begin(view.len)
-            if view.len:  # an empty buffer may be nowhere, and a copy from there is undefined
-                memcpy(payload, view.buf, view.len)
-            seq = self.seq
-            self.commit(view.len)
-            if _fault.faults() != self.faults:
-                self.check_faults()
-            self.after_commit(view.len, seq + 1, durable)
+            return self.append_from(view.buf, view.len, durable)
         finally:
             PyBuffer_Release(&view)
+
+    cdef uint64_t append_from(self, const void *data, uint64_t size, bint durable) except? 0:
+        cdef uint64_t seq
+        if self.append_mutex is not None:
+            seq = self.append_shared(data, size)
+        else:
+            while self.end + record_size(size, self.timestamps) > self.room:
+                self.make_room(size)
+            seq = put_record(self, data, size)
+            if _fault.faults() != self.faults:
+                self.check_faults()
+        self.after_commit(size, seq + 1, durable)
         return seq
 
-    cdef object append_shared(self, Py_buffer *view, bint durable):
+    cdef uint64_t append_shared(self, const void *data, uint64_t size) except? 0:
         # Where other processes append too: nothing but the mutex keeps them from it.
         cdef uint64_t seq
-        cdef char *payload
         self.check_writable()
-        if record_size(view.len, self.timestamps) > RECORD_SIZE_MAX:
-            self.refuse_size(view.len)
+        if record_size(size, self.timestamps) > RECORD_SIZE_MAX:
+            self.refuse_size(size)
         self.hold_tail("an append")
         try:
-            self.find_room(record_size(view.len, self.timestamps), 1, False)
-            payload = self.begin(view.len)
-            if view.len:
-                memcpy(payload, view.buf, view.len)
-            seq = self.seq
-            self.commit(view.len)
+            self.find_room(record_size(size, self.timestamps), 1, False)
+            seq = put_record(self, data, size)
             if _fault.faults() != self.faults:
                 self.check_faults()
         finally:
             self.give_tail()
-        self.after_commit(view.len, seq + 1, durable)
         return seq
 
     def append_many(self, records, offsets=None, *, bint atomic=False, bint durable=False):
@@ -194,7 +194,7 @@ cdef class Appender(TailHolder):
             at = 0
             while at < pieces.count:
                 need = total if atomic else record_size(pieces.sizes[at], self.timestamps)
-                self.find_room(need, pieces.count if atomic else 1, False)
+                self.find_room(need, pieces.count if atomic else 1, total < BULK_LEAST)
                 start = self.end
                 done = self.write_bulk(pieces, at, atomic) if total >= BULK_LEAST else 0
                 if done == 0:
@@ -226,7 +226,7 @@ cdef class Appender(TailHolder):
                 payload = self.begin(size)
                 if size:
                     memcpy(payload, pieces.starts[at], size)
-                self.write_record(self.base + self.end, size, flags_of(pieces, at, atomic))
+                write_record(self, self.base + self.end, size, flags_of(pieces, at, atomic))
                 if not atomic or at + 1 == pieces.count:
                     self.publish()
                 bytes += size
@@ -277,7 +277,7 @@ cdef class Appender(TailHolder):
             if pieces.sizes[at]:
                 memcpy(record + RECORD_HEADER_SIZE + TIME_SIZE * self.timestamps, pieces.starts[at], pieces.sizes[at])
             before = self.last
-            self.write_record(record, pieces.sizes[at], flags_of(pieces, at, atomic))
+            write_record(self, record, pieces.sizes[at], flags_of(pieces, at, atomic))
             at += 1
             if self.end < boundary:
                 continue
@@ -296,7 +296,7 @@ cdef class Appender(TailHolder):
                 continue
             if rest:
                 # The last record goes beyond.
-                self.publish_at(self.seq - 1, self.last, before)
+                publish_at(self, self.seq - 1, self.last, before)
             else:
                 self.publish()
         # The rest is less than a piece, and its pages as small as those of anything that is appended by itself.
@@ -345,6 +345,8 @@ cdef class Appender(TailHolder):
         if self.marked:
             self.unmark()
             self.marked = False
+        if self.narrow:
+            self.break_up()
         if (self.end + need > self.tail.capacity or self.end >= RECORD_START_END
                 or (records > 1 and self.end + need > RECORD_START_END)
                 or self.seq - self.base_seq + records > SEQ_PER_SEGMENT_MAX):
@@ -355,23 +357,54 @@ cdef class Appender(TailHolder):
                 if self.end + need <= self.tail.limit:
                     return 0
             self.adopt_prepared()
+            if self.end + need > self.tail.limit and ahead and self.append_mutex is None:
+                self.make_ready_now()
             if self.end + need > self.tail.limit:
                 step = min(max(self.tail.limit, FIRST_ALLOCATION), STEP_MAX)
+                if self.syncs >= SYNCS_LEAST:
+                    step = min(step, PREPARED_LEAST)
                 grow_or_just_enough(self.tail, self.tail.limit + step, self.end + need)
         else:
             return 0
-        # So much since the last flush: what is prepared will be filled before the next one, too, which then writes little in vain.
-        if ahead and self.bytes_pending >= STEP_MAX and self.append_mutex is None:
+        if ahead and self.append_mutex is None:
             self.prepare()
         return 0
 
     cdef int prepare(self) except -1:
-        # Has the next window made ready while this one is filled.
-        cdef uint64_t stop = min(self.tail.limit + STEP_MAX, self.tail.capacity)
+        # Has the next window made ready while this one is filled. Where nobody syncs it grows with what has come since the last flush:
+        # what is prepared will be filled before the next one, too, which then writes little in vain.
+        cdef bint written = self.syncs >= SYNCS_LEAST
+        cdef uint64_t size = PREPARED_LEAST if written else min(self.bytes_pending, STEP_MAX) & ~(PREPARED_LEAST - 1)
+        cdef uint64_t stop = min(self.tail.limit + size, self.tail.capacity)
+        self.syncs = 0
+        if stop <= self.tail.limit:
+            return 0
         if self.preparer is None:
             self.preparer = Preparer()
-        if stop > self.tail.limit:
-            self.preparer.ask(self.tail, self.tail.limit, stop)
+        self.preparer.ask(self.tail, self.tail.limit, stop, written)
+        return 0
+
+    cdef int make_ready_now(self) except -1:
+        # No more than has come since the last flush, for the reason that `prepare` has, and no more than is done in no time.
+        cdef uint64_t size = min(self.bytes_pending, PREPARED_LEAST) & ~(FIRST_ALLOCATION - 1)
+        size = min(size, self.tail.capacity - self.tail.limit)
+        if size:
+            make_ready(self.tail.handle().descriptor.fd, self.base, self.tail.limit, self.tail.limit + size, LARGE)
+            self.tail.refresh()
+            self.large_end = self.tail.limit
+        return 0
+
+    cdef int break_up(self) except -1:
+        # What lies ahead of the last record's page was made ready in large pieces, and a sync of one record would write one of them: ahead
+        # of it, pages are as if nobody had touched them. Blocks stay, so there is no need for room. Where that cannot be, more is written.
+        cdef MappedFile file = self.tail.handle()
+        cdef int fd = file.descriptor.fd
+        cdef uint64_t start = (self.end + PAGE - 1) & ~(PAGE - 1), stop = self.large_end
+        self.narrow = False
+        self.large_end = 0
+        if start < stop:
+            with nogil:
+                zero_range(fd, start, stop - start)
         return 0
 
     cdef int adopt_prepared(self) except -1:
@@ -380,8 +413,10 @@ cdef class Appender(TailHolder):
         if preparer is not None and preparer.file is not None:
             with nogil:
                 preparer.finish()
-            preparer.file = None
+            preparer.file = preparer.sync_through = None
             self.tail.refresh()
+            if preparer.together:
+                self.large_end = self.tail.limit
         return 0
 
     cdef int refuse_size(self, uint64_t payload_size) except -1:
@@ -435,46 +470,15 @@ cdef class Appender(TailHolder):
 
     cdef char *begin(self, uint64_t payload_size) noexcept nogil:
         # Where the payload of the next record goes. Only after make_room, and commit must follow.
-        memory.store_release(&self.control.hot.in_flight, self.end + record_size(payload_size, self.timestamps))
-        memory.fence_release()
-        return self.base + self.end + RECORD_HEADER_SIZE + TIME_SIZE * self.timestamps
+        return begin_at(self, payload_size)
 
     cdef void commit(self, uint64_t payload_size) noexcept nogil:
         # Seals the record whose payload is in place and makes it visible to all.
-        self.write_record(self.base + self.end, payload_size, 0)
-        self.publish()
-
-    cdef void write_record(self, char *record, uint64_t payload_size, uint8_t flags) noexcept nogil:
-        # Seals the record whose payload is in place, at `end` of the segment or where it will be copied from. The next one follows.
-        cdef uint64_t size = record_size(payload_size, self.timestamps)
-        cdef uint64_t used = RECORD_HEADER_SIZE + TIME_SIZE * self.timestamps + payload_size
-        cdef uint64_t behind = self.seq - memory.load_relaxed(&self.control.hot.durable)
-        cdef RecordHeader *header = <RecordHeader *>record
-        header.length = size // UNIT
-        header.seq = <uint32_t>(self.seq - self.base_seq)
-        header.type = TYPE_DATA
-        header.flags = <uint8_t>(size - used) | flags | (FLAG_TIME if self.timestamps else 0)
-        header.lag = <uint16_t>behind if behind < LAG_UNKNOWN else LAG_UNKNOWN
-        if self.timestamps:
-            # The clock may be set back; times in a log never go back, so that they can be searched.
-            self.time = max(now_ns(), self.time)
-            memcpy(record + RECORD_HEADER_SIZE, &self.time, sizeof(self.time))
-        memset(record + used, 0, size - used)
-        header.checksum = checksum_of(record, self.segment_id, self.end, header.length)
-        self.last = self.end
-        self.end += size
-        self.seq += 1
+        write_record(self, self.base + self.end, payload_size, 0)
+        publish_at(self, self.seq, self.end, self.last)
 
     cdef void publish(self) noexcept nogil:
-        self.publish_at(self.seq, self.end, self.last)
-
-    cdef void publish_at(self, uint64_t seq, uint64_t end, uint64_t last) noexcept nogil:
-        cdef CommitSlot slot
-        slot.seq = seq
-        slot.segment_id = self.segment_id
-        slot.end = end // UNIT
-        slot.last = last // UNIT
-        self.control.publish(&slot)
+        publish_at(self, self.seq, self.end, self.last)
 
     cdef int after_commit(self, uint64_t size, uint64_t seq, bint durable) except -1:
         # Of a record of this size, before `seq`. The policies that are bounds on what is written; the one on time has a thread.
@@ -483,6 +487,54 @@ cdef class Appender(TailHolder):
         if durable or self.bytes_pending >= self.bytes_bound or self.writes_pending >= self.writes_bound:
             self.flush_to(seq)
         return 0
+
+
+cdef inline uint64_t put_record(Appender self, const void *data, uint64_t size) noexcept nogil:
+    # There is room.
+    cdef char *payload = begin_at(self, size)
+    cdef uint64_t seq = self.seq
+    if size:  # an empty buffer may be nowhere, and a copy from there is undefined
+        memcpy(payload, data, size)
+    write_record(self, self.base + self.end, size, 0)
+    publish_at(self, self.seq, self.end, self.last)
+    return seq
+
+
+cdef inline char *begin_at(Appender self, uint64_t payload_size) noexcept nogil:
+    memory.store_release(&self.control.hot.in_flight, self.end + record_size(payload_size, self.timestamps))
+    memory.fence_release()
+    return self.base + self.end + RECORD_HEADER_SIZE + TIME_SIZE * self.timestamps
+
+
+cdef inline void write_record(Appender self, char *record, uint64_t payload_size, uint8_t flags) noexcept nogil:
+    # Seals the record whose payload is in place, at `end` of the segment or where it will be copied from. The next one follows.
+    cdef uint64_t size = record_size(payload_size, self.timestamps)
+    cdef uint64_t used = RECORD_HEADER_SIZE + TIME_SIZE * self.timestamps + payload_size
+    cdef uint64_t behind = self.seq - memory.load_relaxed(&self.control.hot.durable)
+    cdef RecordHeader *header = <RecordHeader *>record
+    header.length = size // UNIT
+    header.seq = <uint32_t>(self.seq - self.base_seq)
+    header.type = TYPE_DATA
+    header.flags = <uint8_t>(size - used) | flags | (FLAG_TIME if self.timestamps else 0)
+    header.lag = <uint16_t>behind if behind < LAG_UNKNOWN else LAG_UNKNOWN
+    if self.timestamps:
+        # The clock may be set back; times in a log never go back, so that they can be searched.
+        self.time = max(now_ns(), self.time)
+        memcpy(record + RECORD_HEADER_SIZE, &self.time, sizeof(self.time))
+    memset(record + used, 0, size - used)
+    header.checksum = checksum_of(record, self.segment_id, self.end, header.length)
+    self.last = self.end
+    self.end += size
+    self.seq += 1
+
+
+cdef inline void publish_at(Appender self, uint64_t seq, uint64_t end, uint64_t last) noexcept nogil:
+    cdef CommitSlot slot
+    slot.seq = seq
+    slot.segment_id = self.segment_id
+    slot.end = end // UNIT
+    slot.last = last // UNIT
+    self.control.publish(&slot)
 
 
 cdef inline uint8_t flags_of(Pieces pieces, uint64_t at, bint atomic) noexcept nogil:

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
+from mmapio._os cimport Descriptor
 from mmapio.mapping cimport MappedFile
 from mmaplog.segment cimport Segment
 
@@ -12,6 +13,7 @@ cdef struct Work:
     uint32_t done               # the request that was last carried out
     uint32_t ending
     int fd
+    int sync_fd                 # another description of the file, or -1: the blocks are to be written, not only set aside
     char *base
     uint64_t start
     uint64_t stop
@@ -19,10 +21,17 @@ cdef struct Work:
 
 cdef class Preparer:
     cdef Work *work
-    cdef MappedFile file        # stays open and mapped while the thread works on it
+    cdef MappedFile file        # stays open and mapped while the thread works on it, ...
+    cdef bint together          # the kernel may keep several pages of it together
+    cdef Descriptor sync_through    # ... and so does this
 
     cdef bint is_busy(self) noexcept nogil
-    cdef int ask(self, Segment segment, uint64_t start, uint64_t stop) except -1
+    cdef int ask(self, Segment segment, uint64_t start, uint64_t stop, bint written) except -1
     cdef void finish(self) noexcept nogil
     cdef int abandon(self) except -1
     cdef int stop(self) except -1
+
+
+cdef size_t LARGE
+
+cdef int make_ready(int fd, char *base, uint64_t start, uint64_t stop, size_t piece) noexcept nogil

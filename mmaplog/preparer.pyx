@@ -1,12 +1,16 @@
 # cython: language_level=3, auto_pickle=False, boundscheck=False, wraparound=False
 """A thread that goes ahead of a fast writer: it allocates the next window of a segment and has its pages ready to be written.
 
+Where a log is synced all the time it also writes what it allocated, zeros: the first sync of data in blocks that were never written
+waits for a commit of the file system's journal, every later one only for the data.
+
 It never takes the GIL while it is at work, so a loop of appends does not have to let go of it. What it did is found out by who needs
 the room: when it failed, or was too slow, that one does it himself.
 """
 
 import threading
 
+from libc.errno cimport EFAULT
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 
@@ -14,10 +18,16 @@ from mmapio cimport _memory as memory
 from mmapio cimport _os, _vm, _wait
 from mmaplog.segment cimport Segment
 
+from mmapio import _os as system
+
 # A wake-up that was lost costs no more than this.
 cdef int64_t SLICE_NS = 1_000_000_000
 # Pages are made ready by so many bytes at a time, so that whoever waits for the end of the work does not wait for all of it.
 cdef uint64_t PIECE = 256 << 10
+# What is written at a time the kernel keeps together, and writes whole for any change in it: little where that happens with every
+# sync, and else as much as makes it cheap.
+cdef size_t SMALL = _vm.PAGE
+cdef size_t LARGE = 8 * _vm.PAGE
 
 
 cdef class Preparer:
@@ -41,10 +51,16 @@ cdef class Preparer:
     cdef bint is_busy(self) noexcept nogil:
         return self.work != NULL and memory.load_acquire_u32(&self.work.done) != self.work.asked
 
-    cdef int ask(self, Segment segment, uint64_t start, uint64_t stop) except -1:
-        # For room in [start, stop) of a segment. Only while it is not busy.
+    cdef int ask(self, Segment segment, uint64_t start, uint64_t stop, bint written) except -1:
+        # For room in [start, stop) of a segment, perhaps in blocks that have been written. Only while it is not busy.
         if self.work == NULL or self.is_busy():
             return 0
+        if written:
+            # Not the descriptor that acknowledges appends: the kernel tells each description once of a write that failed, and that
+            # one must hear of it itself.
+            self.sync_through = system.open_file(segment.name, True, follow=False, directory=segment.directory)
+        self.together = not written
+        self.work.sync_fd = self.sync_through.fd if written else -1
         self.file = segment.handle()
         self.work.fd = self.file.descriptor.fd
         self.work.base = segment.base
@@ -70,7 +86,7 @@ cdef class Preparer:
         self.work = NULL
         with nogil:
             end(work)
-        self.file = None
+        self.file = self.sync_through = None
         return 0
 
 
@@ -110,11 +126,20 @@ cdef void work_until_end(Work *work) noexcept nogil:
             free(work)
             return
         # A disk without room, or a file that was cut: who needs the room meets the same, and can say so.
-        if _os.allocate(work.fd, work.start, work.stop - work.start) == 0:
-            at = work.start & ~<uint64_t>(_vm.PAGE - 1)
-            while at < work.stop:
-                if _vm.advise(work.base + at, min(PIECE, work.stop - at), _vm.ADVICE_POPULATE_WRITE) < 0:
-                    break
-                at += PIECE
+        if make_ready(work.fd, work.base, work.start, work.stop, SMALL if work.sync_fd >= 0 else LARGE) == 0 and work.sync_fd >= 0:
+            _os.sync_file(work.sync_fd, NULL, 0)
         memory.store_release_u32(&work.done, asked)
         _wait.wake_word(&work.done, 0x7FFFFFFF)
+
+
+cdef int make_ready(int fd, char *base, uint64_t start, uint64_t stop, size_t piece) noexcept nogil:
+    # From the end of the file on. Where a store meets a page that is not there, the kernel takes three times as long for it.
+    cdef uint64_t at = start & ~<uint64_t>(_vm.PAGE - 1)
+    cdef int failure
+    if _os.size_of(fd) < <long long>start:
+        return -EFAULT  # cut by others: zeros would stand for what is gone
+    failure = _os.allocate_written(fd, start, stop - start, piece)
+    while failure == 0 and at < stop:
+        failure = _vm.advise(base + at, min(PIECE, stop - at), _vm.ADVICE_POPULATE_WRITE)
+        at += PIECE
+    return failure

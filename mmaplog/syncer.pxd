@@ -41,6 +41,9 @@ cdef class Syncer:
     cdef Segment last_to_sync   # ... and the last segment of that
     cdef uint64_t bytes_pending
     cdef uint64_t writes_pending
+    cdef uint64_t syncs         # of the tail, since room was last made in it
+    cdef uint64_t large_end     # up to here in the tail the kernel may keep several pages together, and write them together
+    cdef bint narrow            # that is to end, before the next record: each sync covers little now
 
     cdef int check(self) except -1
     cdef int check_faults(self) except -1

@@ -35,6 +35,8 @@ from mmaplog.errors import CorruptionError, LogError, Poisoned, TooOld
 # How long a thread sleeps before it looks for signals.
 cdef int64_t SLICE_NS = 100_000_000
 cdef int64_t SLICES = 4
+# A sync of less is made for each record, or for a few.
+cdef uint64_t LITTLE = 64 << 10
 # How long who syncs waits for others to have something to sync, too. Shorter than a sync takes.
 cdef int64_t GATHER_NS = 50_000
 
@@ -287,6 +289,10 @@ cdef class Syncer:
             self.names_unsynced = True
             raise
         self.control.publish_durable(target.seq)
+        self.syncs += 1
+        if bytes_covered < LITTLE and self.large_end > self.end:
+            self.narrow = True
+            self.room = 0
         # Others may have appended while the sync ran; that is not covered.
         self.bytes_pending -= bytes_covered
         self.writes_pending -= writes_covered

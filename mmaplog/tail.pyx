@@ -41,7 +41,7 @@ cdef class TailHolder(Syncer):
     cdef void restore_room(self) noexcept:
         self.room = 0
         if (self.control is not None and self.writable and not self.forked and not self.control.hot.poison
-                and self.append_mutex is None and not self.growing and not self.paused and not self.marked and _fault.faults() == self.faults):
+                and self.append_mutex is None and not self.growing and not self.paused and not self.marked and not self.narrow and _fault.faults() == self.faults):
             self.room = self.tail.limit
 
     cdef int hold_tail(self, what) except -1:
@@ -143,3 +143,5 @@ cdef class TailHolder(Syncer):
         self.base_seq = segment.base_seq
         self.end = end
         self.last = last
+        self.large_end = 0
+        self.narrow = False

@@ -12,13 +12,14 @@ from importlib import import_module
 from typing import Any
 
 from .peer import Peer, Stage
-from .rival import Form, Rival, Session
+from .rival import Form, NotThere, Rival, Session
 
 __all__ = [
     "LOG_PEERS",
     "PEERS",
     "RIVALS",
     "Form",
+    "NotThere",
     "Peer",
     "Rival",
     "RivalMissing",
@@ -32,8 +33,17 @@ __all__ = [
 RIVALS = {
     "mmapkv": "mmapkv_store:MmapkvStore",
     "mmapkv-manual": "mmapkv_store:MmapkvManualStore",
+    "mmapkv-ordered": "mmapkv_store:MmapkvOrderedStore",
     "dict": "python_dict:PythonDict",
     "lmdb": "lmdb_store:LmdbStore",
+    "tkrzw": "tkrzw_store:TkrzwStore",
+    "rocksdict": "rocksdict_store:RocksdictStore",
+    "plyvel": "plyvel_store:PlyvelStore",
+    "sqlite": "sqlite_store:SqliteStore",
+    "dbm-gnu": "gdbm_store:GdbmStore",
+    "dbm-sqlite": "dbm_sqlite_store:DbmSqliteStore",
+    "diskcache": "diskcache_store:DiskcacheStore",
+    "pwrite": "raw_file:RawFile",
 }
 """Name on the command line -> module and class in this package; the order is the order of every round."""
 

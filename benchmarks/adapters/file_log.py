@@ -21,10 +21,10 @@ from .log_peer import (
     LogStage,
     is_durable,
     is_filled,
-    killed,
     records_of,
     size_note,
 )
+from .other_process import killed
 from .peer import Statements, Task
 
 HEADER = struct.Struct("<II")

@@ -20,10 +20,10 @@ from .log_peer import (
     LogStage,
     is_durable,
     is_filled,
-    killed,
     records_of,
     size_note,
 )
+from .other_process import killed
 from .peer import Statements, Task
 
 KEY = struct.Struct("@N")

@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, ClassVar
 
-from .other_process import PATIENCE_SECONDS, answering
+from .other_process import PATIENCE_SECONDS, READY, answering
 from .peer import Peer, Stage, Task
 
 DURABLE = ("durable", "durable-bytes", "group", "threads")
@@ -23,11 +23,10 @@ DURABLE = ("durable", "durable-bytes", "group", "threads")
 ONE_DURABLE = ("durable", "durable-bytes")
 """Workloads that run the same statements, and differ in what is measured."""
 
-FILLED = ("replay", "look-up", "reopen")
+FILLED = ("replay", "verify", "look-up", "reopen")
 """Workloads that begin with all records stored."""
 
 LAST_WORDS = b"the last record of a process that is killed"
-READY = b"ready"
 STOP = b"stop"
 STAMP_BYTES = 8
 
@@ -108,32 +107,6 @@ def is_durable(task: Task) -> bool:
 def size_note(task: Task, path: Path) -> str:
     """What a stage notes of the size of what was reopened."""
     return f"{path.stat().st_blocks * 512 / 2**20:,.1f} MiB on disk" if task.workload == "reopen" else ""
-
-
-def killed(work: Callable[..., None], directory: Path) -> None:
-    """Run `work(ready, directory)` in a new process, and `kill -9` it once it has called `ready`."""
-    ours, theirs = multiprocessing.Pipe(duplex=False)
-    with ours:
-        process = multiprocessing.get_context("spawn").Process(
-            target=_call, args=(theirs, work, str(directory)), daemon=True
-        )
-        process.start()
-        theirs.close()
-        try:
-            ours.recv_bytes()
-        finally:
-            process.kill()
-            process.join()
-            process.close()
-
-
-def _call(pipe: Connection, work: Callable[..., None], directory: str) -> None:
-    def ready() -> None:
-        pipe.send_bytes(READY)
-        # Nobody answers: until it is killed.
-        time.sleep(PATIENCE_SECONDS)
-
-    work(ready, Path(directory))
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import ClassVar
 
-from .rival import Form, Rival, Session, Spellings
+from .rival import Form, Rival, Session, Spellings, mixes
 
 
 class PythonDict(Rival):
@@ -21,15 +21,17 @@ class PythonDict(Rival):
     settings = "holds the objects it is given, in memory only"
     spellings: ClassVar[Spellings] = {
         "get": {Form.CALL: "dict.get(k)", Form.OPERATOR: "d[k]"},
+        "get-many": {Form.EACH: "for k in keys: dict.get(k)"},
         "miss": {Form.CALL: "dict.get(k)"},
         "scan": {Form.CALL: "dict.items()"},
         "put": {Form.OPERATOR: "d[k] = v"},
         "overwrite": {Form.OPERATOR: "d[k] = v"},
         "delete": {Form.OPERATOR: "del d[k]"},
+        **mixes("dict.get(k), d.__setitem__(k, v)"),
     }
 
-    def __init__(self, bytes_expected: int) -> None:
-        super().__init__(bytes_expected)
+    def __init__(self, keys_expected: int, bytes_expected: int, *, durable: bool = False) -> None:
+        super().__init__(keys_expected, bytes_expected, durable=durable)
         self._pairs: dict[bytes, bytes] = {}
 
     @classmethod

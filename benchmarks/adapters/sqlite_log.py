@@ -18,10 +18,10 @@ from .log_peer import (
     LogStage,
     is_durable,
     is_filled,
-    killed,
     records_of,
     size_note,
 )
+from .other_process import killed
 from .peer import Statements, Task
 
 CREATE = "create table if not exists log (seq integer primary key autoincrement, data blob not null)"

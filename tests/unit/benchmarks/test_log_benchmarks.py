@@ -227,6 +227,12 @@ def test_a_flipped_bit_fails_the_replay(
         run([WORKLOADS["replay"](AMOUNTS)], [flipping(peer, pattern)], tmp_path, 1)
 
 
+def test_a_flipped_bit_fails_the_verification(tmp_path: Path) -> None:
+    """One that looked at nothing would be faster still."""
+    with pytest.raises(WrongAnswer, match=r"^verify: .* does not verify"):
+        run([WORKLOADS["verify"](AMOUNTS)], [flipping(MmaplogLog, "log/*.seg")], tmp_path, 1)
+
+
 def test_the_command_tells_of_a_wrong_answer(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,7 +272,7 @@ def test_a_peer_that_is_not_installed_is_skipped_loudly(
     assert main(asked) == 0
     output = capsys.readouterr().out
     assert output.startswith(f"SKIPPED {rival}: ")
-    assert "`pip install --group bench` installs the rivals" in output
+    assert "`pip install --group bench` installs those on PyPI" in output
     assert "for r in records: log.append(r)" in output
     assert "not judged" in output
     assert main(["--rivals", rival, "--dir", str(tmp_path)]) == 2
