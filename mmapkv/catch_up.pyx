@@ -71,10 +71,9 @@ def catch_up(Index index, Replay replay):
                 index.make_room()
             outcome = index.find(hash, key, payload.key_length, False, &hit)
             if outcome == PRESENT:
-                present = not hit.deleted
-                if hit.address == address:
-                    present = not payload.flags & FLAG_CREATES
-                else:
+                # What it was before is known by the record alone where it, or a later one, had been entered.
+                present = not hit.deleted if hit.seq < record.seq else not payload.flags & FLAG_CREATES
+                if hit.address != address:
                     tag = hit.cell[0] >> ADDRESS_BITS << ADDRESS_BITS
                     memory.store_release(hit.cell, tag | address)
                 break

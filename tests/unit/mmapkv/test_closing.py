@@ -38,6 +38,9 @@ READS: dict[str, Use] = {
     "items": lambda kv: list(kv.items()),
     "==": lambda kv: kv == {},
     "stats": lambda kv: kv.stats(),
+    "verify": lambda kv: kv.verify(),
+    "verify quickly": lambda kv: kv.verify(full=False),
+    "backup": lambda kv: kv.backup(f"{kv.path} copy"),
     "with": lambda kv: kv.__enter__(),
 }
 CHANGES: dict[str, Use] = {
