@@ -5,13 +5,14 @@ one writes. The log below it is the truth; the index can always be derived from 
 """
 
 from mmapio.options import FlushPolicy
-from mmapkv.errors import InvalidKey, StoreError, ValueTooLarge
+from mmapkv.errors import BufferTooSmall, InvalidKey, StoreError, ValueTooLarge
 from mmapkv.repair import StoreRepaired, repair
 from mmapkv.store import KVStore
 from mmapkv.verify import StoreDamage, StoreVerified, verify
 from mmaplog.errors import CorruptionError, FormatError, Locked, Poisoned
 
 __all__ = [
+    "BufferTooSmall",
     "CorruptionError",
     "FlushPolicy",
     "FormatError",

@@ -1,4 +1,5 @@
-from libc.stdint cimport uint32_t, uint64_t
+cimport cython
+from libc.stdint cimport uint64_t
 
 from mmapio.mapping cimport MappedFile
 from mmapio.region cimport Region
@@ -34,6 +35,7 @@ cdef struct Hit:
     uint64_t previous_seq
 
 
+@cython.final
 cdef class Index:
     cdef MappedFile file
     cdef Region region

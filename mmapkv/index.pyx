@@ -9,11 +9,13 @@ looking at ever moves. After: R. Fagin et al., Extendible hashing, ACM TODS 4(3)
 
 import errno as _errno
 
+cimport cython
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport free
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcpy, memset
 
 from mmapio cimport _memory as memory
+from mmapkv.bucket cimport candidates_of, is_same, lowest_bit
 from mmapkv.format cimport (
     ADDRESS_BITS,
     BUCKETS,
@@ -79,6 +81,7 @@ class Reseed(Exception):
     """Splitting does not help, keys collide or a segment is damaged; the index must be rebuilt, with another seed."""
 
 
+@cython.final
 cdef class Index:
     """A mapped index file. Made by `index_file`, which also closes it cleanly."""
 
@@ -126,6 +129,7 @@ cdef class Index:
         cdef uint64_t *place
         cdef char *lines
         cdef uint64_t *line
+        cdef unsigned int candidates
         cdef Outcome outcome
         cdef int hops, i
         while True:
@@ -148,9 +152,12 @@ cdef class Index:
             outcome = ABSENT
             hops = 0
             while True:
-                for i in range(ENTRIES):
+                candidates = candidates_of(line, tag)
+                while candidates:
+                    i = lowest_bit(candidates)
+                    candidates &= candidates - 1
                     entry = memory.load_acquire(&line[i])
-                    if entry >> ADDRESS_BITS == tag and entry != 0:
+                    if entry != 0:
                         hit.address = entry & ((<uint64_t>1 << ADDRESS_BITS) - 1)
                         outcome = self.match(hit.address, key, key_size, verify, hit)
                         if outcome != ABSENT:
@@ -204,7 +211,7 @@ cdef class Index:
         value_at = (head + payload.key_length + 7) & ~<uint64_t>7
         same = False
         if size == value_at + payload.value_length + pad:
-            same = payload.key_length == key_size and memcmp(record + head, key, key_size) == 0
+            same = payload.key_length == key_size and is_same(record + head, key, key_size)
         elif checksum_of(record, slot.id, hit.offset, header.length) != header.checksum:
             return DAMAGED
         # A tag that fits and a key that does not may be a damaged key: it is never passed over unverified.

@@ -5,64 +5,147 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint64_t
 
 from mmapio cimport _fault
+from mmapio cimport _memory as memory
+from mmapkv.approach cimport Probe, approach, leads_to
 from mmapkv.catch_up cimport parse
-from mmapkv.format cimport KIND_PUT, PayloadHeader
+from mmapkv.format cimport KIND_PUT, SLOTS, PayloadHeader, make_address
 from mmapkv.index cimport ABSENT, PRESENT, STRAY, UNMAPPED, Hit, Index, Outcome
 from mmapkv.reader cimport StoreReader
 from mmaplog.checksum cimport xxh3
 from mmaplog.format cimport Record
 from mmaplog.replay cimport Replay
+from mmaplog.segment cimport Segment
 
 KEYS = 0
 VALUES = 1
 ITEMS = 2
+
+cdef enum:
+    # Records that are read at once, to be looked up side by side: few at first, for a walk that is left soon, then ever more.
+    BLOCK_FIRST = 4
+    BLOCK = 64
+
+
+cdef struct Step:
+    # A put that was read from the log and verified. Its key is in the probe of the same number.
+    uint64_t seq
+    uint64_t address            # as an entry of the index has it; 0 when that does not know the segment
+    const char *value
+    uint64_t value_size
 
 
 cdef class Walk:
     """Iterates over keys, values or items as they were when it was made.
 
     The log up to that moment is read once; a record counts when it is the newest of its key below that moment. So the
-    store may be changed meanwhile without anything being skipped, repeated or mixed. Costs a look-up for each record.
+    store may be changed meanwhile without anything being skipped, repeated or mixed. Costs a look-up for each record, of
+    which many are under way together.
     """
 
     cdef StoreReader store
     cdef Replay replay
     cdef uint64_t stop
     cdef int what
+    cdef list segments          # that the steps point into
+    cdef uint64_t faults        # of this process, when the segments were last found without
+    cdef object error           # what came after the steps, to be raised after them
+    cdef uint64_t block         # how many to read next
+    cdef uint64_t count         # of steps
+    cdef uint64_t at            # the first that is still to come
+    cdef Step steps[BLOCK]
+    cdef Probe probes[BLOCK]
 
     def __init__(self, StoreReader store, Replay replay, int what):
         self.store = store
         self.replay = replay
         self.stop = replay.stop
         self.what = what
+        self.block = BLOCK_FIRST
 
     def __iter__(self):
         return self
 
     def __next__(self):
-        cdef Record record
-        cdef PayloadHeader payload
-        cdef const char *key
-        cdef const char *value
-        while self.replay.seq < self.stop:
+        cdef uint64_t at
+        while True:
+            if self.at == self.count:
+                if self.error is not None:
+                    error, self.error = self.error, None
+                    raise error
+                if self.replay.seq >= self.stop:
+                    raise StopIteration
+                self.read_block()
+                continue
             if self.store.index is None:
                 self.store.raise_closed()
-            if not self.replay.read(&record, True):
-                # The last numbers have no record: a repair found none.
-                break
-            parse(&record, self.replay, &payload, &key)
-            if payload.kind != KIND_PUT or not self.newest(record.seq, key, payload.key_length):
-                continue
-            if self.what == 0:
-                return PyBytes_FromStringAndSize(key, payload.key_length)
-            value = record.payload + record.payload_size - payload.value_length
-            found = PyBytes_FromStringAndSize(value, payload.value_length)
-            if self.what == 1:
-                return found
-            return PyBytes_FromStringAndSize(key, payload.key_length), found
-        raise StopIteration
+            at = self.at
+            self.at += 1
+            if leads_to(&self.probes[at], self.steps[at].address) or self.newest(&self.probes[at], self.steps[at].seq):
+                return self.made_of(at)
 
-    cdef bint newest(self, uint64_t seq, const char *key, uint64_t key_size) except -1:
+    cdef int read_block(self) except -1:
+        cdef Record record
+        cdef PayloadHeader payload
+        cdef Segment segment = None
+        cdef Index index = self.store.index
+        cdef Probe *probe
+        cdef Step *step
+        cdef const char *key
+        cdef uint64_t slot = SLOTS
+        if index is None:
+            self.store.raise_closed()
+        self.at = self.count = 0
+        self.segments = []
+        self.faults = _fault.faults()
+        while self.count < self.block and self.replay.seq < self.stop:
+            try:
+                if not self.replay.read(&record, True):
+                    # The last numbers have no record: a repair found none.
+                    break
+                parse(&record, self.replay, &payload, &key)
+            except Exception as error:
+                if self.count == 0:
+                    raise
+                self.error = error
+                break
+            if self.replay.segment is not segment:
+                segment = self.replay.segment
+                self.segments.append(segment)
+                slot = slot_in(index, segment.id)
+            if payload.kind != KIND_PUT:
+                continue
+            probe = &self.probes[self.count]
+            probe.key = key
+            probe.key_size = payload.key_length
+            probe.entry = 0
+            step = &self.steps[self.count]
+            step.seq = record.seq
+            step.address = make_address(slot, self.replay.start) if slot != SLOTS else 0
+            step.value = record.payload + record.payload_size - payload.value_length
+            step.value_size = payload.value_length
+            self.count += 1
+        self.block = min(2 * self.block, <uint64_t>BLOCK)
+        approach(index, self.probes, self.count)
+        return 0
+
+    cdef object made_of(self, uint64_t at):
+        cdef Segment segment
+        key = value = None
+        if self.what != 1:
+            key = PyBytes_FromStringAndSize(self.probes[at].key, self.probes[at].key_size)
+        if self.what != 0:
+            value = PyBytes_FromStringAndSize(self.steps[at].value, self.steps[at].value_size)
+        if _fault.faults() != self.faults:
+            # Since these records were verified a page was not there: what was copied may be zeros.
+            self.faults = _fault.faults()
+            for each in self.segments:
+                segment = each
+                segment.region.check()
+        if self.what == 2:
+            return key, value
+        return key if self.what == 0 else value
+
+    cdef bint newest(self, const Probe *probe, uint64_t seq) except -1:
         # Whether record `seq` is what its key had last when the walk began.
         cdef Hit hit
         cdef Outcome outcome
@@ -72,7 +155,7 @@ cdef class Walk:
             if index is None:
                 self.store.raise_closed()
             # Verified: a newer record with a damaged number would let an older one pass for the newest.
-            outcome = index.find(xxh3(key, key_size, index.seed), key, key_size, True, &hit)
+            outcome = index.find(xxh3(probe.key, probe.key_size, index.seed), probe.key, probe.key_size, True, &hit)
             if _fault.faults() != self.store.faults:
                 self.store.check_faults()
             while outcome == PRESENT:
@@ -85,3 +168,12 @@ cdef class Walk:
             if outcome == ABSENT:
                 return False
             self.store.settle(index, outcome, &hit)
+
+
+cdef uint64_t slot_in(Index index, uint64_t segment_id) noexcept:
+    # The slot of a log segment in an index, or SLOTS.
+    cdef uint64_t at
+    for at in range(min(memory.load_acquire(&index.state.slots_used), <uint64_t>SLOTS)):
+        if index.slot_table[at] == segment_id:
+            return at
+    return SLOTS

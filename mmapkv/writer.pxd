@@ -1,10 +1,10 @@
 from libc.stdint cimport uint64_t
 
+from mmapkv.bulk_reader cimport BulkReader
 from mmapkv.index cimport Index
-from mmapkv.reader cimport StoreReader
 
 
-cdef class StoreWriter(StoreReader):
+cdef class StoreWriter(BulkReader):
     cdef uint64_t tail_slot     # of the index, for the log segment that is written
 
     cdef int put_pair(self, key, value, bint durable) except -1

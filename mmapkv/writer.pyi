@@ -2,12 +2,12 @@ from typing import TypeAlias, TypeVar, overload
 
 from typing_extensions import Buffer
 
-from mmapkv.reader import StoreReader
+from mmapkv.bulk_reader import BulkReader
 
 _Bytes: TypeAlias = str | bytes | Buffer
 _T = TypeVar("_T")
 
-class StoreWriter(StoreReader):
+class StoreWriter(BulkReader):
     def __setitem__(self, key: _Bytes, value: _Bytes, /) -> None: ...
     def put(self, key: _Bytes, value: _Bytes, /, *, durable: bool = False) -> None: ...
     def __delitem__(self, key: _Bytes, /) -> None: ...

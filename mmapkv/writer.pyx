@@ -22,8 +22,9 @@ from mmapkv.format cimport (
     Previous,
     make_address,
 )
+from mmapkv.bulk_reader cimport BulkReader
 from mmapkv.index cimport ABSENT, PRESENT, Hit, Index, Outcome
-from mmapkv.reader cimport StoreReader, as_bytes
+from mmapkv.reader cimport as_bytes
 from mmaplog.appender cimport RECORD_START_END, record_size
 from mmaplog.checksum cimport xxh3
 from mmaplog.log cimport Log
@@ -41,7 +42,7 @@ cdef inline uint64_t value_offset(uint64_t key_size, bint has_previous) noexcept
     return (PAYLOAD_HEADER_SIZE + (PREVIOUS_SIZE if has_previous else 0) + key_size + 7) & ~<uint64_t>7
 
 
-cdef class StoreWriter(StoreReader):
+cdef class StoreWriter(BulkReader):
     """The writing half of ``KVStore``, per operation.
 
     The subclass gives the methods that replace the index or ready it for writing: `_rebuild_index`, `_begin_writing`.

@@ -29,6 +29,7 @@ cdef class Appender(TailHolder):
     cdef int make_ready_now(self) except -1
     cdef int break_up(self) except -1
     cdef int adopt_prepared(self) except -1
+    cdef int give_back(self) except -1
     cdef int refuse_size(self, uint64_t payload_size) except -1
     cdef char *begin(self, uint64_t payload_size) noexcept nogil
     cdef void commit(self, uint64_t payload_size) noexcept nogil

@@ -419,6 +419,12 @@ cdef class Appender(TailHolder):
                 self.large_end = self.tail.limit
         return 0
 
+    cdef int give_back(self) except -1:
+        # At the end: the room that was made for more records. A page is left behind the last one, for who looks whether another follows.
+        self.adopt_prepared()
+        self.tail.shrink(((self.end + PAGE - 1) & ~(PAGE - 1)) + PAGE)
+        return 0
+
     cdef int refuse_size(self, uint64_t payload_size) except -1:
         raise RecordTooLarge(f"a record of {payload_size} bytes is larger than the {RECORD_SIZE_MAX} that fit", self._path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import shutil
 import tempfile
 from pathlib import Path
@@ -100,6 +101,31 @@ class StoreAgainstDict(RuleBasedStateMachine):
     def get(self, key: bytes) -> None:
         assert self.kv.get(key) == self.model.get(key)
         assert (key in self.kv) == (key in self.model)
+
+    @rule(wanted=st.lists(keys, max_size=150), view=st.booleans())
+    def get_many(self, wanted: list[bytes], view: bool) -> None:
+        """The same keys again and again, in calls of more than one block."""
+        expected = [self.model.get(key) for key in wanted]
+        packed = b"".join(value for value in expected if value is not None)
+        sizes = [-1 if value is None else len(value) for value in expected]
+        for kv in (self.kv, self.reader):
+            if kv is not None:
+                buffer, lengths = bytearray(len(packed)), array.array("q", [0]) * len(wanted)
+                assert kv.get_many(wanted, view=view) == expected
+                assert kv.get_many_into(wanted, buffer, lengths) == len(packed)
+                assert (buffer, lengths.tolist()) == (packed, sizes)
+
+    @rule(key=keys)
+    def read_in_every_way(self, key: bytes) -> None:
+        value = self.model.get(key)
+        for kv in (self.kv, self.reader):
+            if kv is not None:
+                buffer = bytearray(len(value or b""))
+                versioned = kv.get_versioned(key)
+                assert kv.get_into(key, buffer) == (None if value is None else len(value))
+                assert buffer == (value or b"")
+                assert kv.get_view(key) == value
+                assert versioned is None if value is None else versioned and versioned[0] == value
 
     @rule(key=keys, value=values)
     def setdefault(self, key: bytes, value: bytes) -> None:
