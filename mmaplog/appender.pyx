@@ -6,7 +6,7 @@ import os
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
-from libc.errno cimport EFAULT
+from libc.errno cimport EFAULT, EOPNOTSUPP
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove, memset
@@ -379,32 +379,43 @@ cdef class Appender(TailHolder):
         self.syncs = 0
         if stop <= self.tail.limit:
             return 0
-        if self.preparer is None:
-            self.preparer = Preparer()
-        self.preparer.ask(self.tail, self.tail.limit, stop, written)
+        try:
+            if self.preparer is None:
+                self.preparer = Preparer(self.locks.held)
+            self.preparer.ask(self.tail, self.tail.limit, stop, written)
+        except (OSError, RuntimeError, MemoryError):
+            pass  # No thread or no descriptor to be had, which no append needs: it makes its own room.
         return 0
 
     cdef int make_ready_now(self) except -1:
         # No more than has come since the last flush, for the reason that `prepare` has, and no more than is done in no time.
-        cdef uint64_t size = min(self.bytes_pending, PREPARED_LEAST) & ~(FIRST_ALLOCATION - 1)
+        cdef uint64_t size = min(self.bytes_pending, PREPARED_LEAST) & ~(FIRST_ALLOCATION - 1), start
+        cdef MappedFile file
+        cdef int fd
         size = min(size, self.tail.capacity - self.tail.limit)
         if size:
-            make_ready(self.tail.handle().descriptor.fd, self.base, self.tail.limit, self.tail.limit + size, LARGE)
+            file = self.tail.handle()
+            fd, start = file.descriptor.fd, self.tail.limit
+            with nogil:
+                make_ready(fd, self.base, start, start + size, LARGE)
             self.tail.refresh()
             self.large_end = self.tail.limit
         return 0
 
     cdef int break_up(self) except -1:
         # What lies ahead of the last record's page was made ready in large pieces, and a sync of one record would write one of them: ahead
-        # of it, pages are as if nobody had touched them. Blocks stay, so there is no need for room. Where that cannot be, more is written.
+        # of it, pages are as if nobody had touched them. Where that cannot be, more is written. Blocks stay; a file system that takes
+        # others for them may find the disk full, and then there is no room ahead until it does.
         cdef MappedFile file = self.tail.handle()
-        cdef int fd = file.descriptor.fd
+        cdef int fd = file.descriptor.fd, failure = 0
         cdef uint64_t start = (self.end + PAGE - 1) & ~(PAGE - 1), stop = self.large_end
-        self.narrow = False
-        self.large_end = 0
         if start < stop:
             with nogil:
-                zero_range(fd, start, stop - start)
+                failure = zero_range(fd, start, stop - start)
+            if failure < 0 and failure != -EOPNOTSUPP:
+                raise OSError(-failure, f"cannot set blocks aside again: {os.strerror(-failure)}", self.tail.path)
+        self.narrow = False
+        self.large_end = 0
         return 0
 
     cdef int adopt_prepared(self) except -1:
@@ -417,11 +428,14 @@ cdef class Appender(TailHolder):
             self.tail.refresh()
             if preparer.together:
                 self.large_end = self.tail.limit
+            if preparer.failure() < 0:
+                # Records were covered by that sync, and no later one may hear of it.
+                memory.store_release(&self.control.hot.poison, -preparer.failure())
+                self.check_writable()
         return 0
 
     cdef int give_back(self) except -1:
         # At the end: the room that was made for more records. A page is left behind the last one, for who looks whether another follows.
-        self.adopt_prepared()
         self.tail.shrink(((self.end + PAGE - 1) & ~(PAGE - 1)) + PAGE)
         return 0
 

@@ -68,7 +68,7 @@ cdef class Log(Keeper):
         `segment_bytes` (of a new log) is how large its files grow. With `shared`, other handles, of this process and others, that say so too may
         write at the same time; each append then takes a mutex between processes, and a policy counts what this handle wrote.
         `reserve_bytes` of the disk are kept back, so that :meth:`truncate_before`, :meth:`retain` and :meth:`compact` work when it
-        is full, which take as much as a segment; 0 gives them back, None leaves what there is.
+        is full, which take as much as a segment and 64 KiB; 0 gives them back, None leaves what there is.
 
         Costs O(1) after a clean close or a killed process; after a power cut, what was written since the last sync is read once.
 
@@ -464,6 +464,12 @@ cdef class Log(Keeper):
 
     cdef leave(self):
         # The last writer to go vouches for what he leaves. Nobody comes meanwhile.
+        if self.preparer is not None:
+            # Or it would go on with a file that another writer has by then.
+            try:
+                self.adopt_prepared()
+            finally:
+                self.preparer.stop()
         self.locks.begin()
         try:
             if self.append_mutex is None or not self.locks.has_writer():
