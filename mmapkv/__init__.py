@@ -10,10 +10,12 @@ from mmapkv.batch import Batch
 from mmapkv.changes import Change, Changes
 from mmapkv.errors import BufferTooSmall, Conflict, InvalidKey, StoreError, ValueTooLarge
 from mmapkv.namespace import Namespace
+from mmapkv.repair import StoreRepaired, repair
 from mmapkv.snapshot import Snapshot
 from mmapkv.store import KVStore
 from mmapkv.transaction import Transaction
 from mmapkv.typed import TypedStore
+from mmapkv.verify import StoreDamage, StoreVerified, verify
 from mmaplog.errors import CorruptionError, FormatError, Locked, Poisoned, RecordTooLarge, TooOld
 
 __all__ = [
@@ -34,9 +36,14 @@ __all__ = [
     "Poisoned",
     "RecordTooLarge",
     "Snapshot",
+    "StoreDamage",
     "StoreError",
+    "StoreRepaired",
+    "StoreVerified",
     "TooOld",
     "Transaction",
     "TypedStore",
     "ValueTooLarge",
+    "repair",
+    "verify",
 ]

@@ -27,29 +27,45 @@ def load(log: Log, *, writing: bool) -> tuple[Index, SlotMap] | None:
     None when it must be rebuilt, or a reader must have that done. Raises FormatError for an index of a newer
     version.
     """
-    slots = SlotMap(log.segments)
-    found = _open(log, slots, writable=writing)
-    if found is None or found.retired or not index_file.is_plausible(found):
-        return None
     try:
-        clean = index_file.read_mark(found)
+        found, _ = consider(log, writing=writing)
     except CorruptionError as error:
         logger.warning("%s: the index is not usable: %s", log.path, error)
         return None
+    if found is not None and writing and found[0].incarnation != log.control.incarnation:
+        found[0].adopt(log.control.incarnation)
+    return found
+
+
+def consider(log: Log, *, writing: bool) -> tuple[tuple[Index, SlotMap] | None, str | None]:
+    """The index on disk, or why it is not to be believed though it is not damaged. Changes nothing.
+
+    Raises CorruptionError for a damaged one, FormatError for one of a newer version.
+    """
+    slots = SlotMap(log.segments)
+    try:
+        opened = _os.open_file(NAME, writing, follow=False, directory=log.segments.directory)
+    except FileNotFoundError:
+        return None, "there is no index"
+    found = index_file.load(opened, log.segments.log_uuid, slots, writing)
+    if found.retired:
+        return None, "the index was being replaced"
+    if not index_file.is_plausible(found):
+        raise CorruptionError("the state or the directory of the index makes no sense", opened.path)
+    clean = index_file.read_mark(found)
     if found.incarnation == log.control.incarnation:
         # The same page cache as the log's CONTROL: whatever was stored is there, up to the last instruction.
         seq, _ = found.progress()
-        return (found, slots) if seq <= log.committed else None
+        if seq > log.committed:
+            raise CorruptionError(f"the index holds {seq} records, the log {log.committed}", opened.path)
+        return (found, slots), None
     if clean is None:
-        return None
+        return None, "the index was not closed, and the log is not as it was left"
     seq, segment_id, _ = clean
     named = any(segment_id == listed for _, listed, _ in log.segments.listing())
-    usable = named and (seq <= log.committed if writing else seq == log.committed)
-    if not usable:
-        return None
-    if writing:
-        found.adopt(log.control.incarnation)
-    return found, slots
+    if not named or not (seq <= log.committed if writing else seq == log.committed):
+        return None, "the index was closed with another state of the log"
+    return (found, slots), None
 
 
 def provide(log: Log) -> tuple[Index, SlotMap]:
@@ -76,7 +92,9 @@ def rebuild(log: Log, old: Index | None) -> tuple[Index, SlotMap]:
     """
     directory = log.segments.directory
     if len(log):
-        logger.warning("%s: rebuilding the index from %d records", log.path, len(log))
+        # That there is none was meant to be: it was removed, or never made, as in a copy.
+        level = logging.INFO if _os.kind_of(directory, NAME) == "nothing" else logging.WARNING
+        logger.log(level, "%s: rebuilding the index from %d records", log.path, len(log))
     with suppress(FileNotFoundError):
         _os.remove_file(directory, TEMPORARY)
     opened = _os.open_file(TEMPORARY, True, create=True, exclusive=True, follow=False, directory=directory)

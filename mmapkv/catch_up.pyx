@@ -46,13 +46,15 @@ def catch_up(Index index, Replay replay):
     """Enter the records of `replay` into an index that holds all before them. Costs about one put each, writing no log.
 
     Doing a record again that had been entered, but not counted, changes nothing else. A batch is published as a whole:
-    readers may be looking on.
+    readers may be looking on. Keys are counted as they come and go, not by what the records say of that: where a repair lost some, the
+    others know nothing of it.
     """
     cdef Record record
     cdef PayloadHeader payload
     cdef const char *key
     cdef uint64_t hash, address, seq, count, tag, slot = 0, segment_id = 0
     cdef uint64_t *cell
+    cdef bint present = False   # the key, before this record
     cdef Hit hit
     cdef Outcome outcome
     cdef bint in_batch = False
@@ -69,6 +71,8 @@ def catch_up(Index index, Replay replay):
                 index.make_room()
             outcome = index.find(hash, key, payload.key_length, False, &hit)
             if outcome == PRESENT:
+                # What it was before is known by the record alone where it, or a later one, had been entered.
+                present = not hit.deleted if hit.seq < record.seq else not payload.flags & FLAG_CREATES
                 if hit.address != address:
                     tag = hit.cell[0] >> ADDRESS_BITS << ADDRESS_BITS
                     memory.store_release(hit.cell, tag | address)
@@ -76,19 +80,21 @@ def catch_up(Index index, Replay replay):
             if outcome == ABSENT:
                 cell = index.place(hash, &tag)
                 if cell != NULL:
+                    present = False
                     memory.store_release(cell, tag | address)
                     break
                 index.split(hash)
             else:
                 index.settle(outcome, &hit)
-        if payload.flags & FLAG_CREATES:
-            count += 1
-        elif payload.kind == KIND_DELETE:
-            count -= 1
+        if payload.kind == KIND_PUT:
+            count += not present
+        else:
+            count -= present
         seq = record.seq + 1
         in_batch = record.flags & FLAG_BATCH and not record.flags & FLAG_BATCH_END
         if not in_batch:
             index.publish(seq, count)
-    # Whatever ends within a batch has lost its last record to compaction, for what is committed is whole.
-    if in_batch:
-        index.publish(seq, count)
+    # What ends within a batch has lost its last record to compaction, for what is committed is whole; where the last numbers have no record, a
+    # repair found none.
+    if in_batch or seq < replay.stop:
+        index.publish(max(seq, <uint64_t>replay.stop), count)

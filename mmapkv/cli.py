@@ -10,12 +10,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from mmapkv import demo
+from mmapkv import _access, _transfer, _upkeep, bench, demo
 from mmaplog._command import Version, perform
 
 __all__ = ["main"]
 
-COMMANDS = (demo,)
+COMMANDS = (demo, _access, _upkeep, _transfer, bench)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

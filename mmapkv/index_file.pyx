@@ -161,6 +161,11 @@ def read_mark(Index index):
     return mark.seq, mark.segment_id, mark.end
 
 
+def is_clean(Index index):
+    """Whether the index has not been stored to since it was closed."""
+    return memory.load_acquire(&index.state.clean) != 0
+
+
 def is_plausible(Index index):
     """Whether everything that is followed without a further look stays within the file and the format."""
     cdef State *state = index.state

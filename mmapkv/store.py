@@ -27,8 +27,10 @@ from mmapkv.slots import SlotMap
 from mmapkv.snapshot import Snapshot
 from mmapkv.transaction import Transaction
 from mmapkv.typed import TypedStore
+from mmapkv.verify import StoreVerified, verify_open
 from mmapkv.views import Items, Values
 from mmapkv.walk import EXPIRED, KEYS, Walk
+from mmaplog.backup import Backup
 from mmaplog.errors import CorruptionError, Locked
 from mmaplog.log import DEFAULT_POLICY, DEFAULT_SEGMENT_BYTES, Log, open_log
 
@@ -337,22 +339,68 @@ class KVStore(BulkWriter, Scanned, MutableMapping[bytes, bytes]):
             log.flush()
 
     def stats(self) -> dict[str, int]:
-        """Counts and sizes.
+        """Figures about the store, which cost a look at the directory.
 
-        Keys, records of the log, how many are durable, segments, bytes on disk, open snapshots (those of
-        transactions, too), the index's figures.
+        `keys`; of the log, `records`, the numbers `first_seq`, `committed` and `durable`, `segments`, the
+        `segment_bytes` that each may have, how often its end was dropped, `epoch`; `bytes_on_disk` of all
+        files; open `snapshots`, those of transactions and scans too; of the index, its depth, segments, and
+        bytes in use and allocated. How much of the log is live takes a look at each record: :meth:`verify`
+        tells. Raises Closed.
         """
-        _, index = self._open_parts()
-        figures = {
-            "keys": len(self),
-            "records": len(self._log),
-            "committed": self._log.committed,
-            "durable": self._log.durable,
-            "segments": len(self._log.segments.listing()),
-            "bytes_on_disk": self._log.disk_usage(),
-            "snapshots": len(self._views),
-        }
-        return {**figures, **index.figures()}
+        log, index = self._open_parts()
+        told = log.stats()
+        names = (
+            *("records", "first_seq", "committed", "durable", "segments", "segment_bytes", "epoch"),
+            "bytes_on_disk",
+        )
+        ours = {"keys": len(self), "snapshots": len(self._views)}
+        return {**ours, **{name: int(told[name]) for name in names}, **index.figures()}
+
+    def verify(
+        self, *, full: bool = True, progress: Callable[[int, int], object] | None = None
+    ) -> StoreVerified:
+        """Check all that the store's files hold, and change nothing: what is wrong, and how much there is.
+
+        All of the index: its directory, each entry, the record that it leads to. With `full` all of the log
+        too: each record's checksum, what it says of the version before it, that the index leads to the newest
+        of its key, and the number of keys. The store can be used meanwhile, by this handle and by others.
+        `progress` is called with (records looked at, records in all). Costs about what building the index
+        does, twice; memory for a bit for each record's number, 128 MiB at most (beyond 2^30 numbers the log
+        is read again for each 2^30), and a bit for each page of the index.
+
+        Raises Closed, MappingFault where a file was cut.
+
+        >>> import tempfile, os
+        >>> with KVStore.open(os.path.join(tempfile.mkdtemp(), "kv")) as kv:
+        ...     kv["key"] = "value"
+        ...     report = kv.verify()
+        >>> report.keys, report.damages
+        (1, ())
+        """
+        return verify_open(self, full, progress)
+
+    def backup(
+        self,
+        target: str | bytes | os.PathLike[str] | os.PathLike[bytes],
+        *,
+        verify: bool = True,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> Backup:
+        """Copy the store, while it is in use by whomever, into the new directory `target`.
+
+        The copy is a store of its own, equal to this one at the moment the call began, with every record
+        checked unless `verify` is false, and durable when this returns; until then there is nothing of that
+        name. The index of the copy is not copied but built. `progress` is called with (bytes done, bytes in
+        all). Costs what :meth:`mmaplog.Log.backup` does, and a microsecond a record.
+
+        Raises FileExistsError for a target that is there, CorruptionError when the log is damaged, Closed,
+        OSError as the system reports it.
+        """
+        log, _ = self._open_parts()
+        made = log.backup(target, verify=verify, progress=progress)
+        # It is complete without: this spares whoever opens it first the wait.
+        with type(self).open(made.path, "w", flush_policy=FlushPolicy.MANUAL):
+            return made
 
     def close(self) -> None:
         """Close the handle, flushing first unless the policy is NEVER; the second time does nothing.

@@ -19,7 +19,7 @@ from mmaplog.repair import Repaired
 from mmaplog.repair import repair as repair_log
 from mmaplog.replay import Entry
 
-__all__ = ["register"]
+__all__ = ["lines_of", "register"]
 
 # So many records are appended at once.
 _BLOCK = 1024
@@ -85,11 +85,12 @@ def repair(arguments: argparse.Namespace) -> int:
     """Save what verifies of a damaged log, and say what is lost; the exit code is 1 when anything is."""
     with Meter("repair", "bytes") as meter:
         found = repair_log(arguments.log, dry_run=arguments.dry_run, progress=meter)
-    _say(arguments, dataclasses.asdict(found), "\n".join(_told(found)))
+    _say(arguments, dataclasses.asdict(found), "\n".join(lines_of(found)))
     return EXIT_FAILED if found.lost else 0
 
 
-def _told(found: Repaired) -> Iterable[str]:
+def lines_of(found: Repaired) -> Iterable[str]:
+    """What a repair did, in lines."""
     for name, problem in found.problems:
         yield f"PROBLEM: {named(name)}: {problem}"
     for lost in found.lost:

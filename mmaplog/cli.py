@@ -17,6 +17,7 @@ from typing import Protocol, cast
 
 from mmaplog import _upkeep
 from mmaplog._command import EXIT_FAILED, UsageError, Version, named, perform
+from mmaplog._progress import Meter
 from mmaplog.log import Log
 from mmaplog.replay import Entry
 
@@ -101,8 +102,8 @@ def stat(arguments: argparse.Namespace) -> int:
 
 def verify(arguments: argparse.Namespace) -> int:
     """Check every record, and change nothing."""
-    with Log.open(arguments.log, "r") as log:
-        found = log.verify()
+    with Log.open(arguments.log, "r") as log, Meter("verify", "records") as meter:
+        found = log.verify(progress=meter)
     if arguments.json:
         print(json.dumps(dataclasses.asdict(found)))
     else:

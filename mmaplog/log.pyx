@@ -288,13 +288,13 @@ cdef class Log(Keeper):
         """
         remove_consumer(self, name)
 
-    def verify(self):
+    def verify(self, *, progress=None):
         """Check the checksum, number and place of every committed record, and change nothing: a :class:`Verified`.
 
-        Its `damages` are empty when all is well. Costs one pass over the files, without the GIL; the log can be used meanwhile. Raises
+        Its `damages` are empty when all is well. `progress` is called with (records looked at, records in all). Costs one pass over the files, without the GIL; the log can be used meanwhile. Raises
         MappingFault, Closed.
         """
-        return verify_log(self)
+        return verify_log(self, progress)
 
     def backup(self, target, *, verify=True, progress=None):
         """Copy the log, while it is in use by whomever, into the new directory `target`: a :class:`Backup` says what was made.

@@ -1,7 +1,11 @@
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from mmaplog.log import Log
 from mmaplog.segment_set import SegmentSet
+
+_Progress: TypeAlias = Callable[[int, int], object]
 
 @dataclass(frozen=True, slots=True)
 class Damage:
@@ -17,5 +21,7 @@ class Verified:
     record_bytes: int
     damages: tuple[Damage, ...]
 
-def verify_log(log: Log) -> Verified: ...
-def verify(segments: SegmentSet, first: int, committed: int) -> Verified: ...
+def verify_log(log: Log, progress: _Progress | None = None) -> Verified: ...
+def verify(
+    segments: SegmentSet, first: int, committed: int, progress: _Progress | None = None
+) -> Verified: ...

@@ -35,12 +35,12 @@ class Verified:
     damages: tuple
 
 
-def verify_log(log):
+def verify_log(log, progress=None):
     """What :meth:`mmaplog.Log.verify` does. When records are removed meanwhile, what is missing for that is looked for anew."""
     while True:
         first, committed, generation = log.first_seq, log.committed, log.control.generation
         try:
-            found = verify(log.segments, first, committed)
+            found = verify(log.segments, first, committed, progress)
         except TooOld:
             if log.control.generation == generation and log.first_seq == first:
                 raise
@@ -50,10 +50,11 @@ def verify_log(log):
             return found
 
 
-def verify(SegmentSet segments, uint64_t first, uint64_t committed):
+def verify(SegmentSet segments, uint64_t first, uint64_t committed, progress=None):
     """Check every record in [first, committed): its checksum, its number, its place. Costs one pass over the bytes, without the GIL.
 
-    After damage it goes on with the next segment, whose records stand by themselves.
+    After damage it goes on with the next segment, whose records stand by themselves. `progress` is called with (records looked at,
+    records in all).
     """
     cdef uint64_t seq = first, boundary, records = 0, size = 0
     cdef Segment segment, following
@@ -70,13 +71,16 @@ def verify(SegmentSet segments, uint64_t first, uint64_t committed):
         boundary = following.base_seq if following is not None else committed
         segment.refresh()
         check_footer(segment, following, boundary, damages)
-        records += walk(segment, first, boundary, &size, damages)
+        records += walk(segment, first, boundary, committed, &size, damages, progress)
         segment.region.check()
         seq = boundary
+        if progress is not None:
+            progress(max(seq, first) - first, committed - first)
     return Verified(count, records, size, tuple(damages))
 
 
-cdef uint64_t walk(Segment segment, uint64_t first, uint64_t boundary, uint64_t *bytes, damages) except? 0:
+cdef uint64_t walk(
+        Segment segment, uint64_t first, uint64_t boundary, uint64_t committed, uint64_t *bytes, damages, progress) except? 0:
     # How many records from `first` on are right, up to the first that is not; their size is added to `bytes`.
     cdef uint64_t seq = segment.base_seq, offset = SEGMENT_HEADER_SIZE, stop, count = 0
     cdef Found found = Found.RECORD
@@ -106,6 +110,8 @@ cdef uint64_t walk(Segment segment, uint64_t first, uint64_t boundary, uint64_t 
                 if record.seq >= first:
                     count += 1
                     bytes[0] += record.size
+        if progress is not None and first < seq:
+            progress(seq - first, committed - first)
     if seq < boundary and not (segment.sparse and found == Found.RECORD):
         segment.region.check()
         damages.append(Damage(segment.path, seq, offset, REASONS[found]))

@@ -50,6 +50,9 @@ READS: dict[str, Use] = {
     "ttl": lambda kv: kv.ttl(b"a"),
     "snapshot": lambda kv: kv.snapshot(),
     "stats": lambda kv: kv.stats(),
+    "verify": lambda kv: kv.verify(),
+    "verify quickly": lambda kv: kv.verify(full=False),
+    "backup": lambda kv: kv.backup(f"{kv.path} copy"),
     "with": lambda kv: kv.__enter__(),
 }
 CHANGES: dict[str, Use] = {

@@ -11,7 +11,7 @@ from mmapio import Closed
 from mmapkv import CorruptionError, KVStore
 from tests.unit.mmapkv.stores import agreeing, opened
 from tests.unit.mmaplog.damage import overwrite as damage
-from tests.unit.mmaplog.segment_file import segment_paths
+from tests.unit.mmaplog.segment_file import SegmentFile, segment_paths
 
 START = {b"%d" % number: b"value %d" % number for number in range(200)}
 
@@ -149,6 +149,29 @@ def test_an_iteration_that_is_dropped_halfway_leaves_nothing(kv: KVStore) -> Non
                 break
     kv[b"0"] = b"x"
     assert len(list(kv)) == 200
+
+
+@pytest.mark.parametrize("changed", [b"again", None], ids=["overwritten", "deleted"])
+def test_a_damaged_number_of_the_newest_version_does_not_bring_back_an_older_one(
+    tmp_path: Path, changed: bytes | None
+) -> None:
+    """The walk took the record that the index led to for one that came after it had begun, and went on to
+    the version before, which it gave out.
+    """
+    path = tmp_path / "kv"
+    with opened(path) as kv:
+        kv[b"key"] = b"before"
+        if changed is None:
+            del kv[b"key"]
+        else:
+            kv[b"key"] = changed
+    segment = SegmentFile(segment_paths(path)[0])
+    damage(segment.path, b"\x40", list(segment.records())[1].offset + 9)
+    given = []
+    with opened(path, "r") as kv, pytest.raises(CorruptionError):
+        for item in kv.items():
+            given.append(item)
+    assert given == []
 
 
 def test_what_precedes_damage_comes_before_the_error(tmp_path: Path) -> None:

@@ -212,7 +212,8 @@ def test_figures(tmp_path: Path) -> None:
         figures = kv.stats()
         assert figures["keys"] == 100
         assert figures["records"] == figures["committed"] == 1000
-        assert figures["durable"] == 0
+        assert figures["durable"] == figures["first_seq"] == figures["epoch"] == 0
+        assert figures["segment_bytes"] == 64 << 10
         assert figures["segments"] == len(list(path.glob("*.seg"))) > 1
         assert figures["bytes_on_disk"] == sum(file.stat().st_blocks * 512 for file in path.iterdir())
         kv.flush()

@@ -73,11 +73,11 @@ class Case:
 class Ground:
     """A small log that is damaged and put back again and again, without being made anew each time."""
 
-    def __init__(self, path: Path, state: str) -> None:
+    def __init__(self, path: Path, state: str, fill: Callable[[Path, int], object] | None = None) -> None:
         self.path = path
         self.state = state
         path.parent.mkdir(parents=True, exist_ok=True)
-        _build(path)
+        _build(path, fill or _fill)
         self.numbers = set(range(COUNT))
         if state == "with gaps":
             self.numbers -= REMOVED
@@ -112,7 +112,8 @@ class Ground:
         for name, content in self.contents.items():
             if not (self.path / name).exists():
                 (self.path / name).write_bytes(b"")
-            damage.overwrite_whole(self.path / name, content)
+            if (self.path / name).read_bytes() != content:
+                damage.overwrite_whole(self.path / name, content)
         held = self.held
         if held is not None and self.file("CONTROL").stat().st_ino != os.fstat(held).st_ino:
             # It is bound to its inode: a new one is made by opening, and nothing else is changed by that.
@@ -130,13 +131,17 @@ class Ground:
             os.close(before)
 
 
-def _build(path: Path) -> None:
+def _fill(path: Path, part: int) -> None:
+    with Log.open(path, flush_policy=MANUAL, segment_bytes=64 << 10) as log:
+        for number in range(part * PER_SEGMENT, (part + 1) * PER_SEGMENT):
+            assert log.append(payload(number)) == number
+            log.flush()
+
+
+def _build(path: Path, fill: Callable[[Path, int], object]) -> None:
     # Three segments with few bytes in use: a torn tail, once it is noticed, begins the next segment.
     for part in range(3):
-        with Log.open(path, flush_policy=MANUAL, segment_bytes=64 << 10) as log:
-            for number in range(part * PER_SEGMENT, (part + 1) * PER_SEGMENT):
-                assert log.append(payload(number)) == number
-                log.flush()
+        fill(path, part)
         tail = SegmentFile(segment_paths(path)[-1])
         end = tail.end()
         if part < 2:
@@ -152,7 +157,7 @@ def _build(path: Path) -> None:
             tail.data[end + 64 :] = b""
         tail.save()
     with Log.open(path, "w", flush_policy=MANUAL) as log:
-        assert [bytes(entry.payload) for entry in log.replay()] == [payload(each) for each in range(COUNT)]
+        assert log.committed == COUNT
     assert [SegmentFile(each).base_seq for each in segment_paths(path)] == [0, PER_SEGMENT, 2 * PER_SEGMENT]
 
 
@@ -167,8 +172,8 @@ def within(name: str, act: Callable[..., object], *arguments: object) -> Callabl
 def cases(ground: Ground, other: Ground, which: str, stride: int = 1) -> Iterator[Case]:
     """Every case of one file; of lengths and bits, which are many, one in `stride`."""
     if which in ground.contents or which in ground.names:
-        yield from _replaced(ground, other, which)
-        yield from _truncated(ground, which, stride)
+        yield from replaced(ground, other, which)
+        yield from truncated(ground, which, stride)
         yield from _flipped(ground, which, stride)
     else:
         yield from _in_the_way(ground, which)
@@ -178,11 +183,14 @@ def cases(ground: Ground, other: Ground, which: str, stride: int = 1) -> Iterato
         yield from _forged_manifest(ground, stride)
 
 
-def _replaced(ground: Ground, other: Ground, which: str) -> Iterator[Case]:
+def replaced(ground: Ground, other: Ground, which: str) -> Iterator[Case]:
     name = ground.file(which).name
     yield Case("missing", lambda path: (path / name).unlink())
     for content in (b"\x7fELF\2\1\1" + bytes(9000), b"include *.txt\n", b"\0" * 5000, b"\xff" * 70_000):
         yield Case(f"foreign {content[:4]!r}", within(name, damage.overwrite_whole, content))
+    content = ground.contents[name]
+    swapped = b"".join(content[at : at + 8][::-1] for at in range(0, len(content), 8))
+    yield Case("of another byte order", within(name, damage.overwrite_whole, swapped))
     theirs = other.contents.get(other.file(which).name)
     if theirs is not None:
         yield Case("of another log", within(name, damage.overwrite_whole, theirs))
@@ -222,7 +230,7 @@ def _in_the_way(ground: Ground, which: str) -> Iterator[Case]:
         yield Case("a device", lambda path: os.mknod(without(path), 0o20600, device))
 
 
-def _truncated(ground: Ground, which: str, stride: int) -> Iterator[Case]:
+def truncated(ground: Ground, which: str, stride: int) -> Iterator[Case]:
     name = ground.file(which).name
     size = len(ground.contents[name])
     lengths = [*range(min(size, 1024)), *range(1024, min(size, HEADER_SIZE), 8), *range(HEADER_SIZE, size)]
@@ -486,7 +494,18 @@ def _append_and_look_again(ground: Ground, log: Log, committed: int) -> Iterator
             yield f"appending raised {error!r}"
 
 
-def run(directory: Path, state: str, which: str, stride: int) -> tuple[int, list[str]]:
+@dataclass(frozen=True)
+class Subject:
+    """What is spoilt, how, and what may come of it."""
+
+    ground: Callable[[Path, str], Ground]
+    cases: Callable[[Ground, Ground, str, int], Iterator[Case]]
+    violations: Callable[[Ground, Case, Mode], Iterator[str]]
+
+
+def run(
+    directory: Path, state: str, which: str, stride: int, subject: Subject | None = None
+) -> tuple[int, list[str]]:
     """Try the cases of one file; how many there were, and what went wrong. To be called in a process of its
     own.
 
@@ -494,11 +513,12 @@ def run(directory: Path, state: str, which: str, stride: int) -> tuple[int, list
     process, nobody else can tell.
     """
     logging.getLogger("mmaplog").setLevel(logging.ERROR)
-    ground, other = Ground(directory / "log", state), Ground(directory / "other", state)
+    subject = subject or Subject(Ground, cases, violations)
+    ground, other = subject.ground(directory / "log", state), subject.ground(directory / "other", state)
     found: list[str] = []
     count = 0
     with (directory / "case").open("wb", buffering=0) as note:
-        for case, mode in itertools.product(cases(ground, other, which, stride), MODES):
+        for case, mode in itertools.product(subject.cases(ground, other, which, stride), MODES):
             count += 1
             note.seek(0)
             note.write(f"{state} {which} {mode}: {case.name}".encode().ljust(400))
@@ -506,7 +526,7 @@ def run(directory: Path, state: str, which: str, stride: int) -> tuple[int, list
             case.inflict(ground.path)
             found += [
                 f"{state}, {which}, mode {mode}, {case.name}: {each}"
-                for each in violations(ground, case, mode)
+                for each in subject.violations(ground, case, mode)
             ]
             ground.restore()
         signal.alarm(0)
@@ -516,21 +536,23 @@ def run(directory: Path, state: str, which: str, stride: int) -> tuple[int, list
     return count, found
 
 
-def main() -> int:
+def main(
+    subject: Subject | None = None, states: tuple[str, ...] = STATES, files: tuple[str, ...] = FILES
+) -> int:
     """Try everything, a process for each file and state."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--dir", type=Path, required=True, help="where the logs are made")
     parser.add_argument("--stride", type=int, default=1, help="of lengths and bits, one in so many")
-    parser.add_argument("--state", choices=STATES, action="append", help="only this state")
-    parser.add_argument("--file", choices=FILES, action="append", help="only this file")
+    parser.add_argument("--state", choices=states, action="append", help="only this state")
+    parser.add_argument("--file", choices=files, action="append", help="only this file")
     options = parser.parse_args()
     totals: Counter[str] = Counter()
-    for state, which in itertools.product(options.state or STATES, options.file or FILES):
+    for state, which in itertools.product(options.state or states, options.file or files):
         place = options.dir / f"{state.replace(' ', '-')}-{which}"
         place.mkdir(parents=True)
         pid = os.fork()
         if pid == 0:
-            count, found = run(place, state, which, options.stride)
+            count, found = run(place, state, which, options.stride, subject)
             (place / "found").write_text("\n".join([str(count), *found]))
             os._exit(0)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

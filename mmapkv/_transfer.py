@@ -1,0 +1,139 @@
+"""The commands dump and load: all pairs of a store out, and pairs from elsewhere in."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from mmapio import _os
+from mmapio.options import FlushPolicy
+from mmapkv.dump_format import FORMATS, MalformedDump, read_dump
+from mmapkv.errors import InvalidKey, ValueTooLarge
+from mmapkv.load_dbm import read_dbm
+from mmapkv.load_diskcache import read_diskcache
+from mmapkv.load_lmdb import read_lmdb
+from mmapkv.load_source import Refusals, Source, SourceError
+from mmapkv.load_sqlite import read_sqlite
+from mmapkv.store import KVStore
+from mmaplog._command import EXIT_FAILED, UsageError, named
+from mmaplog._progress import Meter
+from mmaplog.export import written_whole
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+__all__ = ["register"]
+
+# So many pairs are between two looks at the progress.
+_BLOCK = 1024
+_KINDS = ("dump", "lmdb", "dbm", "sqlite", "diskcache")
+
+
+def dump(arguments: argparse.Namespace) -> int:
+    """Write all pairs of a store, in use or not, as they are at one moment."""
+    with KVStore.open(arguments.store, "r") as kv:
+        total = len(kv)
+        pieces = FORMATS[arguments.format](kv.items(), kv.stats()["bytes_on_disk"])
+        if arguments.output is None:
+            sys.stdout.flush()
+            for piece in pieces:
+                sys.stdout.buffer.write(piece)
+            sys.stdout.buffer.flush()
+            return 0
+        with written_whole(arguments.output) as write, Meter("dump", "pairs") as meter:
+            for done, piece in enumerate(pieces):
+                write(piece)
+                if done % _BLOCK == 0:
+                    meter(min(done, total), total)
+    told = {"keys": total, "output": arguments.output}
+    print(json.dumps(told) if arguments.json else f"{total:,} pairs written to {named(arguments.output)}")
+    return 0
+
+
+def load(arguments: argparse.Namespace) -> int:
+    """Put pairs from elsewhere into a store, which is made if there is none; what is there already stays.
+
+    A key that is there gets the new value. The exit code is 1 when something was refused.
+    """
+    refused = Refusals()
+    loaded = 0
+    with ExitStack() as opened:
+        try:
+            source = _source(arguments, refused, opened)
+            kv = opened.enter_context(KVStore.open(arguments.store, flush_policy=FlushPolicy.MANUAL))
+            meter = opened.enter_context(Meter("load", "pairs"))
+            for key, value in _metered(source, meter):
+                try:
+                    kv.put(key, value)
+                    loaded += 1
+                except (InvalidKey, ValueTooLarge) as error:
+                    refused.add(f"key {key[:60]!r}: {error.strerror}")
+        except (MalformedDump, SourceError) as error:
+            before = f" ({loaded:,} pairs before that were loaded)" if loaded else ""
+            raise UsageError(f"{named(arguments.source)}: {error}{before}") from None
+    if arguments.json:
+        print(json.dumps({"loaded": loaded, "refused": refused.count, "examples": refused.examples}))
+    else:
+        print(f"{loaded:,} pairs loaded")
+        for each in refused.examples:
+            print(f"REFUSED: {each}")
+        if refused.count > len(refused.examples):
+            print(f"{refused.count:,} refused in all")
+    return EXIT_FAILED if refused.count else 0
+
+
+def _source(arguments: argparse.Namespace, refused: Refusals, opened: ExitStack) -> Source:
+    kind, path = arguments.kind, arguments.source
+    if kind == "lmdb":
+        return read_lmdb(path, arguments.database, refused)
+    if kind == "dbm":
+        return read_dbm(path, refused)
+    if kind == "sqlite":
+        return read_sqlite(path, arguments.table, arguments.key_column, arguments.value_column, refused)
+    if kind == "diskcache":
+        return read_diskcache(path, refused)
+    if path == "-":
+        return Source(0, read_dump(sys.stdin.buffer))
+    return Source(0, read_dump(opened.enter_context(_os.file_object(_os.open_file(path, False)))))
+
+
+def _metered(source: Source, meter: Meter) -> Iterator[tuple[bytes, bytes]]:
+    done = 0
+    for done, pair in enumerate(source.pairs):
+        if done % _BLOCK == 0:
+            meter(done, max(source.total, done))
+        yield pair
+
+
+def register(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the commands to a parser's."""
+    made = {}
+    for run in (dump, load):
+        text = (run.__doc__ or "").partition("\n")[0]
+        each = commands.add_parser(run.__name__, help=text, description=text)
+        each.add_argument("--json", action="store_true", help="say in JSON what was done")
+        each.set_defaults(run=run)
+        made[run.__name__] = each
+    made["dump"].add_argument("store", metavar="STORE", help="the directory of the store")
+    made["dump"].add_argument("-o", "--output", metavar="FILE", help="written whole, or not at all")
+    made["dump"].add_argument(
+        "--format",
+        choices=sorted(FORMATS),
+        default="jsonl",
+        help="JSON lines, what mdb_load and db_load read, or what cdbmake reads (%(default)s)",
+    )
+    made["load"].add_argument(
+        "source", metavar="SOURCE", help="a file or directory; - for the standard input"
+    )
+    made["load"].add_argument("store", metavar="STORE", help="the directory of the store")
+    made["load"].add_argument(
+        "--from", dest="kind", choices=_KINDS, default="dump", help="what SOURCE is (%(default)s)"
+    )
+    made["load"].add_argument("--database", metavar="NAME", help="of LMDB, the named database")
+    made["load"].add_argument("--table", metavar="NAME", help="of SQLite, the table")
+    made["load"].add_argument("--key-column", metavar="NAME", help="of SQLite, the first when left out")
+    made["load"].add_argument("--value-column", metavar="NAME", help="of SQLite, the second when left out")

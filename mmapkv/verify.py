@@ -1,0 +1,232 @@
+"""Checking all that a store's files hold: the log byte by byte, each record, each entry of the index."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from mmapio.options import FlushPolicy
+from mmapkv import attach, index_file
+from mmapkv.index import Index
+from mmapkv.index_check import IndexCheck
+from mmapkv.record_check import RecordCheck, Replaced
+from mmaplog.errors import CorruptionError, FormatError
+from mmaplog.log import DEFAULT_SEGMENT_BYTES, Log, open_log
+
+if TYPE_CHECKING:
+    from mmapkv.store import KVStore
+
+__all__ = ["StoreDamage", "StoreVerified", "verify"]
+
+_Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+_Progress: TypeAlias = Callable[[int, int], object]
+
+#: One damage may have as many consequences as there are records. So many are described.
+DESCRIBED_MAX = 100
+#: For so many record numbers account is kept at once, a bit for each: 128 MiB.
+NUMBERS_MAX = 1 << 30
+
+_RESTORE = "restore the segment from a backup, or run mmapkv repair, which says what is lost"
+_REWRITE = "copy what can be read into a new store"
+_REBUILD = "run mmapkv repair, which builds the index anew from the log; nothing is lost"
+
+
+@dataclass(frozen=True, slots=True)
+class StoreDamage:
+    """What is wrong at `offset` of the file `path`, and what to do about it."""
+
+    path: str
+    offset: int
+    reason: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoreVerified:
+    """What was looked at, and what is wrong: nothing, when `damages` is empty.
+
+    `keys` are those that are present, `live_bytes` what their records take of the `record_bytes` of the log;
+    `entries` are those of the index, of deleted keys too. Without ``full`` nothing is known of keys and
+    records, which are 0. Of more than 100 damages, `omitted` says how many are not described. `note` says why
+    there is no index to look at when that is no damage: as after a power cut, which the next opening mends.
+    """
+
+    segments: int
+    records: int
+    record_bytes: int
+    keys: int
+    live_bytes: int
+    index_segments: int
+    entries: int
+    damages: tuple[StoreDamage, ...]
+    omitted: int
+    note: str | None
+
+
+def verify(path: _Path, *, full: bool = True, progress: _Progress | None = None) -> StoreVerified:
+    """Check the store in the directory `path`, as :meth:`mmapkv.KVStore.verify` does; nothing is mended.
+
+    Others may have it open, to write too. An index that would be built anew at the next opening is looked at
+    no further: the reason is a damage, or the note. Raises FileNotFoundError where there is no store,
+    FormatError for one of a newer version, PermissionError, Closed, MappingFault.
+    """
+    try:
+        log = open_log(Log, path, "r", FlushPolicy.MANUAL, False, DEFAULT_SEGMENT_BYTES, (attach.NAME,))
+    except CorruptionError as error:
+        report = _Report()
+        report.add(error.filename or os.fsdecode(path), 0, error.strerror, _RESTORE)
+        return report.made(note="the log cannot be opened")
+    with log:
+        report = _Report()
+        index, note = _find_index(log, report)
+        return _check(log, index, report, full, progress, note)
+
+
+def verify_open(store: KVStore, full: bool, progress: _Progress | None) -> StoreVerified:
+    """Check an open store; :meth:`mmapkv.KVStore.verify` says what that means."""
+    while True:
+        log, index = store._open_parts()
+        if index.retired:
+            store._reload_index(index)
+            continue
+        report = _Report()
+        try:
+            index_file.read_mark(index)
+        except CorruptionError as error:
+            # Unless a writer has just taken it back.
+            if index_file.is_clean(index):
+                report.add(error.filename, 0, error.strerror, _REBUILD)
+        try:
+            return _check(log, index, report, full, progress, None)
+        except Replaced:
+            continue
+
+
+class _Report:
+    """What was found so far."""
+
+    def __init__(self) -> None:
+        self.damages: list[StoreDamage] = []
+        self.omitted = 0
+
+    def add(self, path: str, offset: int, reason: str | None, remedy: str) -> None:
+        if len(self.damages) < DESCRIBED_MAX:
+            self.damages.append(StoreDamage(os.fsdecode(path), offset, reason or "", remedy))
+        else:
+            self.omitted += 1
+
+    def made(
+        self,
+        log: tuple[int, int, int] = (0, 0, 0),
+        store: tuple[int, int] = (0, 0),
+        index: tuple[int, int] = (0, 0),
+        note: str | None = None,
+    ) -> StoreVerified:
+        return StoreVerified(*log, *store, *index, tuple(self.damages), self.omitted, note)
+
+
+def _find_index(log: Log, report: _Report) -> tuple[Index | None, str | None]:
+    # The index as it is on disk; or why there is none, where that is no damage.
+    path = log.segments.directory.locate(attach.NAME)
+    try:
+        found, reason = attach.consider(log, writing=False)
+    except PermissionError:
+        raise
+    except OSError as error:
+        # Damaged, of another version, cut, or no file.
+        report.add(path, 0, error.strerror, _REBUILD)
+        return None, None
+    return (found[0], None) if found else (None, reason)
+
+
+def _check(
+    log: Log, index: Index | None, report: _Report, full: bool, progress: _Progress | None, note: str | None
+) -> StoreVerified:
+    first, stop, count = log.first_seq, log.committed, 0
+    if index is not None:
+        seq, count = index.progress()
+        stop = min(seq, stop)
+    tell = _Stages(progress, (2 * full) * (stop - first))
+    checked, damaged = (0, 0, 0), frozenset[str]()
+    if full:
+        found = log.verify(progress=tell.stage(stop - first))
+        checked = (found.segments, found.records, found.record_bytes)
+        for each in found.damages:
+            report.add(each.path, each.offset, f"record {each.seq}: {each.reason}", _RESTORE)
+        damaged = frozenset(each.path for each in found.damages)
+    if index is None:
+        if not full or damaged:
+            return report.made(checked, note=note)
+        # The records can be checked against an index of our own.
+        index, _ = attach.build_private(log)
+        stop, count = index.progress()
+        keys = _check_records(log, index, stop, count, report, tell, sound=True)
+        return report.made(checked, keys, note=note)
+    entries = _check_index(index, log, damaged, report)
+    keys = _check_records(log, index, stop, count, report, tell, sound=not damaged) if full else (0, 0)
+    return report.made(checked, keys, entries)
+
+
+def _check_index(index: Index, log: Log, damaged: frozenset[str], report: _Report) -> tuple[int, int]:
+    check = IndexCheck(index, log, damaged)
+    check.check_directory()
+    while check.step():
+        pass
+    for offset, reason in check.found:
+        report.add(check.path, offset, reason, _REBUILD)
+    return check.segments, check.entries
+
+
+def _check_records(
+    log: Log, index: Index, stop: int, count: int, report: _Report, tell: _Stages, *, sound: bool
+) -> tuple[int, int]:
+    # As often as it takes to keep account of all numbers; how many keys there are, and the bytes of them.
+    first = log.first_seq
+    keys = live_bytes = 0
+    for window in range(first, max(stop, first + 1), NUMBERS_MAX):
+        check = RecordCheck(
+            index, log, stop, window, min(stop - window, NUMBERS_MAX), chains_only=window > first
+        )
+        stage = tell.stage(stop - first)
+        while True:
+            try:
+                if not check.step():
+                    break
+            except (CorruptionError, FormatError) as error:
+                if sound:
+                    report.add(error.filename, 0, error.strerror, _RESTORE)
+                if not check.skip_segment():
+                    break
+            stage(check.seq - first, stop - first)
+        stage(stop - first, stop - first)
+        check.check_chains()
+        for path, offset, reason, of_index in check.found:
+            report.add(path, offset, reason, _REBUILD if of_index else _REWRITE)
+        if window == first:
+            keys, live_bytes = check.keys, check.live_bytes
+            if sound and not check.unseen and keys != count:
+                where = log.segments.directory.locate(attach.NAME)
+                report.add(where, 0, f"the index counts {count} keys, there are {keys}", _REBUILD)
+    return keys, live_bytes
+
+
+class _Stages:
+    """Makes one progress of several."""
+
+    def __init__(self, progress: _Progress | None, total: int) -> None:
+        self._progress = progress
+        self._total = total
+        self._before = 0
+
+    def stage(self, size: int) -> _Progress:
+        """What the next stage, of `size` records, is to tell how far it is."""
+        before = self._before
+        self._before += size
+
+        def tell(done: int, _: int) -> None:
+            if self._progress is not None:
+                self._progress(before + min(done, size), max(self._total, self._before))
+
+        return tell

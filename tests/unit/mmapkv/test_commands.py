@@ -1,0 +1,157 @@
+"""The commands that work with one store: what they print, and their exit codes."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmapkv import KVStore
+from mmapkv.cli import main
+from tests.unit.mmapkv.index_words import IndexWords
+from tests.unit.mmapkv.stores import contents
+from tests.unit.mmaplog.damage import overwrite
+from tests.unit.mmaplog.segment_file import SegmentFile, segment_paths
+
+BINARY = b"\xff\x00\t\n\\"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """A small store."""
+    with KVStore.open(tmp_path / "kv") as kv:
+        kv.update({b"apple": b"red", "Äpfel": "grün", b"app": b"x", BINARY: BINARY})
+    return tmp_path / "kv"
+
+
+def said(capfdbinary: Any, *arguments: object, code: int = 0) -> bytes:
+    """What a command writes to stdout."""
+    capfdbinary.readouterr()
+    assert main([str(each) for each in arguments]) == code
+    return bytes(capfdbinary.readouterr().out)
+
+
+class Input:
+    """A standard input of given bytes."""
+
+    def __init__(self, content: bytes) -> None:
+        self.buffer = io.BytesIO(content)
+
+
+def test_get(store: Path, capfdbinary: Any) -> None:
+    """The bytes as they are; text is UTF-8."""
+    assert said(capfdbinary, "get", store, "apple") == b"red\n"
+    assert said(capfdbinary, "get", store, "Äpfel") == "grün\n".encode()
+    assert said(capfdbinary, "get", store, "--hex", BINARY.hex(), "-n") == BINARY
+    told = json.loads(said(capfdbinary, "get", store, "apple", "--json"))
+    assert told == {"key": "apple", "value": "red"}
+    assert said(capfdbinary, "get", store, "pear", code=1) == b""
+    assert said(capfdbinary, "get", store, "--hex", "xy", code=2) == b""
+    assert said(capfdbinary, "get", store.parent / "nothing", "x", code=1) == b""
+
+
+def test_put(store: Path, capfdbinary: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the command line, or from the standard input; a key must be one."""
+    assert said(capfdbinary, "put", store, "pear", "green", "--durable") == b""
+    monkeypatch.setattr(sys, "stdin", Input(BINARY))
+    told = json.loads(said(capfdbinary, "put", store, "fig", "--json"))
+    assert told == {"key_bytes": 3, "value_bytes": 5}
+    said(capfdbinary, "put", store, "", "x", code=2)
+    found = contents(store)
+    assert (found[b"pear"], found[b"fig"]) == (b"green", BINARY)
+    said(capfdbinary, "put", store.parent / "new", "--hex", "00ff", "01")
+    assert contents(store.parent / "new") == {b"\x00\xff": b"\x01"}
+
+
+def test_del(store: Path, capfdbinary: Any) -> None:
+    """Those that are there go, and the others are named."""
+    assert said(capfdbinary, "del", store, "apple") == b""
+    told = json.loads(said(capfdbinary, "del", store, "apple", "app", "", "--json", code=1))
+    assert told == {"deleted": 1, "absent": 2}
+    assert main(["del", str(store), "fig"]) == 1
+    assert b"'fig'" in capfdbinary.readouterr().err
+    assert set(contents(store)) == {"Äpfel".encode(), BINARY}
+    said(capfdbinary, "del", store.parent / "nothing", "x", code=1)
+
+
+def test_scan(store: Path, capfdbinary: Any) -> None:
+    """One line for each pair, whatever is in it."""
+    lines = said(capfdbinary, "scan", store).decode().splitlines()
+    assert lines == [
+        "apple\tred",
+        "Äpfel\tgrün",
+        "app\tx",
+        r"\xff\x00\x09\x0a\\" + "\t" + r"\xff\x00\x09\x0a\\",
+    ]
+    assert said(capfdbinary, "scan", store, "--prefix", "app", "--keys") == b"apple\napp\n"
+    assert said(capfdbinary, "scan", store, "--prefix", "app", "--limit", "1") == b"apple\tred\n"
+    assert said(capfdbinary, "scan", store, "--limit", "0") == b""
+    told = [json.loads(line) for line in said(capfdbinary, "scan", store, "--json").splitlines()]
+    assert told[0] == {"key": "apple", "value": "red"}
+    assert told[3]["key"] == {"base64": "/wAJClw="}
+    assert json.loads(said(capfdbinary, "scan", store, "--json", "--keys", "--limit", "1")) == {
+        "key": "apple"
+    }
+
+
+def test_stat(store: Path, capfdbinary: Any) -> None:
+    """The same as `stats`."""
+    with KVStore.open(store, "r") as kv:
+        expected = kv.stats()
+    assert json.loads(said(capfdbinary, "stat", store, "--json")) == expected
+    assert b"keys             4\n" in said(capfdbinary, "stat", store)
+
+
+def test_verify_and_repair(store: Path, capfdbinary: Any) -> None:
+    """The exit code says that something is wrong, and then that nothing is any more."""
+    assert said(capfdbinary, "verify", store).endswith(b"all is well\n")
+    told = json.loads(said(capfdbinary, "verify", store, "--quick", "--json"))
+    assert (told["entries"], told["damages"]) == (4, [])
+    overwrite(store / "INDEX", b"\x77", IndexWords(store).segments[0] + 99)
+    out = said(capfdbinary, "verify", store, code=1).decode()
+    assert "DAMAGE" in out
+    assert "INDEX' at offset" in out
+    assert "mmapkv repair" in out
+    assert b"would be built anew" in said(capfdbinary, "repair", store, "--dry-run")
+    told = json.loads(said(capfdbinary, "repair", store, "--json"))
+    assert (told["keys"], told["log"]["lost"]) == (4, [])
+    assert said(capfdbinary, "verify", store).endswith(b"all is well\n")
+    segment = SegmentFile(segment_paths(store)[0])
+    overwrite(segment.path, b"\xff", list(segment.records())[1].offset + 20)
+    assert json.loads(said(capfdbinary, "verify", store, "--json", code=1))["damages"][0]["path"] == str(
+        segment.path
+    )
+    out = said(capfdbinary, "repair", store, code=1).decode()
+    assert "LOST: records [1, 2)" in out
+    assert "3 keys" in out
+    assert said(capfdbinary, "verify", store).endswith(b"all is well\n")
+    (store / "INDEX").unlink()
+    assert b"there is no index; the next opening builds it\nall is well\n" in said(
+        capfdbinary, "verify", store
+    )
+
+
+def test_backup(store: Path, tmp_path: Path, capfdbinary: Any) -> None:
+    """A store of its own, and no second time."""
+    told = json.loads(said(capfdbinary, "backup", store, tmp_path / "copy", "--json"))
+    assert (told["path"], told["committed"]) == (str(tmp_path / "copy"), 4)
+    assert contents(tmp_path / "copy") == contents(store)
+    assert b"4)" in said(capfdbinary, "backup", store, tmp_path / "other", "--no-verify")
+    said(capfdbinary, "backup", store, tmp_path / "copy", code=1)
+
+
+def test_bench(tmp_path: Path, capfdbinary: Any) -> None:
+    """Leaves nothing behind."""
+    told = json.loads(said(capfdbinary, "bench", tmp_path, "--keys", "50", "--json"))
+    assert set(told["nanoseconds"]) == {"put", "get", "get absent", "scan", "durable put", "open"}
+    assert all(each > 0 for each in told["nanoseconds"].values())
+    assert b"durable put" in said(capfdbinary, "bench", tmp_path, "--keys", "5")
+    assert list(tmp_path.iterdir()) == []
+    said(capfdbinary, "bench", tmp_path / "nothing", code=2)
+    for wrong in (["--keys", "0"], ["--value-bytes", "x"]):
+        with pytest.raises(SystemExit):
+            main(["bench", *wrong])
