@@ -56,6 +56,7 @@ def catch_up(Index index, Replay replay):
     cdef uint64_t *cell
     cdef Hit hit
     cdef Outcome outcome
+    cdef bint known, again
     index.applied(&seq, &count)
     while replay.read(&record, True):
         parse(&record, replay, &payload, &key)
@@ -69,20 +70,32 @@ def catch_up(Index index, Replay replay):
                 index.make_room()
             outcome = index.find(hash, key, payload.key_length, False, &hit)
             if outcome == PRESENT:
-                if hit.address != address:
+                known = not hit.deleted
+                again = hit.address == address
+                if not again:
+                    if known:
+                        index.add_dead(hit.slot, hit.size)
+                    if payload.kind == KIND_DELETE:
+                        index.add_dead(slot, record.size)
                     tag = hit.cell[0] >> ADDRESS_BITS << ADDRESS_BITS
                     memory.store_release(hit.cell, tag | address)
                 break
             if outcome == ABSENT:
                 cell = index.place(hash, &tag)
                 if cell != NULL:
+                    known = again = False
+                    if payload.kind == KIND_DELETE:
+                        index.add_dead(slot, record.size)
                     memory.store_release(cell, tag | address)
                     break
                 index.split(hash)
             else:
                 index.settle(outcome, &hit)
-        if payload.flags & FLAG_CREATES:
-            count += 1
-        elif payload.kind == KIND_DELETE:
-            count -= 1
+        # What it says of itself counts only where the index cannot tell any more: of what was there before, compaction leaves nothing.
+        if again:
+            known = payload.kind == KIND_DELETE or not payload.flags & FLAG_CREATES
+        if payload.kind == KIND_DELETE:
+            count -= known
+        else:
+            count += not known
         index.publish(record.seq + 1, count)

@@ -3,6 +3,7 @@
     StoreError(MmapIoError)
       InvalidKey(ValueError)       a key that a store cannot hold: empty or longer than the format allows
       ValueTooLarge(ValueError)    a value longer than the format allows
+      SnapshotTooOld               compaction has removed what a walk or snapshot needs
 
 What the log below raises comes through as it is: ``CorruptionError``, ``FormatError``, ``Locked``,
 ``Poisoned``. A missing key is a ``KeyError``.
@@ -12,7 +13,7 @@ import errno
 
 from mmapio.errors import MmapIoError
 
-__all__ = ["InvalidKey", "StoreError", "ValueTooLarge"]
+__all__ = ["InvalidKey", "SnapshotTooOld", "StoreError", "ValueTooLarge"]
 
 
 class StoreError(MmapIoError):
@@ -31,3 +32,10 @@ class ValueTooLarge(StoreError, ValueError):
 
     def __init__(self, message: str, path: object = None) -> None:
         super().__init__(errno.EFBIG, message, path)
+
+
+class SnapshotTooOld(StoreError):
+    """Compaction has removed versions that are needed to see the store as it was. Begin anew."""
+
+    def __init__(self, message: str, path: object = None) -> None:
+        super().__init__(errno.ESTALE, message, path)

@@ -7,7 +7,7 @@ from libc.stdint cimport uint64_t
 from mmapio cimport _fault
 from mmapkv.catch_up cimport parse
 from mmapkv.format cimport KIND_PUT, PayloadHeader
-from mmapkv.index cimport ABSENT, PRESENT, STRAY, UNMAPPED, Hit, Index, Outcome
+from mmapkv.index cimport ABSENT, PRESENT, STRAY, TOO_OLD, UNMAPPED, Hit, Index, Outcome
 from mmapkv.reader cimport StoreReader
 from mmaplog.checksum cimport xxh3
 from mmaplog.format cimport Record
@@ -47,7 +47,8 @@ cdef class Walk:
         while self.replay.seq < self.stop:
             if self.store.index is None:
                 self.store.raise_closed()
-            self.replay.read(&record, True)
+            if not self.replay.read(&record, True):
+                break
             parse(&record, self.replay, &payload, &key)
             if payload.kind != KIND_PUT or not self.newest(record.seq, key, payload.key_length):
                 continue
@@ -76,7 +77,7 @@ cdef class Walk:
                 outcome = index.version_before(self.stop, &hit)
                 if outcome == PRESENT:
                     return hit.seq == seq
-                if outcome == STRAY or outcome == UNMAPPED:
+                if outcome == STRAY or outcome == UNMAPPED or outcome == TOO_OLD:
                     self.store.settle(index, outcome, &hit)
                     outcome = PRESENT
             if outcome == ABSENT:

@@ -173,6 +173,10 @@ cdef class StoreWriter(StoreReader):
             memcpy(payload + head, value, value_size)
         log.commit(payload_size)
 
+        if outcome == PRESENT and not hit.deleted:
+            index.add_dead(hit.slot, hit.size)
+        if kind == KIND_DELETE:
+            index.add_dead(self.tail_slot, record_size(payload_size, False))
         # Committed. A reader that sees the entry now sees a record that no crash takes away.
         memory.store_release(cell, tag | make_address(self.tail_slot, log.last))
         index.applied(&seq, &count)
