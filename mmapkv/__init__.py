@@ -5,11 +5,13 @@ one writes. The log below it is the truth; the index can always be derived from 
 """
 
 from mmapio.options import FlushPolicy
-from mmapkv.errors import InvalidKey, StoreError, ValueTooLarge
+from mmapkv.errors import InvalidKey, SnapshotTooOld, StoreError, ValueTooLarge
 from mmapkv.store import KVStore
+from mmaplog.compaction import Compaction
 from mmaplog.errors import CorruptionError, FormatError, Locked, Poisoned
 
 __all__ = [
+    "Compaction",
     "CorruptionError",
     "FlushPolicy",
     "FormatError",
@@ -17,6 +19,7 @@ __all__ = [
     "KVStore",
     "Locked",
     "Poisoned",
+    "SnapshotTooOld",
     "StoreError",
     "ValueTooLarge",
 ]

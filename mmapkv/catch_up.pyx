@@ -99,3 +99,7 @@ def catch_up(Index index, Replay replay):
         else:
             count += not known
         index.publish(record.seq + 1, count)
+    index.applied(&seq, &count)
+    if seq < replay.stop:
+        # Compaction has removed the last ones.
+        index.publish(replay.stop, count)

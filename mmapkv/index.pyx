@@ -114,6 +114,17 @@ cdef class Index:
         """Tell every process that has this file mapped to open its successor."""
         memory.store_release(&self.state.root, self.state.root | ROOT_MOVED)
 
+    @property
+    def horizon(self):
+        """Whoever looks at the store as it was below this number may miss what compaction removed, unless he had said so before."""
+        return memory.load_acquire(&self.state.horizon)
+
+    def raise_horizon(self, uint64_t seq):
+        """Say that compaction is about to remove what was not current at `seq` or later."""
+        memory.store_release(&self.state.horizon, max(seq, self.state.horizon))
+        # Before it is asked who looks at what.
+        memory.fence_full()
+
     def figures(self):
         """Counts for `stats`: depth of the directory, index segments, bytes in use and allocated."""
         return {

@@ -7,17 +7,20 @@ import os
 import threading
 import time
 from collections.abc import ItemsView, Iterable, Iterator, MutableMapping, ValuesView
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, SupportsIndex
 
 from mmapio.errors import Closed
 from mmapio.options import FlushPolicy
-from mmapkv import attach, index_file
-from mmapkv.errors import StoreError
+from mmapkv import attach, compaction, index_file
+from mmapkv.errors import SnapshotTooOld, StoreError
 from mmapkv.index import Index
+from mmapkv.pins import Pin, Pins
 from mmapkv.slots import SlotMap
 from mmapkv.walk import ITEMS, KEYS, VALUES, Walk
 from mmapkv.writer import StoreWriter
+from mmaplog.compaction import Compaction
 from mmaplog.errors import CorruptionError, Locked
 from mmaplog.log import DEFAULT_POLICY, DEFAULT_SEGMENT_BYTES, Log, open_log
 
@@ -59,6 +62,10 @@ class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
     _log: Log
     _oldest: Iterator[bytes] | None
     _index_lock: threading.RLock
+    # Held by the thread that compacts or closes; `_caring` says that it is in the middle of that.
+    _care: threading.RLock
+    _caring: bool
+    _pins: Pins
 
     if TYPE_CHECKING:
         # MutableMapping's own. It works through the operators of this class, so it takes what those take.
@@ -95,6 +102,9 @@ class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
         store._log = log
         store._oldest = None
         store._index_lock = threading.RLock()
+        store._care = threading.RLock()
+        store._caring = False
+        store._pins = Pins(log)
         try:
             index, slots = _write_index(log) if log.writable else _read_index(log)
         except BaseException:
@@ -147,15 +157,18 @@ class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
         Emptying a store this way reads its log once.
         """
         while True:
-            if self._oldest is None:
+            oldest = self._oldest
+            if oldest is None:
                 # Nothing before the point that an exhausted walk reached can come to life again.
                 if not len(self):
                     raise KeyError("popitem: the store is empty")
-                self._oldest = self._walk(KEYS)
-            for key in self._oldest:
-                value = self.pop(key, None)
-                if value is not None:
-                    return key, value
+                # What compaction removes meanwhile has come later in the log by then.
+                oldest = self._oldest = self._walk(KEYS, pinned=False)
+            with suppress(SnapshotTooOld):
+                for key in oldest:
+                    value = self.pop(key, None)
+                    if value is not None:
+                        return key, value
             self._oldest = None
 
     def clear(self) -> None:
@@ -174,6 +187,44 @@ class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
         Raises FlushFailed once and Poisoned from then on when a sync fails, InvalidMode on a reader, Closed.
         """
         self._log.flush()
+
+    def compact(self) -> Compaction:
+        """Rewrite the log without superseded values and deletions: a :class:`Compaction` says what that did.
+
+        What a walk or snapshot may still need stays, in whichever process it is. Reads and writes go on
+        meanwhile; writes wait for a millisecond now and then. Flushes first. Costs a pass over the segments
+        with something to remove, and room on the disk for one segment, which :exc:`OSError` says is not
+        there; what was not reached is then as it was, as after a crash. Raises CorruptionError, Poisoned,
+        FlushFailed, InvalidMode on a reader, Closed.
+
+        >>> import tempfile
+        >>> with KVStore.open(tempfile.mkdtemp()) as kv:
+        ...     for number in range(1000):
+        ...         kv["counter"] = str(number)
+        ...     kv.compact().records_removed, kv["counter"]
+        (999, b'999')
+        """
+        compaction.require_writer(self)
+        with self._careful("a compaction"):
+            self._open_parts()
+            return compaction.compact(self, self._pins)
+
+    @contextmanager
+    def _careful(self, what: str) -> Iterator[None]:
+        # Another thread is waited for; a destructor or signal handler that interrupted one must not wait.
+        with self._care:
+            if self._caring:
+                raise StoreError(
+                    errno.EDEADLK,
+                    f"{what} from a destructor or signal handler that interrupted a compaction or close of "
+                    "the same store; let the handler leave a note instead, and act on it later",
+                    self.path,
+                )
+            self._caring = True
+            try:
+                yield
+            finally:
+                self._caring = False
 
     def sync(self) -> None:
         """The same as :meth:`flush`, under the name that dbm and shelve use."""
@@ -208,6 +259,10 @@ class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
             log.close()
             self._forget()
             return
+        with self._careful("a close"):
+            self._close_writer(log)
+
+    def _close_writer(self, log: Log) -> None:
         # Held to the end, so that no other thread's put comes between the mark and the farewell.
         try:
             log.pause()
@@ -215,6 +270,7 @@ class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
             # Another thread was faster.
             return
         try:
+            _, index = self._open_parts()
             log.flush()
             if index_file.read_mark(index) is None:
                 index_file.mark_clean(index, log.committed, *log.end_of_tail)
@@ -241,14 +297,26 @@ class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
             return f"<KVStore {self.path!r} closed>"
         return f"<KVStore {self.path!r} {'writing' if self._log.writable else 'reading'}, {len(self)} keys>"
 
-    def _walk(self, what: int) -> Walk[Any]:
-        log, index = self._open_parts()
-        while index.retired:
-            self._reload_index(index)
+    def _walk(self, what: int, *, pinned: bool = True) -> Walk[Any]:
+        while True:
             log, index = self._open_parts()
-        # A record above what the index holds is not yet visible: its entry may be a moment away.
-        visible, _ = index.progress()
-        return Walk(self, log.replay(stop=min(visible, log.committed)), what)
+            if index.retired:
+                self._reload_index(index)
+                continue
+            # A record above what the index holds is not yet visible: its entry may be a moment away.
+            visible, _ = index.progress()
+            pin = self._pin(visible) if pinned else None
+            if pin is None or (index.horizon <= visible and not index.retired):
+                return Walk(self, log.replay(stop=min(visible, log.committed)), what, pin)
+            # Compaction had asked before; what it goes by is newer.
+            pin.release()
+
+    def _pin(self, seq: int) -> Pin | None:
+        try:
+            return self._pins.hold(seq)
+        except Closed:
+            # A forked child has no locks.
+            return None
 
     def _open_parts(self) -> tuple[Log, Index]:
         log, index = self._parts()
@@ -313,7 +381,9 @@ class _Values(ValuesView[bytes]):
 def _write_index(log: Log) -> tuple[Index, SlotMap]:
     log.begin_exclusive()
     try:
-        return attach.provide(log)
+        found = attach.provide(log)
+        log.drop_strays()
+        return found
     finally:
         log.end_exclusive()
 

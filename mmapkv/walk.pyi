@@ -1,5 +1,6 @@
 from typing import Any, Final, Generic, Literal, Self, TypeVar, overload
 
+from mmapkv.pins import Pin
 from mmapkv.reader import StoreReader
 from mmaplog.replay import Replay
 
@@ -12,12 +13,24 @@ ITEMS: Final = 2
 # Generic for type checkers only: the class cannot be subscripted.
 class Walk(Generic[_T_co]):
     @overload
-    def __init__(self: Walk[bytes], store: StoreReader, replay: Replay, what: Literal[0, 1]) -> None: ...
-    @overload
     def __init__(
-        self: Walk[tuple[bytes, bytes]], store: StoreReader, replay: Replay, what: Literal[2]
+        self: Walk[bytes],
+        store: StoreReader,
+        replay: Replay,
+        what: Literal[0, 1],
+        pin: Pin | None = None,
     ) -> None: ...
     @overload
-    def __init__(self: Walk[Any], store: StoreReader, replay: Replay, what: int) -> None: ...
+    def __init__(
+        self: Walk[tuple[bytes, bytes]],
+        store: StoreReader,
+        replay: Replay,
+        what: Literal[2],
+        pin: Pin | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Walk[Any], store: StoreReader, replay: Replay, what: int, pin: Pin | None = None
+    ) -> None: ...
     def __iter__(self) -> Self: ...
     def __next__(self) -> _T_co: ...

@@ -13,6 +13,8 @@ from mmaplog.checksum cimport xxh3
 from mmaplog.format cimport Record
 from mmaplog.replay cimport Replay
 
+from mmapkv.errors import SnapshotTooOld
+
 KEYS = 0
 VALUES = 1
 ITEMS = 2
@@ -29,12 +31,14 @@ cdef class Walk:
     cdef Replay replay
     cdef uint64_t stop
     cdef int what
+    cdef object pin             # keeps compaction from removing what is still to come, or None
 
-    def __init__(self, StoreReader store, Replay replay, int what):
+    def __init__(self, StoreReader store, Replay replay, int what, pin=None):
         self.store = store
         self.replay = replay
         self.stop = replay.stop
         self.what = what
+        self.pin = pin
 
     def __iter__(self):
         return self
@@ -59,6 +63,11 @@ cdef class Walk:
             if self.what == 1:
                 return found
             return PyBytes_FromStringAndSize(key, payload.key_length), found
+        if self.pin is not None:
+            self.pin.release()
+        elif self.store.index is not None and self.store.index.horizon > self.stop:
+            raise SnapshotTooOld(
+                f"compaction has removed what was current before record {self.stop}; begin anew", self.store._path)
         raise StopIteration
 
     cdef bint newest(self, uint64_t seq, const char *key, uint64_t key_size) except -1:

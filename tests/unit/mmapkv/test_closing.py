@@ -53,6 +53,7 @@ CHANGES: dict[str, Use] = {
     "setdefault": lambda kv: kv.setdefault(b"c", b"1"),
     "flush": lambda kv: kv.flush(),
     "sync": lambda kv: kv.sync(),
+    "compact": lambda kv: kv.compact(),
 }
 
 
