@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from .adapters import LOG_PEERS, load_log_peer
 from .adapters.mmaplog_log import THREADS
 from .command import EXIT_TERMINATED, add_common_options, at_least, check_common_options, summary
-from .log_workloads import WORKLOADS, Amounts
+from .log_workloads import STORED_BYTES, WORKLOADS, Amounts
 from .staged import run_suite
 from .targets import Limit, Suite, Target
 
@@ -34,6 +34,8 @@ SUITE = Suite(
         # 12 and 7 million a second.
         Limit("append-many", SUBJECT, ns_max=SECOND_NS / 12e6),
         Limit("replay", SUBJECT, ns_max=SECOND_NS / 7e6),
+        # 3 GB/s.
+        Limit("verify", SUBJECT, ns_max=STORED_BYTES / 3),
         Target("durable", SUBJECT, "pwrite", ratio_min=1 / 1.1),
         Limit("durable-bytes", SUBJECT, ns_max=2 * mmap.PAGESIZE, unit="KiB", unit_size=1024, times=False),
         Target("group", SUBJECT, FILE, ratio_min=1 / 0.8),

@@ -27,6 +27,9 @@ from .harness import BALLAST_BYTES_MIN, BALLAST_BYTES_PER_BYTE_STORED
 from .mapping_workloads import SEED, Act, Alone, MappedWorkload, Sizes, ToTheDevice
 
 RECORD_BYTES = 100
+STORED_BYTES = 120
+"""What one of them takes in a log of mmaplog."""
+
 GROUP_SIZE = 100
 LOOKED_UP_MAX = 10_000
 
@@ -142,6 +145,26 @@ class Replay(Append):
         expression = act.statement.partition(" in ")[2].removesuffix(": pass")
         found = (record_in(stage, entry) for entry in eval(expression, dict(act.names)))
         self.compare(act, found, given_records(act))
+
+
+class Verify(Replay):
+    """Have the log look at all that it holds, in one call; of each record of 100 B it has 120.
+
+    The check sees that it was all, and that nothing was found wrong.
+    """
+
+    name = "verify"
+    operation = "record of 100 B, verified with all others"
+
+    def operands(self) -> dict[str, object]:
+        return {**super().operands(), "verified": []}
+
+    def check(self, act: Act) -> None:
+        verified = act.names["verified"]
+        assert isinstance(verified, list)
+        found = verified.pop()
+        if found.damages or found.record_bytes != STORED_BYTES * len(given_records(act)):
+            raise WrongAnswer(f"{self.name}: {act.statement} gave {found}")
 
 
 class LookUp(LogWorkload):
@@ -394,7 +417,7 @@ def _shown(record: bytes | None) -> str:
 WORKLOADS: dict[str, type[LogWorkload]] = {
     workload.name: workload
     for workload in (
-        Append, AppendMany, Replay, LookUp, Durable, DurableBytes, Group, Threads, Wake, Reopen,
+        Append, AppendMany, Replay, Verify, LookUp, Durable, DurableBytes, Group, Threads, Wake, Reopen,
     )
 }  # fmt: skip
 """In the order they run."""

@@ -20,8 +20,9 @@ cdef extern from * nogil:
     static inline void mmio_fence_full(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
     static inline void mmio_fence_compiler(void) { __atomic_signal_fence(__ATOMIC_SEQ_CST); }
     static inline void mmio_fence_release(void) { __atomic_thread_fence(__ATOMIC_RELEASE); }
-    static inline void mmio_prefetch(const void *p) { __builtin_prefetch(p, 0, 3); }
-    static inline void mmio_prefetch_write(const void *p) { __builtin_prefetch(p, 1, 3); }
+    /* The empty statement is an effect: without one gcc takes a function that only fetches for one that does nothing, and drops calls of it. */
+    static inline void mmio_prefetch(const void *p) { __builtin_prefetch(p, 0, 3); __asm__ __volatile__(""); }
+    static inline void mmio_prefetch_write(const void *p) { __builtin_prefetch(p, 1, 3); __asm__ __volatile__(""); }
     """
     uint64_t load_acquire "mmio_load_acquire_u64"(const void *word) noexcept
     uint64_t load_relaxed "mmio_load_relaxed_u64"(const void *word) noexcept

@@ -11,7 +11,7 @@ import os
 import stat as _stat
 
 from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport EACCES, EAGAIN, EEXIST, EINTR, EINVAL, ENOMEM, ENOSYS, EOPNOTSUPP, errno
+from libc.errno cimport EACCES, EAGAIN, EEXIST, EFAULT, EINTR, EINVAL, ENOMEM, ENOSYS, EOPNOTSUPP, errno
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset, strerror
@@ -466,16 +466,17 @@ cdef int allocate(int fd, uint64_t offset, uint64_t count) noexcept nogil:
 
 
 cdef int write_zeros(int fd, uint64_t start, uint64_t end) noexcept nogil:
-    cdef uint64_t reached = start
+    cdef uint64_t reached = 0
     cdef int failure = extend_with_zeros(fd, end, ZERO_CHUNK, &reached)
     # As far as all of it is still what was written here.
-    if failure < 0 and size_of(fd) == <long long>reached:
+    if failure < 0 and reached > start and size_of(fd) == <long long>reached:
         ftruncate(fd, start)
     return failure
 
 
 cdef int extend_with_zeros(int fd, uint64_t end, size_t piece, uint64_t *reached) noexcept nogil:
-    # Only ever beyond the end of the file, wherever it is by now, so that it cannot overwrite anything.
+    # Only ever beyond the end of the file, wherever it is by now, so that it cannot overwrite anything. One that was cut below
+    # `reached` is left so: -EFAULT.
     cdef void *zeros = calloc(1, piece)
     cdef long wrote = 0
     cdef long long size
@@ -483,8 +484,8 @@ cdef int extend_with_zeros(int fd, uint64_t end, size_t piece, uint64_t *reached
         return -ENOMEM
     while True:
         size = size_of(fd)
-        if size < 0:
-            wrote = size
+        if size < 0 or <uint64_t>size < reached[0]:
+            wrote = -EFAULT if size >= 0 else size
             break
         reached[0] = size
         if <uint64_t>size >= end:
@@ -499,7 +500,7 @@ cdef int extend_with_zeros(int fd, uint64_t end, size_t piece, uint64_t *reached
 cdef int allocate_written(int fd, uint64_t offset, uint64_t count, size_t piece) noexcept nogil:
     # As `allocate`, from the end of the file on, but the pages are in memory then and hold zeros, `piece` bytes at a time: what the
     # kernel keeps together, and writes together. On failure the file may have grown by some of them.
-    cdef uint64_t reached
+    cdef uint64_t reached = offset
     cdef int failure
     while True:
         failure = mmio_set_blocks_aside(fd, offset, count)
@@ -511,9 +512,13 @@ cdef int allocate_written(int fd, uint64_t offset, uint64_t count, size_t piece)
 
 
 cdef int zero_range(int fd, uint64_t offset, uint64_t count) noexcept nogil:
+    # Of zeros in memory, zeros of which there is none; -EOPNOTSUPP and no change where that cannot be. XFS gives the blocks back and takes
+    # others: when another has taken the room in between, it is asked for once more, and whatever fails then leaves a hole.
     cdef int failure = -EINTR
     while failure == -EINTR:
         failure = mmio_zero_range(fd, offset, count)
+        if failure < 0 and failure != -EINTR and failure != -EOPNOTSUPP:
+            failure = mmio_set_blocks_aside(fd, offset, count)
     return failure
 
 

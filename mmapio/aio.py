@@ -115,7 +115,7 @@ async def in_thread(call: Callable[[], T], *, limiter: CapacityLimiter | None = 
     Cancelled before it began, it never runs; cancelled later, it ends first. `limiter` counts the thread
     instead of anyio's own. Raises Unsupported without the package anyio.
     """
-    _check_anyio()
+    check_anyio()
     from concurrent.futures import Future
 
     from anyio import get_cancelled_exc_class, to_thread
@@ -139,9 +139,9 @@ async def in_thread(call: Callable[[], T], *, limiter: CapacityLimiter | None = 
         raise
 
 
-async def _in_thread_all_the_same(call: Callable[[], None]) -> None:
-    # For what must be done by tasks that were cancelled too.
-    _check_anyio()
+async def in_thread_all_the_same(call: Callable[[], None]) -> None:
+    """For layers above: :func:`in_thread`, for what must be done by tasks that were cancelled too."""
+    check_anyio()
     from anyio import CancelScope
 
     with CancelScope(shield=True):
@@ -161,7 +161,8 @@ async def _ended(job: Future[None]) -> None:
                 await asyncio.wait([asyncio.wrap_future(job)])
 
 
-def _check_anyio() -> None:
+def check_anyio() -> None:
+    """For layers above: raise Unsupported without the package anyio."""
     try:
         importlib.import_module("anyio")
     except ImportError as error:
@@ -176,7 +177,7 @@ _limiters: RunVar[CapacityLimiter] | None = None
 
 def waiting() -> CapacityLimiter:
     """For layers above: what counts the threads that wait for others, in this event loop."""
-    _check_anyio()
+    check_anyio()
     global _limiters
     from anyio import CapacityLimiter
     from anyio.lowlevel import RunVar
@@ -245,7 +246,7 @@ class AsyncTwins:
 
     async def close_async(self) -> None:
         """:meth:`MemoryMappedFile.close` in a thread. A task that was cancelled closes all the same."""
-        await _in_thread_all_the_same(_file(self).close)
+        await in_thread_all_the_same(_file(self).close)
 
     async def __aenter__(self) -> Self:
         _file(self).__enter__()
@@ -326,7 +327,7 @@ class AsyncTwins:
 
         `timeout` is in seconds by the event loop's clock.
         """
-        _check_anyio()
+        check_anyio()
         from anyio import current_time, sleep
 
         end = current_time() + timeout
@@ -448,7 +449,7 @@ async def wait_async(word: Atomic, expected: SupportsIndex, timeout: float | Non
     loop, they take turns, and each notices a change at its turn. Can be cancelled within 0.1 s. `timeout` is
     by the event loop's clock. Raises what ``wait`` does.
     """
-    _check_anyio()
+    check_anyio()
     from anyio import current_time
 
     end = None if timeout is None else current_time() + timeout
@@ -497,7 +498,7 @@ class AsyncWatch:
         return self
 
     async def __anext__(self) -> ChangeEvent:
-        _check_anyio()
+        check_anyio()
         from anyio.lowlevel import checkpoint
 
         if self._handle is None and not self._inbox.closed:
@@ -516,7 +517,7 @@ class AsyncWatch:
         The second time does nothing. A task that was cancelled closes all the same.
         """
         self._inbox.close()
-        await _in_thread_all_the_same(self._stop)
+        await in_thread_all_the_same(self._stop)
 
     def _start(self) -> None:
         with self._starting:

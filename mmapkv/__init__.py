@@ -5,13 +5,25 @@ one writes. The log below it is the truth; the index can always be derived from 
 """
 
 from mmapio.options import FlushPolicy
-from mmapkv.errors import InvalidKey, SnapshotTooOld, StoreError, ValueTooLarge
+from mmapkv.aio import AsyncChanges, AsyncKVStore
+from mmapkv.batch import Batch
+from mmapkv.changes import Change, Changes
+from mmapkv.errors import BufferTooSmall, Conflict, InvalidKey, SnapshotTooOld, StoreError, ValueTooLarge
+from mmapkv.snapshot import Snapshot
 from mmapkv.store import KVStore
+from mmapkv.transaction import Transaction
 from mmaplog.compaction import Compaction
-from mmaplog.errors import CorruptionError, FormatError, Locked, Poisoned
+from mmaplog.errors import CorruptionError, FormatError, Locked, Poisoned, RecordTooLarge, TooOld
 
 __all__ = [
+    "AsyncChanges",
+    "AsyncKVStore",
+    "Batch",
+    "BufferTooSmall",
+    "Change",
+    "Changes",
     "Compaction",
+    "Conflict",
     "CorruptionError",
     "FlushPolicy",
     "FormatError",
@@ -19,7 +31,11 @@ __all__ = [
     "KVStore",
     "Locked",
     "Poisoned",
+    "RecordTooLarge",
+    "Snapshot",
     "SnapshotTooOld",
     "StoreError",
+    "TooOld",
+    "Transaction",
     "ValueTooLarge",
 ]

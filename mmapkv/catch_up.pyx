@@ -8,18 +8,18 @@ from mmapio cimport _memory as memory
 from mmapkv.format cimport (
     ADDRESS_BITS,
     FLAG_CREATES,
-    FLAG_PREVIOUS,
     KIND_DELETE,
     KIND_PUT,
     PAYLOAD_FLAG_KNOWN,
     PAYLOAD_HEADER_SIZE,
-    PREVIOUS_SIZE,
     PayloadHeader,
+    head_size,
     make_address,
+    value_offset,
 )
 from mmapkv.index cimport ABSENT, PRESENT, Hit, Index, Outcome
 from mmaplog.checksum cimport xxh3
-from mmaplog.format cimport Record
+from mmaplog.format cimport FLAG_BATCH, FLAG_BATCH_END, Record
 from mmaplog.replay cimport Replay
 
 from mmaplog.errors import CorruptionError, FormatError
@@ -27,19 +27,17 @@ from mmaplog.errors import CorruptionError, FormatError
 
 cdef int parse(Record *record, Replay replay, PayloadHeader *payload, const char **key) except -1:
     # Splits a verified record of a store into its parts, or says why it is none.
-    cdef uint64_t head = PAYLOAD_HEADER_SIZE
-    if record.payload_size < head:
+    cdef uint64_t value_at
+    if record.payload_size < PAYLOAD_HEADER_SIZE:
         raise FormatError(f"record {record.seq} is too short for a store's; is this a plain log?", replay.segment.path)
     memcpy(payload, record.payload, sizeof(payload[0]))
     if payload.kind not in (KIND_PUT, KIND_DELETE) or payload.flags & ~<unsigned int>PAYLOAD_FLAG_KNOWN:
         raise FormatError(
             f"record {record.seq} is of kind {payload.kind} with flags {payload.flags:#x}, which this code does not know; "
             "upgrade mmapkv, or is this a plain log?", replay.segment.path)
-    if payload.flags & FLAG_PREVIOUS:
-        head += PREVIOUS_SIZE
-    key[0] = record.payload + head
-    head = (head + payload.key_length + 7) & ~<uint64_t>7
-    if payload.key_length == 0 or record.payload_size != head + payload.value_length:
+    key[0] = record.payload + head_size(payload.flags)
+    value_at = value_offset(payload.flags, payload.key_length)
+    if payload.key_length == 0 or record.payload_size != value_at + payload.value_length:
         raise CorruptionError(f"record {record.seq} verifies but its lengths do not add up", replay.segment.path)
     return 0
 
@@ -47,7 +45,8 @@ cdef int parse(Record *record, Replay replay, PayloadHeader *payload, const char
 def catch_up(Index index, Replay replay):
     """Enter the records of `replay` into an index that holds all before them. Costs about one put each, writing no log.
 
-    Doing a record again that had been entered, but not counted, changes nothing else.
+    Doing a record again that had been entered, but not counted, changes nothing else. A batch is published as a whole:
+    readers may be looking on.
     """
     cdef Record record
     cdef PayloadHeader payload
@@ -56,7 +55,7 @@ def catch_up(Index index, Replay replay):
     cdef uint64_t *cell
     cdef Hit hit
     cdef Outcome outcome
-    cdef bint known, again
+    cdef bint known, again, in_batch = False
     index.applied(&seq, &count)
     while replay.read(&record, True):
         parse(&record, replay, &payload, &key)
@@ -98,8 +97,10 @@ def catch_up(Index index, Replay replay):
             count -= known
         else:
             count += not known
-        index.publish(record.seq + 1, count)
-    index.applied(&seq, &count)
-    if seq < replay.stop:
-        # Compaction has removed the last ones.
-        index.publish(replay.stop, count)
+        seq = record.seq + 1
+        in_batch = record.flags & FLAG_BATCH and not record.flags & FLAG_BATCH_END
+        if not in_batch:
+            index.publish(seq, count)
+    # Compaction may have removed the last ones, or the last of a batch; what is committed is whole.
+    if in_batch or seq < replay.stop:
+        index.publish(max(seq, replay.stop), count)

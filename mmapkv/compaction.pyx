@@ -307,7 +307,7 @@ cdef class Pass:
                     return True
                 if hit.seq < self.needed or hit.seq < seq:
                     return False
-                outcome = index.version_before(hit.seq, &hit)
+                outcome = index.version_before(hit.seq, False, &hit)
                 if outcome == STRAY or outcome == UNMAPPED:
                     try:
                         index.settle(outcome, &hit)

@@ -8,11 +8,13 @@ cdef enum:
     KEY_SIZE_MAX = 65535
     PAYLOAD_HEADER_SIZE = 8
     PREVIOUS_SIZE = 16
+    EXPIRY_SIZE = 8
     KIND_PUT = 1
     KIND_DELETE = 2
     FLAG_CREATES = 0x01         # the key was absent before: the count goes up by one
     FLAG_PREVIOUS = 0x02        # the position of the key's previous version precedes the key
-    PAYLOAD_FLAG_KNOWN = 0x03
+    FLAG_EXPIRY = 0x04          # after that, and right before the key, the time at which the version expires
+    PAYLOAD_FLAG_KNOWN = 0x07
 
     PAGE = 4096
     LINE = 64
@@ -50,6 +52,16 @@ cdef packed struct PayloadHeader:
 cdef packed struct Previous:
     uint64_t seq
     uint64_t address            # a hint, to be checked against the sequence number
+
+
+cdef inline uint64_t head_size(uint64_t flags) noexcept nogil:
+    # What precedes the key in a payload.
+    return (PAYLOAD_HEADER_SIZE + (PREVIOUS_SIZE if flags & FLAG_PREVIOUS else 0)
+            + (EXPIRY_SIZE if flags & FLAG_EXPIRY else 0))
+
+cdef inline uint64_t value_offset(uint64_t flags, uint64_t key_size) noexcept nogil:
+    # Where the value starts in a payload; on a multiple of 8, like the payload.
+    return (head_size(flags) + key_size + 7) & ~<uint64_t>7
 
 
 cdef packed struct IndexHeader:

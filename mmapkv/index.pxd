@@ -1,3 +1,4 @@
+cimport cython
 from libc.stdint cimport uint32_t, uint64_t
 
 from mmapio.mapping cimport MappedFile
@@ -33,10 +34,12 @@ cdef struct Hit:
     uint64_t value_size
     bint deleted
     bint trimmed                # compaction took the way to the version before away
+    uint64_t expires            # nanoseconds since 1970, or 0
     uint64_t previous           # address of the version before, or 0
     uint64_t previous_seq
 
 
+@cython.final
 cdef class Index:
     cdef MappedFile file
     cdef Region region
@@ -58,7 +61,7 @@ cdef class Index:
     cdef bint has_room(self) noexcept nogil
     cdef int make_room(self) except -1
     cdef uint64_t *place(self, uint64_t hash, uint64_t *tag) noexcept nogil
-    cdef Outcome version_before(self, uint64_t stop, Hit *hit) noexcept nogil
+    cdef Outcome version_before(self, uint64_t stop, bint verify, Hit *hit) noexcept nogil
     cdef int split(self, uint64_t hash) except -1
     cdef int double_directory(self) noexcept nogil
     cdef void finish_split(self) noexcept nogil

@@ -1,5 +1,8 @@
+from typing import final
+
 class Reseed(Exception): ...
 
+@final
 class Index:
     @property
     def incarnation(self) -> int: ...

@@ -9,11 +9,13 @@ looking at ever moves. After: R. Fagin et al., Extendible hashing, ACM TODS 4(3)
 
 import errno as _errno
 
+cimport cython
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcpy, memset
 
 from mmapio cimport _memory as memory
+from mmapkv.bucket cimport candidates_of, is_same, lowest_bit
 from mmapkv.format cimport (
     ADDRESS_BITS,
     BUCKETS,
@@ -21,7 +23,9 @@ from mmapkv.format cimport (
     DEAD_TABLE_OFFSET,
     DEPTH_MAX,
     ENTRIES,
+    EXPIRY_SIZE,
     FLAG_CREATES,
+    FLAG_EXPIRY,
     FLAG_PREVIOUS,
     KIND_DELETE,
     KIND_PUT,
@@ -44,6 +48,7 @@ from mmapkv.format cimport (
     State,
     address_offset,
     address_slot,
+    head_size,
     make_address,
     make_word,
     tag_of,
@@ -81,6 +86,7 @@ class Reseed(Exception):
     """Splitting does not help, keys collide or a segment is damaged; the index must be rebuilt, with another seed."""
 
 
+@cython.final
 cdef class Index:
     """A mapped index file. Made by `index_file`, which also closes it cleanly."""
 
@@ -139,6 +145,7 @@ cdef class Index:
         cdef uint64_t *place
         cdef char *lines
         cdef uint64_t *line
+        cdef unsigned int candidates
         cdef Outcome outcome
         cdef int hops, i
         cdef bint moved
@@ -163,9 +170,12 @@ cdef class Index:
             moved = False
             hops = 0
             while True:
-                for i in range(ENTRIES):
+                candidates = candidates_of(line, tag)
+                while candidates:
+                    i = lowest_bit(candidates)
+                    candidates &= candidates - 1
                     entry = memory.load_acquire(&line[i])
-                    if entry >> ADDRESS_BITS == tag and entry != 0:
+                    if entry != 0:
                         hit.address = entry & ((<uint64_t>1 << ADDRESS_BITS) - 1)
                         outcome = self.match(hit.address, key, key_size, verify, hit)
                         # The record may have been moved meanwhile, and its place have become another's.
@@ -219,13 +229,11 @@ cdef class Index:
         if (header.type != TYPE_DATA or header.flags > FLAG_KNOWN or payload.flags > PAYLOAD_FLAG_KNOWN
                 or not (payload.kind == KIND_PUT or payload.kind == KIND_DELETE)):
             return DAMAGED if checksum_of(record, slot.id, hit.offset, header.length) != header.checksum else FOREIGN
-        head += PAYLOAD_HEADER_SIZE
-        if payload.flags & FLAG_PREVIOUS:
-            head += PREVIOUS_SIZE
+        head += head_size(payload.flags)
         value_at = (head + payload.key_length + 7) & ~<uint64_t>7
         same = False
         if size == value_at + payload.value_length + pad:
-            same = payload.key_length == key_size and memcmp(record + head, key, key_size) == 0
+            same = payload.key_length == key_size and is_same(record + head, key, key_size)
         elif checksum_of(record, slot.id, hit.offset, header.length) != header.checksum:
             return DAMAGED
         # A tag that fits and a key that does not may be a damaged key: it is never passed over unverified.
@@ -242,13 +250,17 @@ cdef class Index:
         hit.deleted = payload.kind == KIND_DELETE
         hit.trimmed = not payload.flags & (FLAG_CREATES | FLAG_PREVIOUS)
         hit.previous = 0
+        hit.expires = 0
+        if payload.flags & FLAG_EXPIRY:
+            head -= EXPIRY_SIZE
+            memcpy(&hit.expires, record + head, sizeof(hit.expires))
         if payload.flags & FLAG_PREVIOUS:
             memcpy(&previous, record + head - PREVIOUS_SIZE, sizeof(previous))
             hit.previous = previous.address
             hit.previous_seq = previous.seq
         return PRESENT
 
-    cdef Outcome version_before(self, uint64_t stop, Hit *hit) noexcept nogil:
+    cdef Outcome version_before(self, uint64_t stop, bint verify, Hit *hit) noexcept nogil:
         # From a version of a key, step down to the newest one below `stop`. ABSENT when there is none.
         cdef Hit older
         cdef Outcome outcome
@@ -256,7 +268,7 @@ cdef class Index:
         while hit.seq >= stop:
             if hit.previous == 0:
                 return TOO_OLD if hit.trimmed else ABSENT
-            outcome = self.match(hit.previous, hit.key, hit.key_size, False, &older)
+            outcome = self.match(hit.previous, hit.key, hit.key_size, verify, &older)
             if outcome == UNMAPPED:
                 slot_id = memory.load_acquire(&self.slot_table[older.slot])
                 if slot_id != 0 and slot_id != self.slots.slots[older.slot].id:
@@ -492,7 +504,7 @@ cdef class Index:
         if (<RecordHeader *>record).flags & FLAG_TIME:
             head += TIME_SIZE
         memcpy(&payload, record + head, sizeof(payload))
-        head += PAYLOAD_HEADER_SIZE + (PREVIOUS_SIZE if payload.flags & FLAG_PREVIOUS else 0)
+        head += head_size(payload.flags)
         return xxh3(record + head, payload.key_length, self.seed)
 
     cdef void publish(self, uint64_t seq, uint64_t count) noexcept nogil:

@@ -3,11 +3,14 @@
 
 import errno as _errno
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint64_t
 
 from mmapio cimport _fault
+from mmapio._os cimport now_ns
+from mmapio.region cimport copy_guarded
+from mmapio.view cimport slice_of
 from mmapkv.format cimport KEY_SIZE_MAX
 from mmapkv.index cimport ABSENT, PRESENT, REPLACED, UNSOUND, Hit, Index, Outcome
 from mmapkv.slots cimport SlotMap
@@ -16,6 +19,7 @@ from mmaplog.log cimport Log
 from mmaplog.segment cimport Segment
 
 from mmapio.errors import Closed
+from mmapkv.errors import BufferTooSmall, SnapshotTooOld
 
 
 cdef bytes as_bytes(object thing, str what):
@@ -44,9 +48,9 @@ cdef class StoreReader:
 
     def __getitem__(self, key):
         cdef Hit hit
-        key = as_bytes(key, "key")
-        if not self.look(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), &hit):
-            raise KeyError(key)
+        cdef bytes wanted = <bytes>key if PyBytes_CheckExact(key) else as_bytes(key, "key")
+        if not self.look(PyBytes_AS_STRING(wanted), PyBytes_GET_SIZE(wanted), &hit):
+            raise KeyError(wanted)
         return self.value_of(&hit)
 
     def get(self, key, default=None, /):
@@ -55,15 +59,84 @@ cdef class StoreReader:
         Raises CorruptionError when the record does not verify, TypeError for a key that is neither buffer nor str, Closed.
         """
         cdef Hit hit
-        key = as_bytes(key, "key")
-        if not self.look(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), &hit):
+        cdef bytes wanted = <bytes>key if PyBytes_CheckExact(key) else as_bytes(key, "key")
+        if not self.look(PyBytes_AS_STRING(wanted), PyBytes_GET_SIZE(wanted), &hit):
             return default
         return self.value_of(&hit)
 
+    def get_view(self, key, default=None, /):
+        """The value of `key` as a zero-copy view, or `default`. Costs as :meth:`get`, whatever the size, and no copy.
+
+        The view is valid, and its content what it is now, for as long as it is referenced: after the key was changed or deleted, and
+        after the store was closed. The checksum is verified when it is taken, unless the store was opened with ``verify=False``.
+
+        >>> import tempfile, mmapkv
+        >>> kv = mmapkv.KVStore.open(tempfile.mkdtemp() + "/store")
+        >>> kv["a"] = "one"
+        >>> view = kv.get_view("a")
+        >>> del kv["a"]
+        >>> kv.close()
+        >>> bytes(view), len(view), view[1:] == b"ne"
+        (b'one', 3, True)
+
+        Raises as :meth:`get`.
+        """
+        cdef Hit hit
+        cdef bytes wanted = <bytes>key if PyBytes_CheckExact(key) else as_bytes(key, "key")
+        if not self.look(PyBytes_AS_STRING(wanted), PyBytes_GET_SIZE(wanted), &hit):
+            return default
+        view = slice_of(self.slots.segment(hit.slot).region, hit.value, hit.value_size)
+        if _fault.faults() != self.faults:
+            self.check_faults()
+        return view
+
+    def get_into(self, key, buffer, /):
+        """Copy the value of `key` to the beginning of a writable `buffer`; returns its size in bytes, or None when the key is absent.
+
+        Costs as :meth:`get`, with no object made for the value; from 256 KiB on it is copied without the GIL.
+        Raises BufferTooSmall, with the numbers and nothing written; TypeError or BufferError for what is no writable, contiguous
+        buffer; as :meth:`get`.
+        """
+        cdef Hit hit
+        cdef Segment segment
+        cdef Py_buffer to
+        cdef bytes wanted = <bytes>key if PyBytes_CheckExact(key) else as_bytes(key, "key")
+        PyObject_GetBuffer(buffer, &to, PyBUF_SIMPLE | PyBUF_WRITABLE)
+        try:
+            if not self.look(PyBytes_AS_STRING(wanted), PyBytes_GET_SIZE(wanted), &hit):
+                return None
+            if hit.value_size > <uint64_t>to.len:
+                raise BufferTooSmall(f"the value has {hit.value_size} bytes, the buffer {to.len}", self._path)
+            segment = self.slots.segment(hit.slot)
+            # No buffer is a second mapping of a log segment.
+            copy_guarded(segment.region, hit.value - segment.base, hit.value_size, <char *>to.buf, hit.value, False)
+            return hit.value_size
+        finally:
+            PyBuffer_Release(&to)
+
+    def get_versioned(self, key, default=None, /):
+        """(the value of `key`, its version), or `default`. Costs as :meth:`get`.
+
+        The version is the number in the store's log under which the value was written: later values of whatever key have higher ones.
+        Raises as :meth:`get`.
+
+        >>> import tempfile, mmapkv
+        >>> kv = mmapkv.KVStore.open(tempfile.mkdtemp() + "/store")
+        >>> kv["a"], kv["b"] = "one", "two"
+        >>> kv.get_versioned("b"), kv.get_versioned("c")
+        ((b'two', 1), None)
+        >>> kv.close()
+        """
+        cdef Hit hit
+        cdef bytes wanted = <bytes>key if PyBytes_CheckExact(key) else as_bytes(key, "key")
+        if not self.look(PyBytes_AS_STRING(wanted), PyBytes_GET_SIZE(wanted), &hit):
+            return default
+        return self.value_of(&hit), hit.seq
+
     def __contains__(self, key):
         cdef Hit hit
-        key = as_bytes(key, "key")
-        return self.look(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), &hit) != 0
+        cdef bytes wanted = <bytes>key if PyBytes_CheckExact(key) else as_bytes(key, "key")
+        return self.look(PyBytes_AS_STRING(wanted), PyBytes_GET_SIZE(wanted), &hit) != 0
 
     def __reduce__(self):
         raise TypeError("a store cannot be pickled or copied; open its path again")
@@ -96,9 +169,45 @@ cdef class StoreReader:
             if _fault.faults() != self.faults:
                 self.check_faults()
             if outcome == PRESENT:
-                return not hit.deleted
+                return self.admit(index, hit)
             if outcome == ABSENT:
                 return 0
+            self.settle(index, outcome, hit)
+
+    cdef bint admit(self, Index index, Hit *hit) except -1:
+        # Whether what was found is a value now; the hit may be changed to an older version. What a commit stores becomes
+        # visible at once, when `applied` is published: an entry may be ahead of that. Looked at after the entry, so
+        # what one look-up shows, every later one shows too.
+        cdef uint64_t count
+        cdef Hit newest
+        if hit.seq >= self.seen:
+            index.applied(&self.seen, &count)
+            if hit.seq >= self.seen:
+                newest = hit[0]
+                try:
+                    if not self.step_down(index, self.seen, hit):
+                        return False
+                except SnapshotTooOld:
+                    # Compaction removes it once the newer one is visible.
+                    index.applied(&self.seen, &count)
+                    if newest.seq >= self.seen:
+                        raise
+                    hit[0] = newest
+        if hit.deleted:
+            return False
+        return hit.expires == 0 or hit.expires > now_ns()
+
+    cdef bint step_down(self, Index index, uint64_t stop, Hit *hit) except -1:
+        # From a version of a key to the newest one below `stop`; False when there is none.
+        cdef Outcome outcome
+        while True:
+            outcome = index.version_before(stop, self.verify, hit)
+            if _fault.faults() != self.faults:
+                self.check_faults()
+            if outcome == PRESENT:
+                return True
+            if outcome == ABSENT:
+                return False
             self.settle(index, outcome, hit)
 
     cdef object value_of(self, Hit *hit):
@@ -124,7 +233,8 @@ cdef class StoreReader:
         return 0
 
     cdef int settle(self, Index index, Outcome outcome, Hit *hit) except -1:
-        # What stands in the way of a look-up is removed, or raised.
+        # What stands in the way of a look-up is removed, or raised. Lets go of the GIL.
+        self.settled += 1
         if outcome == REPLACED:
             self._reload_index(index)
         elif outcome == UNSOUND:
@@ -142,6 +252,7 @@ cdef class StoreReader:
         # The index of a store just opened, or rebuilt later. A writer looks for its slot anew.
         self.index = index
         self.slots = slots
+        self.seen = 0
         self.tail_id = 0
 
     def _parts(self):

@@ -14,7 +14,6 @@ from mmapkv.format cimport (
     ADDRESS_BITS,
     BUCKETS,
     ENTRIES,
-    FLAG_PREVIOUS,
     KIND_DELETE,
     KIND_PUT,
     LINE,
@@ -22,7 +21,6 @@ from mmapkv.format cimport (
     PAGE,
     PAYLOAD_FLAG_KNOWN,
     PAYLOAD_HEADER_SIZE,
-    PREVIOUS_SIZE,
     SEGMENT_PAGES,
     SLOTS,
     STATE_OFFSET,
@@ -30,9 +28,11 @@ from mmapkv.format cimport (
     State,
     address_offset,
     address_slot,
+    head_size,
     make_address,
     tag_of,
     top_bits,
+    value_offset,
     word_page,
     word_tag_base,
 )
@@ -125,17 +125,13 @@ cdef Fate fate_of(const Ground *ground, uint64_t hash, uint64_t address, uint64_
 
 cdef bint split_payload(const Record *record, PayloadHeader *payload, const char **key) noexcept nogil:
     # False for what no store writes.
-    cdef uint64_t head = PAYLOAD_HEADER_SIZE
-    if record.payload_size < head:
+    if record.payload_size < PAYLOAD_HEADER_SIZE:
         return False
     memcpy(payload, record.payload, sizeof(payload[0]))
     if payload.flags & ~<unsigned int>PAYLOAD_FLAG_KNOWN or not (payload.kind == KIND_PUT or payload.kind == KIND_DELETE):
         return False
-    if payload.flags & FLAG_PREVIOUS:
-        head += PREVIOUS_SIZE
-    key[0] = record.payload + head
-    head = (head + payload.key_length + 7) & ~<uint64_t>7
-    return payload.key_length != 0 and record.payload_size == head + payload.value_length
+    key[0] = record.payload + head_size(payload.flags)
+    return payload.key_length != 0 and record.payload_size == value_offset(payload.flags, payload.key_length) + payload.value_length
 
 
 cdef int relocate_some(Cursor *at, const Ground *ground, uint64_t count) noexcept nogil:

@@ -4,28 +4,39 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import threading
 import time
-from collections.abc import ItemsView, Iterable, Iterator, MutableMapping, ValuesView
+import weakref
+from collections.abc import Callable, ItemsView, Iterable, Iterator, MutableMapping, ValuesView
 from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, SupportsIndex
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, SupportsIndex, TypeVar
 
 from mmapio.errors import Closed
 from mmapio.options import FlushPolicy
 from mmapkv import attach, compaction, index_file
-from mmapkv.errors import SnapshotTooOld, StoreError
+from mmapkv.bulk import BulkWriter
+from mmapkv.changes import Changes
+from mmapkv.errors import Conflict, SnapshotTooOld, StoreError
 from mmapkv.index import Index
+from mmapkv.ordered import OrderedKeys
 from mmapkv.pins import Pin, Pins
+from mmapkv.scan import Scanned
 from mmapkv.slots import SlotMap
-from mmapkv.walk import ITEMS, KEYS, VALUES, Walk
-from mmapkv.writer import StoreWriter
+from mmapkv.snapshot import Snapshot
+from mmapkv.transaction import Transaction
+from mmapkv.views import Items, Values
+from mmapkv.walk import EXPIRED, KEYS, Walk
 from mmaplog.compaction import Compaction
 from mmaplog.errors import CorruptionError, Locked
 from mmaplog.log import DEFAULT_POLICY, DEFAULT_SEGMENT_BYTES, Log, open_log
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+
+_T = TypeVar("_T")
 
 
 class _Keyed(Protocol):
@@ -38,9 +49,12 @@ class _Keyed(Protocol):
 # How long a reader waits for a writer that is just opening the store, or rebuilding its index.
 WAIT_SECONDS_MAX = 10.0
 WAIT_STEP_SECONDS = 0.005
+# Between two attempts of a transaction at most; a random part of it, twice as much each time.
+BACKOFF_SECONDS_FIRST = 0.001
+BACKOFF_SECONDS_MAX = 0.1
 
 
-class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
+class KVStore(BulkWriter, Scanned, MutableMapping[bytes, bytes]):
     """A persistent mapping of bytes keys to bytes values; a store is a directory.
 
     Make one with :meth:`open`. Look-ups cost a constant number of cache misses whatever the size. A write is
@@ -66,6 +80,9 @@ class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
     _care: threading.RLock
     _caring: bool
     _pins: Pins
+    _flush_policy: FlushPolicy
+    _ordered: OrderedKeys
+    _views: weakref.WeakValueDictionary[int, Snapshot]
 
     if TYPE_CHECKING:
         # MutableMapping's own. It works through the operators of this class, so it takes what those take.
@@ -86,13 +103,15 @@ class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
         flush_policy: FlushPolicy = DEFAULT_POLICY,
         segment_bytes: SupportsIndex = DEFAULT_SEGMENT_BYTES,
         verify: bool = True,
+        ordered: bool = False,
     ) -> Self:
         """Open or create the store in the directory `path`.
 
         `mode` is as in dbm: "r" reads, "w" writes an existing store, "c" creates it if missing, "n" starts a
         new one. `flush_policy` says when writes become durable by themselves; `segment_bytes` (of a new
-        store) is how large its log's files grow; `verify=False` skips the checksum of each record read. Costs
-        O(1) after a clean close or a killed process; after a power cut the index is rebuilt from the log.
+        store) is how large its log's files grow; `verify=False` skips the checksum of each record read;
+        with `ordered` the keys are sorted now, and not when :meth:`scan` is first called. Costs O(1) after a
+        clean close or a killed process; after a power cut the index is rebuilt from the log.
 
         Raises FileNotFoundError, NotADirectoryError, PermissionError, ValueError for another mode, Locked
         (naming the process that writes), FormatError, CorruptionError.
@@ -105,6 +124,7 @@ class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
         store._care = threading.RLock()
         store._caring = False
         store._pins = Pins(log)
+        store._views = weakref.WeakValueDictionary()
         try:
             index, slots = _write_index(log) if log.writable else _read_index(log)
         except BaseException:
@@ -112,6 +132,14 @@ class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
             raise
         store._open(log, verify)
         store._use(index, slots)
+        store._ordered = OrderedKeys()
+        store._flush_policy = flush_policy
+        if ordered:
+            try:
+                store._ordered.prepare(store)
+            except BaseException:
+                store.close()
+                raise
         return store
 
     @property
@@ -124,6 +152,11 @@ class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
         """True after :meth:`close`."""
         return self._log.closed
 
+    @property
+    def flush_policy(self) -> FlushPolicy:
+        """When writes become durable by themselves, as it was given."""
+        return self._flush_policy
+
     def __init__(self) -> None:
         raise TypeError("use KVStore.open")
 
@@ -132,24 +165,11 @@ class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
 
     def items(self) -> ItemsView[bytes, bytes]:
         """A view of the (key, value) pairs; iterating it reads each record once."""
-        return _Items(self)
+        return Items(self)
 
     def values(self) -> ValuesView[bytes]:
         """A view of the values; iterating it reads each record once."""
-        return _Values(self)
-
-    def setdefault(self, key: str | bytes | Buffer, default: str | bytes | Buffer | None = None, /) -> bytes:
-        """The value of `key`, which is set to `default` first when it is absent.
-
-        TypeError when that is None then.
-        """
-        value = self.get(key)
-        if value is None:
-            if default is None:
-                raise TypeError("a store cannot hold None; give setdefault a value")
-            self.put(key, default)
-            value = self[key]
-        return value
+        return Values(self)
 
     def popitem(self) -> tuple[bytes, bytes]:
         """Remove and return a pair, roughly the one that was changed longest ago. KeyError when empty.
@@ -158,18 +178,19 @@ class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
         """
         while True:
             oldest = self._oldest
-            if oldest is None:
-                # Nothing before the point that an exhausted walk reached can come to life again.
-                if not len(self):
-                    raise KeyError("popitem: the store is empty")
-                # What compaction removes meanwhile has come later in the log by then.
-                oldest = self._oldest = self._walk(KEYS, pinned=False)
+            if oldest is None and len(self):
+                # Nothing before the point that an exhausted walk reached can come to life again, and what
+                # compaction removes meanwhile has come later by then.
+                self._oldest = self._walk_until(self._visible()[0], KEYS, 0, None)
             with suppress(SnapshotTooOld):
-                for key in oldest:
+                for key in self._oldest or ():
                     value = self.pop(key, None)
                     if value is not None:
                         return key, value
             self._oldest = None
+            if oldest is None:
+                # Read from the beginning; what is counted may all have expired.
+                raise KeyError("popitem: the store is empty")
 
     def clear(self) -> None:
         """Delete every key. Costs one deletion for each."""
@@ -179,6 +200,86 @@ class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
             except KeyError:
                 # Deleted by another thread meanwhile.
                 continue
+
+    def sweep(self) -> int:
+        """Delete the keys whose time to live is over, and return how many there were.
+
+        No read shows them before either, but `len` counts them. Costs a pass over the log.
+        """
+        self._require_writer()
+        return sum(self._drop_expired(key) for key in self._walk(EXPIRED))
+
+    def snapshot(self) -> Snapshot:
+        """The store as it is now, as a read-only mapping that stays so. Costs O(1)."""
+        era = self._ordered.era()
+        snapshot = Snapshot(self, *self._pinned(), era)
+        self._views[id(snapshot)] = snapshot
+        return snapshot
+
+    def _snapshot_for_scan(self) -> Snapshot:
+        self._ordered.prepare(self)
+        return self.snapshot()
+
+    def changes(
+        self, since: SupportsIndex | None = 0, *, follow: bool = False, timeout: float | None = None
+    ) -> Changes:
+        """Iterate over the changes from number `since` on, as they were made: :class:`Changes`.
+
+        0 begins with the first that there is, None with the next one. It ends with those that were made
+        before the call; with `follow` it waits for more, until there was none for `timeout` seconds, if
+        given. What it hands out is to be seen in the store. Costs reading the log from there on. Raises
+        IndexError for a number that the log has not come to, TooOld (which is one) for one that it has no
+        more, Closed.
+
+        >>> import tempfile
+        >>> with KVStore.open(tempfile.mkdtemp()) as kv:
+        ...     kv["Oslo"] = "59.9"
+        ...     del kv["Oslo"]
+        ...     [(change.seq, change.kind, change.key, change.value) for change in kv.changes()]
+        [(0, 'put', b'Oslo', b'59.9'), (1, 'delete', b'Oslo', None)]
+        """
+        return Changes(self, since, follow, timeout)
+
+    def _end_view(self, view: Snapshot) -> None:
+        self._views.pop(id(view), None)
+
+    def transaction(self, *, durable: bool = False) -> Transaction:
+        """A mapping that reads the store as it is now, and commits its changes when a ``with`` block ends.
+
+        The commit raises Conflict when others changed what it had read or changes; :meth:`retry` tries again.
+        `durable` makes the changes so, by one sync. Raises InvalidMode on a reader, Closed.
+        """
+        self._require_writer()
+        return Transaction(self, durable)
+
+    def retry(
+        self, function: Callable[[Transaction], _T], /, *, attempts: int = 10, durable: bool = False
+    ) -> _T:
+        """Call `function` with a transaction, again while that conflicts, and return what it returned.
+
+        Between attempts it sleeps, longer each time. Raises Conflict after the last one, ValueError for less
+        than one, and what `function` raises.
+
+        >>> import tempfile
+        >>> with KVStore.open(tempfile.mkdtemp()) as kv:
+        ...     kv.retry(lambda tx: tx.setdefault("owner", b"me"))
+        b'me'
+        """
+        if attempts < 1:
+            raise ValueError(f"a transaction is attempted once or more often, not {attempts} times")
+        backoff = BACKOFF_SECONDS_FIRST
+        while True:
+            attempts -= 1
+            try:
+                with self.transaction(durable=durable) as transaction:
+                    result = function(transaction)
+            except Conflict:
+                if not attempts:
+                    raise
+            else:
+                return result
+            time.sleep(random.uniform(0, backoff))
+            backoff = min(2 * backoff, BACKOFF_SECONDS_MAX)
 
     def flush(self) -> None:
         """Make every write that is committed now durable: on the device when it returns.
@@ -233,7 +334,8 @@ class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
     def stats(self) -> dict[str, int]:
         """Counts and sizes.
 
-        Keys, records of the log, how many are durable, segments, bytes on disk, the index's figures.
+        Keys, records of the log, how many are durable, segments, bytes on disk, open snapshots (those of
+        transactions, too), the index's figures.
         """
         _, index = self._open_parts()
         figures = {
@@ -243,6 +345,7 @@ class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
             "durable": self._log.durable,
             "segments": len(self._log.segments.listing()),
             "bytes_on_disk": self._log.disk_usage(),
+            "snapshots": len(self._views),
         }
         return {**figures, **index.figures()}
 
@@ -297,26 +400,36 @@ class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
             return f"<KVStore {self.path!r} closed>"
         return f"<KVStore {self.path!r} {'writing' if self._log.writable else 'reading'}, {len(self)} keys>"
 
-    def _walk(self, what: int, *, pinned: bool = True) -> Walk[Any]:
+    def _walk(self, what: int) -> Walk[Any]:
+        stop, _, pin = self._pinned()
+        return self._walk_until(stop, what, 0, pin)
+
+    def _walk_until(self, stop: int, what: int, now: int, pin: Pin | None) -> Walk[Any]:
+        log, _ = self._open_parts()
+        return Walk(self, log.replay(stop=min(stop, log.committed)), what, now, pin)
+
+    def _visible(self) -> tuple[int, int]:
+        # (number after the last record that reads show, keys present then). What is above is not yet in the
+        # index: the entries of a commit may be a moment away.
+        _, index = self._open_parts()
+        while index.retired:
+            self._reload_index(index)
+            _, index = self._open_parts()
+        return index.progress()
+
+    def _pinned(self) -> tuple[int, int, Pin | None]:
+        # The same, and what keeps compaction from removing what was current; a forked child has no locks.
         while True:
-            log, index = self._open_parts()
-            if index.retired:
-                self._reload_index(index)
-                continue
-            # A record above what the index holds is not yet visible: its entry may be a moment away.
-            visible, _ = index.progress()
-            pin = self._pin(visible) if pinned else None
-            if pin is None or (index.horizon <= visible and not index.retired):
-                return Walk(self, log.replay(stop=min(visible, log.committed)), what, pin)
+            seq, count = self._visible()
+            _, index = self._open_parts()
+            try:
+                pin = self._pins.hold(seq)
+            except Closed:
+                return seq, count, None
+            if index.horizon <= seq and not index.retired:
+                return seq, count, pin
             # Compaction had asked before; what it goes by is newer.
             pin.release()
-
-    def _pin(self, seq: int) -> Pin | None:
-        try:
-            return self._pins.hold(seq)
-        except Closed:
-            # A forked child has no locks.
-            return None
 
     def _open_parts(self) -> tuple[Log, Index]:
         log, index = self._parts()
@@ -362,20 +475,6 @@ class KVStore(StoreWriter, MutableMapping[bytes, bytes]):
             index_file.clear_mark(index)
         except CorruptionError:
             self._rebuild_index(index)
-
-
-class _Items(ItemsView[bytes, bytes]):
-    _mapping: KVStore
-
-    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
-        return self._mapping._walk(ITEMS)
-
-
-class _Values(ValuesView[bytes]):
-    _mapping: KVStore
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self._mapping._walk(VALUES)
 
 
 def _write_index(log: Log) -> tuple[Index, SlotMap]:

@@ -9,6 +9,7 @@ _T_co = TypeVar("_T_co", covariant=True)
 KEYS: Final = 0
 VALUES: Final = 1
 ITEMS: Final = 2
+EXPIRED: Final = 3
 
 # Generic for type checkers only: the class cannot be subscripted.
 class Walk(Generic[_T_co]):
@@ -17,7 +18,8 @@ class Walk(Generic[_T_co]):
         self: Walk[bytes],
         store: StoreReader,
         replay: Replay,
-        what: Literal[0, 1],
+        what: Literal[0, 1, 3],
+        now: int = 0,
         pin: Pin | None = None,
     ) -> None: ...
     @overload
@@ -26,11 +28,17 @@ class Walk(Generic[_T_co]):
         store: StoreReader,
         replay: Replay,
         what: Literal[2],
+        now: int = 0,
         pin: Pin | None = None,
     ) -> None: ...
     @overload
     def __init__(
-        self: Walk[Any], store: StoreReader, replay: Replay, what: int, pin: Pin | None = None
+        self: Walk[Any],
+        store: StoreReader,
+        replay: Replay,
+        what: int,
+        now: int = 0,
+        pin: Pin | None = None,
     ) -> None: ...
     def __iter__(self) -> Self: ...
     def __next__(self) -> _T_co: ...

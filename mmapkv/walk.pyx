@@ -3,74 +3,172 @@
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint64_t
+from libc.string cimport memcpy
 
 from mmapio cimport _fault
+from mmapio cimport _memory as memory
+from mmapio._os cimport now_ns
+from mmapkv.approach cimport Probe, approach, leads_to
 from mmapkv.catch_up cimport parse
-from mmapkv.format cimport KIND_PUT, PayloadHeader
+from mmapkv.format cimport EXPIRY_SIZE, FLAG_EXPIRY, KIND_PUT, SLOTS, PayloadHeader, make_address
 from mmapkv.index cimport ABSENT, PRESENT, STRAY, TOO_OLD, UNMAPPED, Hit, Index, Outcome
 from mmapkv.reader cimport StoreReader
 from mmaplog.checksum cimport xxh3
 from mmaplog.format cimport Record
 from mmaplog.replay cimport Replay
+from mmaplog.segment cimport Segment
 
 from mmapkv.errors import SnapshotTooOld
 
 KEYS = 0
 VALUES = 1
 ITEMS = 2
+# The keys whose time to live is over, though nobody has deleted them.
+EXPIRED = 3
+
+cdef enum:
+    # Records that are read at once, to be looked up side by side: few at first, for a walk that is left soon, then ever more.
+    BLOCK_FIRST = 4
+    BLOCK = 64
+
+
+cdef struct Step:
+    # A put that was read from the log and verified. Its key is in the probe of the same number.
+    uint64_t seq
+    uint64_t address            # as an entry of the index has it; 0 when that does not know the segment
+    const char *value
+    uint64_t value_size
+    uint64_t expires            # nanoseconds since 1970, or 0
 
 
 cdef class Walk:
     """Iterates over keys, values or items as they were when it was made.
 
     The log up to that moment is read once; a record counts when it is the newest of its key below that moment. So the
-    store may be changed meanwhile without anything being skipped, repeated or mixed. Costs a look-up for each record.
+    store may be changed meanwhile without anything being skipped, repeated or mixed. What has a time to live is told by the clock, or as at
+    `now`. Costs a look-up for each record, of which many are under way together.
     """
 
     cdef StoreReader store
     cdef Replay replay
     cdef uint64_t stop
+    cdef uint64_t now           # nanoseconds since 1970; 0: whenever a record is come to
     cdef int what
     cdef object pin             # keeps compaction from removing what is still to come, or None
+    cdef list segments          # that the steps point into
+    cdef uint64_t faults        # of this process, when the segments were last found without
+    cdef object error           # what came after the steps, to be raised after them
+    cdef uint64_t block         # how many to read next
+    cdef uint64_t count         # of steps
+    cdef uint64_t at            # the first that is still to come
+    cdef Step steps[BLOCK]
+    cdef Probe probes[BLOCK]
 
-    def __init__(self, StoreReader store, Replay replay, int what, pin=None):
+    def __init__(self, StoreReader store, Replay replay, int what, uint64_t now=0, pin=None):
         self.store = store
         self.replay = replay
         self.stop = replay.stop
         self.what = what
+        self.block = BLOCK_FIRST
+        self.now = now
         self.pin = pin
 
     def __iter__(self):
         return self
 
     def __next__(self):
-        cdef Record record
-        cdef PayloadHeader payload
-        cdef const char *key
-        cdef const char *value
-        while self.replay.seq < self.stop:
+        cdef uint64_t at
+        while True:
+            if self.at == self.count:
+                if self.error is not None:
+                    error, self.error = self.error, None
+                    raise error
+                if self.replay.seq >= self.stop:
+                    if self.pin is not None:
+                        self.pin = None
+                    elif self.store.index is not None and self.store.index.horizon > self.stop:
+                        raise SnapshotTooOld(
+                            f"compaction has removed what was current before record {self.stop}; begin anew", self.store._path)
+                    raise StopIteration
+                self.read_block()
+                continue
             if self.store.index is None:
                 self.store.raise_closed()
-            if not self.replay.read(&record, True):
-                break
-            parse(&record, self.replay, &payload, &key)
-            if payload.kind != KIND_PUT or not self.newest(record.seq, key, payload.key_length):
+            at = self.at
+            self.at += 1
+            if self.expired(self.steps[at].expires) != (self.what == 3):
                 continue
-            if self.what == 0:
-                return PyBytes_FromStringAndSize(key, payload.key_length)
-            value = record.payload + record.payload_size - payload.value_length
-            found = PyBytes_FromStringAndSize(value, payload.value_length)
-            if self.what == 1:
-                return found
-            return PyBytes_FromStringAndSize(key, payload.key_length), found
-        if self.pin is not None:
-            self.pin.release()
-        elif self.store.index is not None and self.store.index.horizon > self.stop:
-            raise SnapshotTooOld(
-                f"compaction has removed what was current before record {self.stop}; begin anew", self.store._path)
-        raise StopIteration
+            if leads_to(&self.probes[at], self.steps[at].address) or self.newest(&self.probes[at], self.steps[at].seq):
+                return self.made_of(at)
 
-    cdef bint newest(self, uint64_t seq, const char *key, uint64_t key_size) except -1:
+    cdef int read_block(self) except -1:
+        cdef Record record
+        cdef PayloadHeader payload
+        cdef Segment segment = None
+        cdef Index index = self.store.index
+        cdef Probe *probe
+        cdef Step *step
+        cdef const char *key
+        cdef uint64_t slot = SLOTS
+        if index is None:
+            self.store.raise_closed()
+        self.at = self.count = 0
+        self.segments = []
+        self.faults = _fault.faults()
+        while self.count < self.block and self.replay.seq < self.stop:
+            try:
+                if not self.replay.read(&record, True):
+                    break
+                parse(&record, self.replay, &payload, &key)
+            except Exception as error:
+                if self.count == 0:
+                    raise
+                self.error = error
+                break
+            if self.replay.segment is not segment:
+                segment = self.replay.segment
+                self.segments.append(segment)
+                slot = slot_in(index, segment.id)
+            if payload.kind != KIND_PUT:
+                continue
+            probe = &self.probes[self.count]
+            probe.key = key
+            probe.key_size = payload.key_length
+            probe.entry = 0
+            step = &self.steps[self.count]
+            step.seq = record.seq
+            step.address = make_address(slot, self.replay.start) if slot != SLOTS else 0
+            step.value = record.payload + record.payload_size - payload.value_length
+            step.value_size = payload.value_length
+            step.expires = 0
+            if payload.flags & FLAG_EXPIRY:
+                memcpy(&step.expires, key - EXPIRY_SIZE, sizeof(step.expires))
+            self.count += 1
+        self.block = min(2 * self.block, <uint64_t>BLOCK)
+        approach(index, self.probes, self.count)
+        return 0
+
+    cdef object made_of(self, uint64_t at):
+        cdef Segment segment
+        key = value = None
+        if self.what != 1:
+            key = PyBytes_FromStringAndSize(self.probes[at].key, self.probes[at].key_size)
+        if self.what == 1 or self.what == 2:
+            value = PyBytes_FromStringAndSize(self.steps[at].value, self.steps[at].value_size)
+        if _fault.faults() != self.faults:
+            # Since these records were verified a page was not there: what was copied may be zeros.
+            self.faults = _fault.faults()
+            for each in self.segments:
+                segment = each
+                segment.region.check()
+        if self.what == 2:
+            return key, value
+        return value if self.what == 1 else key
+
+    cdef bint expired(self, uint64_t expires) noexcept:
+        return expires != 0 and expires <= (self.now or now_ns())
+
+    cdef bint newest(self, const Probe *probe, uint64_t seq) except -1:
         # Whether record `seq` is what its key had last when the walk began.
         cdef Hit hit
         cdef Outcome outcome
@@ -79,11 +177,11 @@ cdef class Walk:
             index = self.store.index
             if index is None:
                 self.store.raise_closed()
-            outcome = index.find(xxh3(key, key_size, index.seed), key, key_size, False, &hit)
+            outcome = index.find(xxh3(probe.key, probe.key_size, index.seed), probe.key, probe.key_size, False, &hit)
             if _fault.faults() != self.store.faults:
                 self.store.check_faults()
             while outcome == PRESENT:
-                outcome = index.version_before(self.stop, &hit)
+                outcome = index.version_before(self.stop, False, &hit)
                 if outcome == PRESENT:
                     return hit.seq == seq
                 if outcome == STRAY or outcome == UNMAPPED or outcome == TOO_OLD:
@@ -92,3 +190,12 @@ cdef class Walk:
             if outcome == ABSENT:
                 return False
             self.store.settle(index, outcome, &hit)
+
+
+cdef uint64_t slot_in(Index index, uint64_t segment_id) noexcept:
+    # The slot of a log segment in an index, or SLOTS.
+    cdef uint64_t at
+    for at in range(min(memory.load_acquire(&index.state.slots_used), <uint64_t>SLOTS)):
+        if index.slot_table[at] == segment_id:
+            return at
+    return SLOTS

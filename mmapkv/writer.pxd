@@ -1,13 +1,53 @@
+from cpython.buffer cimport Py_buffer
 from libc.stdint cimport uint64_t
 
-from mmapkv.index cimport Index
-from mmapkv.reader cimport StoreReader
+from mmapkv.bulk_reader cimport BulkReader
+from mmapkv.index cimport Hit, Index
 
 
-cdef class StoreWriter(StoreReader):
+cdef struct Spot:
+    # Where the next version of a key goes.
+    Hit hit                     # its newest version, a deletion included; only when it is `known`
+    uint64_t *cell
+    uint64_t tag                # of the entry, in place
+    bint known
+    bint live                   # it has a value now
+
+
+cdef struct Version:
+    # What a key is to have: the bytes at `head`, where there are any, and those at `value`.
+    int kind
+    const char *key
+    uint64_t key_size
+    const char *head
+    uint64_t head_size
+    const char *value
+    uint64_t value_size
+    uint64_t expires            # nanoseconds since 1970, or 0
+
+
+cdef class StoreWriter(BulkReader):
     cdef uint64_t tail_slot     # of the index, for the log segment that is written
 
-    cdef int put_pair(self, key, value, bint durable) except -1
-    cdef int write(self, key, const char *value, uint64_t value_size, int kind, bint durable, list removed) except -1
+    cdef int put_pair(self, key, value, uint64_t expires, bint durable) except -1
+    cdef int require(self, uint64_t key_size, uint64_t value_size) except -1
+    cdef int seek(self, Version *version, bint verify, Spot *spot) except -1
+    cdef int commit(self, Spot *spot, Version *version, bint durable) except -1
     cdef int prepare(self, Index index) except -1
     cdef int split(self, Index index, uint64_t hash) except -1
+
+
+cdef class Content:
+    # The bytes of a value that was given, for as long as this lives.
+    cdef object source
+    cdef Py_buffer view
+    cdef bint held
+    cdef const char *start
+    cdef uint64_t size
+
+
+cdef Content content_of(value)
+cdef uint64_t expiry_of(ttl) except? 0
+cdef void begin_version(Version *version, int kind, bytes key) noexcept
+cdef void set_value(Version *version, Content content, uint64_t expires) noexcept
+cdef void lay_out(char *payload, int flags, Version *version, uint64_t previous_seq, uint64_t previous) noexcept nogil

@@ -1,15 +1,18 @@
+from datetime import timedelta
 from typing import TypeAlias, TypeVar, overload
 
 from typing_extensions import Buffer
 
-from mmapkv.reader import StoreReader
+from mmapkv.bulk_reader import BulkReader
 
 _Bytes: TypeAlias = str | bytes | Buffer
 _T = TypeVar("_T")
 
-class StoreWriter(StoreReader):
+class StoreWriter(BulkReader):
     def __setitem__(self, key: _Bytes, value: _Bytes, /) -> None: ...
-    def put(self, key: _Bytes, value: _Bytes, /, *, durable: bool = False) -> None: ...
+    def put(
+        self, key: _Bytes, value: _Bytes, /, *, ttl: float | timedelta | None = None, durable: bool = False
+    ) -> None: ...
     def __delitem__(self, key: _Bytes, /) -> None: ...
     @overload
     def pop(self, key: _Bytes, /) -> bytes: ...
@@ -17,3 +20,5 @@ class StoreWriter(StoreReader):
     def pop(self, key: _Bytes, default: bytes, /) -> bytes: ...
     @overload
     def pop(self, key: _Bytes, default: _T, /) -> bytes | _T: ...
+
+class Content: ...

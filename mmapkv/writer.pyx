@@ -1,16 +1,21 @@
 # cython: language_level=3, auto_pickle=False, boundscheck=False, wraparound=False
 """Changing a store: one record to the log, one word to the index."""
 
+from datetime import timedelta
+
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from mmapio cimport _fault
 from mmapio cimport _memory as memory
+from mmapio._os cimport now_ns
 from mmapkv.format cimport (
     ADDRESS_BITS,
+    EXPIRY_SIZE,
     FLAG_CREATES,
+    FLAG_EXPIRY,
     FLAG_PREVIOUS,
     KEY_SIZE_MAX,
     KIND_DELETE,
@@ -21,9 +26,11 @@ from mmapkv.format cimport (
     PayloadHeader,
     Previous,
     make_address,
+    value_offset,
 )
-from mmapkv.index cimport ABSENT, PRESENT, Hit, Index, Outcome
-from mmapkv.reader cimport StoreReader, as_bytes
+from mmapkv.bulk_reader cimport BulkReader
+from mmapkv.index cimport ABSENT, PRESENT, Index, Outcome
+from mmapkv.reader cimport as_bytes
 from mmaplog.appender cimport RECORD_START_END, record_size
 from mmaplog.checksum cimport xxh3
 from mmaplog.log cimport Log
@@ -34,86 +41,93 @@ from mmapkv.index import Reseed
 
 # The default of `pop`, which may be given as None.
 cdef object MISSING = object()
+# The times that are kept as unsigned numbers of nanoseconds since 1970 end in 2554; this far ahead of today is certainly before.
+cdef double TTL_SECONDS_MAX = 1e10
 
 
-cdef inline uint64_t value_offset(uint64_t key_size, bint has_previous) noexcept nogil:
-    # Where the value starts in a payload; on a multiple of 8, like the payload.
-    return (PAYLOAD_HEADER_SIZE + (PREVIOUS_SIZE if has_previous else 0) + key_size + 7) & ~<uint64_t>7
-
-
-cdef class StoreWriter(StoreReader):
+cdef class StoreWriter(BulkReader):
     """The writing half of ``KVStore``, per operation.
 
     The subclass gives the methods that replace the index or ready it for writing: `_rebuild_index`, `_begin_writing`.
     """
 
     def __setitem__(self, key, value):
-        self.put_pair(key, value, False)
+        self.put_pair(key, value, 0, False)
 
-    def put(self, key, value, /, *, bint durable=False):
+    def put(self, key, value, /, *, ttl=None, bint durable=False):
         """Set the value of `key`; committed when the call returns, and on the device too with `durable`.
 
-        Keys have 1 to 65,535 bytes, values up to 4 GiB - 1 MiB; each is any contiguous buffer, or str, encoded as UTF-8. Costs a
-        look-up, one copy and one checksum. Raises InvalidKey, ValueTooLarge, TypeError; OSError(ENOSPC) with nothing
-        written when the disk is full; InvalidMode, Closed, Poisoned, FlushFailed.
+        Keys have 1 to 65,535 bytes, values up to 4 GiB - 1 MiB; each is any contiguous buffer, or str, encoded as UTF-8. With `ttl`,
+        seconds or a timedelta, the key vanishes that much later by the system's clock; without, it stays, whatever it had before.
+        Costs a look-up, one copy and one checksum. Raises InvalidKey, ValueTooLarge, TypeError, ValueError for a `ttl` that
+        is not positive; OSError(ENOSPC) with nothing written when the disk is full; InvalidMode, Closed, Poisoned, FlushFailed.
         """
-        self.put_pair(key, value, durable)
+        self.put_pair(key, value, 0 if ttl is None else expiry_of(ttl), durable)
 
-    cdef int put_pair(self, key, value, bint durable) except -1:
-        cdef Py_buffer view
+    cdef int put_pair(self, key, value, uint64_t expires, bint durable) except -1:
+        cdef Spot spot
+        cdef Version version
+        cdef Content content = None
         key = as_bytes(key, "key")
-        if isinstance(value, str):
-            value = value.encode()
+        begin_version(&version, KIND_PUT, <bytes>key)
         if PyBytes_CheckExact(value):
-            self.write(key, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value), KIND_PUT, durable, None)
-            return 0
-        try:
-            PyObject_GetBuffer(value, &view, PyBUF_SIMPLE)
-        except (TypeError, BufferError):
-            raise TypeError(
-                f"a value is bytes, another contiguous buffer or str, not {type(value).__name__}") from None
-        try:
-            self.write(key, <const char *>view.buf, view.len, KIND_PUT, durable, None)
-        finally:
-            PyBuffer_Release(&view)
+            version.value = PyBytes_AS_STRING(value)
+            version.value_size = PyBytes_GET_SIZE(value)
+            version.expires = expires
+        else:
+            content = content_of(value)
+            set_value(&version, content, expires)
+        self.seek(&version, False, &spot)
+        self.commit(&spot, &version, durable)
         return 0
 
     def __delitem__(self, key):
+        cdef Spot spot
+        cdef Version version
         key = as_bytes(key, "key")
-        if not self.write(key, NULL, 0, KIND_DELETE, False, None):
+        begin_version(&version, KIND_DELETE, <bytes>key)
+        self.seek(&version, False, &spot)
+        if not spot.live:
             raise KeyError(key)
+        self.commit(&spot, &version, False)
 
     def pop(self, key, default=MISSING, /):
         """Remove `key` and return its value, in one step for every thread; `default`, or KeyError, when it is absent."""
-        cdef list removed = []
+        cdef Spot spot
+        cdef Version version
         key = as_bytes(key, "key")
-        if 0 < PyBytes_GET_SIZE(key) <= KEY_SIZE_MAX and self.write(key, NULL, 0, KIND_DELETE, False, removed):
-            return removed[0]
+        if 0 < PyBytes_GET_SIZE(key) <= KEY_SIZE_MAX:
+            begin_version(&version, KIND_DELETE, <bytes>key)
+            self.seek(&version, self.verify, &spot)
+            if spot.live:
+                # Copied before anything is written; making bytes lets no other thread run.
+                value = PyBytes_FromStringAndSize(spot.hit.value, spot.hit.value_size)
+                self.commit(&spot, &version, False)
+                return value
         if default is MISSING:
             raise KeyError(key)
         return default
 
-    cdef int write(self, key, const char *value, uint64_t value_size, int kind, bint durable,
-                   list removed) except -1:
-        # 1 when a record was written; 0 for a deletion of what is not there. All that can fail, and all that may let
-        # go of the GIL, comes before `begin`; whatever let go of it starts the loop again.
-        cdef Log log = self.log
-        cdef const char *key_start = PyBytes_AS_STRING(key)
-        cdef uint64_t key_size = PyBytes_GET_SIZE(key), worst, head, payload_size, hash, tag, count, seq
-        cdef uint64_t *cell
-        cdef Index index
-        cdef Hit hit
-        cdef Outcome outcome
-        cdef PayloadHeader header
-        cdef Previous previous
-        cdef char *payload
+    cdef int require(self, uint64_t key_size, uint64_t value_size) except -1:
         if key_size == 0 or key_size > KEY_SIZE_MAX:
             raise InvalidKey(f"a key has 1 to {KEY_SIZE_MAX} bytes, this one has {key_size}", self._path)
         if value_size > VALUE_SIZE_MAX:
             raise ValueTooLarge(f"a value has at most {VALUE_SIZE_MAX} bytes, this one has {value_size}", self._path)
+        return 0
+
+    cdef int seek(self, Version *version, bint verify, Spot *spot) except -1:
+        # Finds where the next version of a key goes, with room for it. All that can fail, and all that may let
+        # go of the GIL, is in here; whatever let go of it starts the loop again. So between this and `commit` no other
+        # thread changes anything, as long as the caller does not let one run: he may make no object that the garbage
+        # collector knows, for that may run destructors.
+        cdef Log log = self.log
+        cdef uint64_t key_size = version.key_size, value_size = version.head_size + version.value_size, worst, hash
+        cdef Index index
+        cdef Outcome outcome
+        self.require(key_size, value_size)
         if self.index is None:
             self.raise_closed()
-        worst = value_offset(key_size, True) + value_size
+        worst = value_offset(FLAG_PREVIOUS | FLAG_EXPIRY, key_size) + value_size
         while True:
             if log.end + record_size(worst, False) > log.room or log.end >= RECORD_START_END:
                 log.make_room(worst)
@@ -127,67 +141,56 @@ cdef class StoreWriter(StoreReader):
             if not index.has_room():
                 index.make_room()
                 continue
-            hash = xxh3(key_start, key_size, index.seed)
-            outcome = index.find(hash, key_start, key_size, removed is not None and self.verify, &hit)
+            hash = xxh3(version.key, key_size, index.seed)
+            outcome = index.find(hash, version.key, key_size, verify, &spot.hit)
             if _fault.faults() != self.faults:
                 self.check_faults()
             if outcome == PRESENT:
-                cell = hit.cell
-                tag = cell[0] >> ADDRESS_BITS << ADDRESS_BITS
-                break
+                spot.cell = spot.hit.cell
+                spot.tag = spot.cell[0] >> ADDRESS_BITS << ADDRESS_BITS
+                spot.known = True
+                spot.live = not spot.hit.deleted and (spot.hit.expires == 0 or spot.hit.expires > now_ns())
+                return 0
             if outcome == ABSENT:
-                if kind == KIND_DELETE:
+                spot.cell = index.place(hash, &spot.tag)
+                if spot.cell != NULL:
+                    spot.known = spot.live = False
                     return 0
-                cell = index.place(hash, &tag)
-                if cell != NULL:
-                    break
                 self.split(index, hash)
-                continue
-            self.settle(index, outcome, &hit)
-        if kind == KIND_DELETE and hit.deleted:
-            return 0
-        if removed is not None:
-            # Copied before anything is written; making bytes lets no other thread run.
-            removed.append(PyBytes_FromStringAndSize(hit.value, hit.value_size))
-        header.key_length = <unsigned short>key_size
-        header.kind = kind
-        header.flags = FLAG_PREVIOUS if outcome == PRESENT else 0
-        if kind == KIND_PUT and (outcome == ABSENT or hit.deleted):
-            header.flags |= FLAG_CREATES
-        header.value_length = <unsigned int>value_size
-        head = value_offset(key_size, outcome == PRESENT)
-        payload_size = head + value_size
+            else:
+                self.settle(index, outcome, &spot.hit)
 
-        payload = log.begin(payload_size)
-        # The gap between key and value is zeroed first, the key written over its beginning.
-        (<uint64_t *>(payload + head - 8))[0] = 0
-        memcpy(payload, &header, sizeof(header))
-        if outcome == PRESENT:
-            previous.seq = hit.seq
-            previous.address = hit.address
-            memcpy(payload + PAYLOAD_HEADER_SIZE, &previous, sizeof(previous))
-            memcpy(payload + PAYLOAD_HEADER_SIZE + PREVIOUS_SIZE, key_start, key_size)
-        else:
-            memcpy(payload + PAYLOAD_HEADER_SIZE, key_start, key_size)
-        if value_size:  # a deletion has no value, and a copy from nowhere is undefined even of nothing
-            memcpy(payload + head, value, value_size)
+    cdef int commit(self, Spot *spot, Version *version, bint durable) except -1:
+        # Right after `seek`: a record to the log, and its address into the index.
+        cdef Log log = self.log
+        cdef Index index = self.index
+        cdef uint64_t payload_size, seq, count
+        cdef int flags = FLAG_PREVIOUS if spot.known else 0
+        if version.expires:
+            flags |= FLAG_EXPIRY
+        if version.kind == KIND_PUT and (not spot.known or spot.hit.deleted):
+            flags |= FLAG_CREATES
+        payload_size = value_offset(flags, version.key_size) + version.head_size + version.value_size
+        lay_out(log.begin(payload_size), flags, version, spot.hit.seq, spot.hit.address)
         log.commit(payload_size)
 
-        if outcome == PRESENT and not hit.deleted:
-            index.add_dead(hit.slot, hit.size)
-        if kind == KIND_DELETE:
+        if spot.known and not spot.hit.deleted:
+            index.add_dead(spot.hit.slot, spot.hit.size)
+        if version.kind == KIND_DELETE:
             index.add_dead(self.tail_slot, record_size(payload_size, False))
         # Committed. A reader that sees the entry now sees a record that no crash takes away.
-        memory.store_release(cell, tag | make_address(self.tail_slot, log.last))
+        memory.store_release(spot.cell, spot.tag | make_address(self.tail_slot, log.last))
         index.applied(&seq, &count)
-        if header.flags & FLAG_CREATES:
+        if flags & FLAG_CREATES:
             count += 1
-        elif kind == KIND_DELETE:
+        elif version.kind == KIND_DELETE:
             count -= 1
-        index.publish(log.seq, count)
+        seq = log.seq
+        index.publish(seq, count)
+        self.seen = seq
         if _fault.faults() != self.faults:
             self.check_faults()
-        log.after_commit(payload_size, log.seq, durable)
+        log.after_commit(payload_size, seq, durable)
         return 1
 
     cdef int prepare(self, Index index) except -1:
@@ -208,3 +211,87 @@ cdef class StoreWriter(StoreReader):
         except Reseed:
             self._rebuild_index(index)
         return 0
+
+
+cdef class Content:
+    """A value that was given, as bytes in memory. Made by `content_of`."""
+
+    def __dealloc__(self):
+        if self.held:
+            PyBuffer_Release(&self.view)
+
+
+cdef Content content_of(value):
+    # bytes and buffers as they are, str as UTF-8.
+    cdef Content content = Content.__new__(Content)
+    if isinstance(value, str):
+        value = (<str>value).encode()
+    if PyBytes_CheckExact(value):
+        content.source = value
+        content.start = PyBytes_AS_STRING(value)
+        content.size = PyBytes_GET_SIZE(value)
+        return content
+    try:
+        PyObject_GetBuffer(value, &content.view, PyBUF_SIMPLE)
+    except (TypeError, BufferError):
+        raise TypeError(
+            f"a value is bytes, another contiguous buffer or str, not {type(value).__name__}") from None
+    content.held = True
+    content.start = <const char *>content.view.buf
+    content.size = content.view.len
+    return content
+
+
+cdef uint64_t expiry_of(ttl) except? 0:
+    # When that time to live ends, counted from now; 0 for None, which is no end.
+    cdef double seconds
+    if ttl is None:
+        return 0
+    seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
+    if not 0 < seconds <= TTL_SECONDS_MAX:
+        raise ValueError(f"a time to live is more than 0 and at most {TTL_SECONDS_MAX:.0f} seconds, or None, not {ttl!r}")
+    return now_ns() + <uint64_t>(seconds * 1e9)
+
+
+cdef void begin_version(Version *version, int kind, bytes key) noexcept:
+    # Of no value yet.
+    memset(version, 0, sizeof(version[0]))
+    version.kind = kind
+    version.key = PyBytes_AS_STRING(key)
+    version.key_size = PyBytes_GET_SIZE(key)
+
+
+cdef void set_value(Version *version, Content content, uint64_t expires) noexcept:
+    version.value = content.start
+    version.value_size = content.size
+    version.expires = expires
+
+
+cdef void lay_out(char *payload, int flags, Version *version, uint64_t previous_seq, uint64_t previous) noexcept nogil:
+    # Writes a payload into memory that has room for it.
+    cdef PayloadHeader header
+    cdef Previous before
+    cdef char *value = payload + value_offset(flags, version.key_size)
+    header.key_length = <unsigned short>version.key_size
+    header.kind = version.kind
+    header.flags = flags
+    header.value_length = <unsigned int>(version.head_size + version.value_size)
+    # The gap between key and value is zeroed first, the key written over its beginning.
+    memset(value - 8, 0, 8)
+    memcpy(payload, &header, sizeof(header))
+    payload += PAYLOAD_HEADER_SIZE
+    if flags & FLAG_PREVIOUS:
+        before.seq = previous_seq
+        before.address = previous
+        memcpy(payload, &before, sizeof(before))
+        payload += PREVIOUS_SIZE
+    if flags & FLAG_EXPIRY:
+        memcpy(payload, &version.expires, EXPIRY_SIZE)
+        payload += EXPIRY_SIZE
+    memcpy(payload, version.key, version.key_size)
+    # A deletion has no value, and a copy from nowhere is undefined even of nothing.
+    if version.head_size:
+        memcpy(value, version.head, version.head_size)
+        value += version.head_size
+    if version.value_size:
+        memcpy(value, version.value, version.value_size)

@@ -6,7 +6,7 @@ import os
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
-from libc.errno cimport EFAULT
+from libc.errno cimport EFAULT, EOPNOTSUPP
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove, memset
@@ -48,8 +48,6 @@ cdef uint64_t STEP_MAX = 4 << 20
 cdef uint64_t PREPARED_LEAST = 256 << 10
 cdef uint64_t SYNCS_LEAST = 8
 cdef uint64_t SEQ_PER_SEGMENT_MAX = 0xFFFFFFFF
-# What is atomic is in one segment, in which no record starts at or beyond RECORD_START_END.
-cdef uint64_t BATCH_SIZE_MAX = RECORD_START_END - SEGMENT_HEADER_SIZE
 
 
 # Records go to the file by so many bytes at a time where there are at least twice as many, unless they are larger than this.
@@ -185,8 +183,7 @@ cdef class Appender(TailHolder):
                 self.refuse_size(pieces.sizes[at])
             total += size
         if atomic and total > BATCH_SIZE_MAX:
-            raise RecordTooLarge(
-                f"{pieces.count} records of {total} bytes in all are more than the {BATCH_SIZE_MAX} that are atomic", self._path)
+            self.refuse_batch(pieces.count, total)
         # Nobody else finds room until this is through, also while this thread has let go of the GIL.
         self.hold_tail("an append")
         try:
@@ -210,9 +207,18 @@ cdef class Appender(TailHolder):
             raise
         finally:
             self.give_tail()
-        if pieces.count and (durable or self.bytes_pending >= self.bytes_bound or self.writes_pending >= self.writes_bound):
-            self.flush()
+        if pieces.count:
+            self.flush_if_due(durable)
         return range(first, first + pieces.count)
+
+    cdef int refuse_batch(self, uint64_t records, uint64_t size) except -1:
+        raise RecordTooLarge(f"{records} records of {size} bytes in all are more than the {BATCH_SIZE_MAX} that are atomic", self._path)
+
+    cdef int flush_if_due(self, bint durable) except -1:
+        # After many records, which are on the books.
+        if durable or self.bytes_pending >= self.bytes_bound or self.writes_pending >= self.writes_bound:
+            self.flush()
+        return 0
 
     cdef uint64_t write_run(self, Pieces pieces, uint64_t at, bint atomic) noexcept:
         # Writes records from number `at` on for as long as they fit, and returns how many. The first one does.
@@ -379,32 +385,43 @@ cdef class Appender(TailHolder):
         self.syncs = 0
         if stop <= self.tail.limit:
             return 0
-        if self.preparer is None:
-            self.preparer = Preparer()
-        self.preparer.ask(self.tail, self.tail.limit, stop, written)
+        try:
+            if self.preparer is None:
+                self.preparer = Preparer(self.locks.held)
+            self.preparer.ask(self.tail, self.tail.limit, stop, written)
+        except (OSError, RuntimeError, MemoryError):
+            pass  # No thread or no descriptor to be had, which no append needs: it makes its own room.
         return 0
 
     cdef int make_ready_now(self) except -1:
         # No more than has come since the last flush, for the reason that `prepare` has, and no more than is done in no time.
-        cdef uint64_t size = min(self.bytes_pending, PREPARED_LEAST) & ~(FIRST_ALLOCATION - 1)
+        cdef uint64_t size = min(self.bytes_pending, PREPARED_LEAST) & ~(FIRST_ALLOCATION - 1), start
+        cdef MappedFile file
+        cdef int fd
         size = min(size, self.tail.capacity - self.tail.limit)
         if size:
-            make_ready(self.tail.handle().descriptor.fd, self.base, self.tail.limit, self.tail.limit + size, LARGE)
+            file = self.tail.handle()
+            fd, start = file.descriptor.fd, self.tail.limit
+            with nogil:
+                make_ready(fd, self.base, start, start + size, LARGE)
             self.tail.refresh()
             self.large_end = self.tail.limit
         return 0
 
     cdef int break_up(self) except -1:
         # What lies ahead of the last record's page was made ready in large pieces, and a sync of one record would write one of them: ahead
-        # of it, pages are as if nobody had touched them. Blocks stay, so there is no need for room. Where that cannot be, more is written.
+        # of it, pages are as if nobody had touched them. Where that cannot be, more is written. Blocks stay; a file system that takes
+        # others for them may find the disk full, and then there is no room ahead until it does.
         cdef MappedFile file = self.tail.handle()
-        cdef int fd = file.descriptor.fd
+        cdef int fd = file.descriptor.fd, failure = 0
         cdef uint64_t start = (self.end + PAGE - 1) & ~(PAGE - 1), stop = self.large_end
-        self.narrow = False
-        self.large_end = 0
         if start < stop:
             with nogil:
-                zero_range(fd, start, stop - start)
+                failure = zero_range(fd, start, stop - start)
+            if failure < 0 and failure != -EOPNOTSUPP:
+                raise OSError(-failure, f"cannot set blocks aside again: {os.strerror(-failure)}", self.tail.path)
+        self.narrow = False
+        self.large_end = 0
         return 0
 
     cdef int adopt_prepared(self) except -1:
@@ -417,6 +434,15 @@ cdef class Appender(TailHolder):
             self.tail.refresh()
             if preparer.together:
                 self.large_end = self.tail.limit
+            if preparer.failure() < 0:
+                # Records were covered by that sync, and no later one may hear of it.
+                memory.store_release(&self.control.hot.poison, -preparer.failure())
+                self.check_writable()
+        return 0
+
+    cdef int give_back(self) except -1:
+        # At the end: the room that was made for more records. A page is left behind the last one, for who looks whether another follows.
+        self.tail.shrink(((self.end + PAGE - 1) & ~(PAGE - 1)) + PAGE)
         return 0
 
     cdef int refuse_size(self, uint64_t payload_size) except -1:
@@ -476,6 +502,10 @@ cdef class Appender(TailHolder):
         # Seals the record whose payload is in place and makes it visible to all.
         write_record(self, self.base + self.end, payload_size, 0)
         publish_at(self, self.seq, self.end, self.last)
+
+    cdef void seal_next(self, uint64_t payload_size, uint8_t flags) noexcept nogil:
+        # One of several that are published together.
+        write_record(self, self.base + self.end, payload_size, flags)
 
     cdef void publish(self) noexcept nogil:
         publish_at(self, self.seq, self.end, self.last)

@@ -78,7 +78,10 @@ def compact(log, keep, key):
 
     counts = [0, 0, 0, 0]
     group = None
-    for segment in sealed_segments(log):
+    # What was replaced takes its room for as long as it is mapped: none is held on to.
+    ahead = sealed_segments(log)[::-1]
+    while ahead:
+        segment = ahead.pop()
         stop = segments.boundary_of(segment, 0)
         offsets, size, removed = survey(segments, segment, stop, stays)
         if group is not None and not fits(group, segment, stop, size, segments.manifest.segment_bytes):

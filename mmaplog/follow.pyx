@@ -124,7 +124,7 @@ cdef class Follower:
 
 
 async def wait_in_thread(follower, timeout):
-    """:meth:`Follower.wait` in a thread, so that an event loop goes on. Can be cancelled within 0.1 s. Unsupported without anyio."""
+    """`follower.wait` in a thread, whatever it waits for, so that an event loop goes on. Can be cancelled within 0.1 s. Unsupported without anyio."""
     from mmapio.aio import in_thread, waiting
 
     deadline = None if timeout is None else time.monotonic() + timeout

@@ -6,7 +6,6 @@ from mmaplog.appender cimport Appender
 
 
 cdef class Keeper(Appender):
-    cdef object locks           # LockFile
     cdef object care            # held by the thread that truncates, compacts or closes
     cdef bint caring            # it truncates or compacts
     cdef bint spares_strays     # a layer above says when segments that do not count any more are to be removed

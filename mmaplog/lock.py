@@ -134,6 +134,11 @@ class LockFile:
         self.close()
 
     @property
+    def held(self) -> _os.Descriptor:
+        """What holds the locks; they are dropped with the last reference to it, whoever closes this."""
+        return self._file
+
+    @property
     def _file(self) -> _os.Descriptor:
         if self._opened is None:
             raise Closed(

@@ -11,7 +11,7 @@ from libc.stdint cimport uint64_t
 
 from mmapio cimport _wait
 from mmaplog.appender cimport record_size
-from mmaplog.format cimport RECORD_SIZE_MAX, UNIT, CommitSlot, Found, Record, read_record
+from mmaplog.format cimport RECORD_SIZE_MAX, UNIT, CommitSlot
 from mmaplog.keeper cimport Keeper
 from mmaplog.replay cimport Replay
 from mmaplog.segment cimport Segment
@@ -68,7 +68,7 @@ cdef class Log(Keeper):
         `segment_bytes` (of a new log) is how large its files grow. With `shared`, other handles, of this process and others, that say so too may
         write at the same time; each append then takes a mutex between processes, and a policy counts what this handle wrote.
         `reserve_bytes` of the disk are kept back, so that :meth:`truncate_before`, :meth:`retain` and :meth:`compact` work when it
-        is full, which take as much as a segment; 0 gives them back, None leaves what there is.
+        is full, which take as much as a segment and 64 KiB; 0 gives them back, None leaves what there is.
 
         Costs O(1) after a clean close or a killed process; after a power cut, what was written since the last sync is read once.
 
@@ -464,6 +464,12 @@ cdef class Log(Keeper):
 
     cdef leave(self):
         # The last writer to go vouches for what he leaves. Nobody comes meanwhile.
+        if self.preparer is not None:
+            # Or it would go on with a file that another writer has by then.
+            try:
+                self.adopt_prepared()
+            finally:
+                self.preparer.stop()
         self.locks.begin()
         try:
             if self.append_mutex is None or not self.locks.has_writer():
@@ -485,6 +491,8 @@ cdef class Log(Keeper):
             if self.flushes_on_close:
                 # What others appended who did not come to flush it.
                 self.flush_held(self.control.committed().seq)
+        if not self.control.poison:
+            self.give_back()
         if self.flushes_on_close and self.control.durable == self.control.committed().seq:
             self.mark_clean()
         self.control.seal()
@@ -520,18 +528,6 @@ cdef class Log(Keeper):
 
     def __reduce__(self):
         raise TypeError("a log cannot be pickled or copied; open its path again")
-
-
-cdef uint64_t time_before(Log log, CommitSlot *slot) except? 0:
-    # Of the last record; 0 when it has none. CONTROL says where it is, but for the first after a roll.
-    cdef Record record
-    if slot.last and read_record(
-            log.base, log.last, log.tail.limit, log.segment_id, log.base_seq, True, &record) == Found.RECORD:
-        return record.time
-    # Perhaps compaction removed it.
-    for entry in log.replay(0, slot.seq, reverse=True):
-        return entry.timestamp or 0
-    return 0
 
 
 def open_log(cls, path, mode, flush_policy, timestamps, segment_bytes, derived, bint shared=False, reserve_bytes=None):
@@ -584,8 +580,8 @@ cdef take_apart(Log log, found, mode, flush_policy, timestamps, bint shared, bin
     tail = log.segments.tail(&slot)
     log.seq = slot.seq
     log.move_to(tail, <uint64_t>slot.end * UNIT, <uint64_t>slot.last * UNIT)
-    if timestamps and slot.seq > log.segments.first_seq:
-        log.time = time_before(log, &slot)
+    if timestamps:
+        log.learn_time(&slot)
     if shared:
         log.append_mutex, log.sync_mutex = log.control.mutexes()
     else:

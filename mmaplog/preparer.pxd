@@ -12,6 +12,7 @@ cdef struct Work:
     uint32_t asked              # raised by each request, last of all
     uint32_t done               # the request that was last carried out
     uint32_t ending
+    int failure                 # of the sync, a negative errno
     int fd
     int sync_fd                 # another description of the file, or -1: the blocks are to be written, not only set aside
     char *base
@@ -24,10 +25,12 @@ cdef class Preparer:
     cdef MappedFile file        # stays open and mapped while the thread works on it, ...
     cdef bint together          # the kernel may keep several pages of it together
     cdef Descriptor sync_through    # ... and so does this
+    cdef Descriptor lock        # nobody else writes to the file while there is this
 
     cdef bint is_busy(self) noexcept nogil
     cdef int ask(self, Segment segment, uint64_t start, uint64_t stop, bint written) except -1
     cdef void finish(self) noexcept nogil
+    cdef int failure(self) noexcept nogil
     cdef int abandon(self) except -1
     cdef int stop(self) except -1
 

@@ -10,12 +10,14 @@ the room: when it failed, or was too slow, that one does it himself.
 
 import threading
 
+cimport cython
 from libc.errno cimport EFAULT
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 
 from mmapio cimport _memory as memory
 from mmapio cimport _os, _vm, _wait
+from mmapio._os cimport Descriptor
 from mmaplog.segment cimport Segment
 
 from mmapio import _os as system
@@ -30,17 +32,25 @@ cdef size_t SMALL = _vm.PAGE
 cdef size_t LARGE = 8 * _vm.PAGE
 
 
+# Its descriptors must stay until __dealloc__ has waited for the thread: else it would write to whatever gets their numbers.
+@cython.no_gc_clear
 cdef class Preparer:
-    """One thread, and at most one request at a time."""
+    """One thread, and at most one request at a time. `lock` is what makes its log the one that writes, and stays so while it works."""
 
-    def __cinit__(self):
+    def __cinit__(self, Descriptor lock):
+        self.lock = lock
         self.work = <Work *>calloc(1, sizeof(Work))
         if self.work == NULL:
             raise MemoryError
         try:
             threading.Thread(target=serve, args=(<uintptr_t>self.work,), name="mmaplog-preparer", daemon=True).start()
-        except BaseException:
+        except RuntimeError:
             free(self.work)
+            self.work = NULL
+            raise
+        except BaseException:
+            # By a signal, when it may be running already: what it looks at stays, for good if it is not.
+            end(self.work)
             self.work = NULL
             raise
 
@@ -57,7 +67,7 @@ cdef class Preparer:
             return 0
         if written:
             # Not the descriptor that acknowledges appends: the kernel tells each description once of a write that failed, and that
-            # one must hear of it itself.
+            # one must hear of it itself. One that is opened later, as after a roll, does not: hence `failure`.
             self.sync_through = system.open_file(segment.name, True, follow=False, directory=segment.directory)
         self.together = not written
         self.work.sync_fd = self.sync_through.fd if written else -1
@@ -75,9 +85,14 @@ cdef class Preparer:
         if self.work != NULL:
             wait_until_done(self.work)
 
+    cdef int failure(self) noexcept nogil:
+        # What the sync among the last request came to, once it is through: 0 or a negative errno.
+        return 0 if self.work == NULL else self.work.failure
+
     cdef int abandon(self) except -1:
-        # In a forked child, where there is no thread.
+        # In a forked child, where there is no thread. The lock is the parent's.
         self.work = NULL
+        self.file = self.sync_through = self.lock = None
         return 0
 
     cdef int stop(self) except -1:
@@ -86,7 +101,7 @@ cdef class Preparer:
         self.work = NULL
         with nogil:
             end(work)
-        self.file = self.sync_through = None
+        self.file = self.sync_through = self.lock = None
         return 0
 
 
@@ -126,8 +141,9 @@ cdef void work_until_end(Work *work) noexcept nogil:
             free(work)
             return
         # A disk without room, or a file that was cut: who needs the room meets the same, and can say so.
+        work.failure = 0
         if make_ready(work.fd, work.base, work.start, work.stop, SMALL if work.sync_fd >= 0 else LARGE) == 0 and work.sync_fd >= 0:
-            _os.sync_file(work.sync_fd, NULL, 0)
+            work.failure = _os.sync_file(work.sync_fd, NULL, 0)
         memory.store_release_u32(&work.done, asked)
         _wait.wake_word(&work.done, 0x7FFFFFFF)
 

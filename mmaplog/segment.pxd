@@ -36,6 +36,7 @@ cdef class Segment:
     cdef int refresh(self) except -1
     cdef int sync(self) except -1
     cdef int grow(self, uint64_t size) except -1
+    cdef int shrink(self, uint64_t size) except -1
 
     cdef bint load_mark(self, DurableMark *out) noexcept
     cdef bint load_footer(self, Footer *out) noexcept

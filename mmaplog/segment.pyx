@@ -115,6 +115,12 @@ cdef class Segment:
         self.limit = min(self.file.length, self.capacity)
         return 0
 
+    cdef int shrink(self, uint64_t size) except -1:
+        # By its only writer, to no less than what others may look at.
+        if size < self.limit and self.handle().learn_length() >= self.limit:
+            self.handle().resize(size)
+            self.limit = min(self.file.length, self.capacity)
+        return 0
 
     cdef bint load_mark(self, DurableMark *out) noexcept:
         # The better of the copies that verify.

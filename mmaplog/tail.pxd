@@ -9,6 +9,7 @@ from mmaplog.syncer cimport Syncer
 
 
 cdef class TailHolder(Syncer):
+    cdef object locks           # LockFile
     cdef bint growing           # the holder of append_lock is finding space
     cdef bint paused            # the holder of append_lock keeps everybody from appending
     cdef bint timestamps

@@ -6,12 +6,12 @@ import threading
 from libc.stdint cimport uint64_t
 
 from mmapio cimport _fault
-from mmaplog.format cimport UNIT, CommitSlot, Record, read_record
-from mmaplog.replay cimport Replay
+from mmaplog.format cimport UNIT, CommitSlot, Found, Record, read_record
 from mmaplog.segment cimport Segment
 from mmaplog.syncer cimport Syncer
 
 from mmaplog import recovery, truncation
+from mmaplog.replay import backwards
 
 
 cdef class TailHolder(Syncer):
@@ -99,16 +99,15 @@ cdef class TailHolder(Syncer):
         return 0
 
     cdef int learn_time(self, CommitSlot *slot) except -1:
-        # Of the last record, whoever wrote it: times must not go back.
+        # Of the last record, whoever wrote it: times must not go back. CONTROL says where it is, but for the first after a roll.
         cdef Record record
-        cdef Replay replay
         record.time = 0
-        if slot.last:
-            read_record(self.base, self.last, self.tail.limit, self.segment_id, self.base_seq, False, &record)
-        elif slot.seq > self.segments.first():
-            # A roll came after it.
-            replay = Replay(self.segments, slot.seq - 1, slot.seq, False, slot.segment_id)
-            replay.read(&record, False)
+        if not (slot.last and read_record(
+                self.base, self.last, self.tail.limit, self.segment_id, self.base_seq, True, &record) == Found.RECORD):
+            # Or compaction removed it.
+            for entry in backwards(self.segments, self.segments.first(), slot.seq, True, slot.segment_id):
+                record.time = entry.timestamp or 0
+                break
         self.time = max(self.time, record.time)
         return 0
 

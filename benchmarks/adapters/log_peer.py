@@ -23,7 +23,7 @@ DURABLE = ("durable", "durable-bytes", "group", "threads")
 ONE_DURABLE = ("durable", "durable-bytes")
 """Workloads that run the same statements, and differ in what is measured."""
 
-FILLED = ("replay", "look-up", "reopen")
+FILLED = ("replay", "verify", "look-up", "reopen")
 """Workloads that begin with all records stored."""
 
 LAST_WORDS = b"the last record of a process that is killed"

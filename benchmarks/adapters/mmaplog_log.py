@@ -45,6 +45,7 @@ class MmaplogLog(LogPeer):
         "append": ("for r in records: log.append(r)",),
         "append-many": ("log.append_many(joined, offsets)", "log.append_many(records)"),
         "replay": ("for entry in log.replay(): pass", "for entry in log.replay(verify=False): pass"),
+        "verify": ("verified.append(log.verify())",),
         "look-up": ("for n in numbers: log[n]", "for n in numbers: bytes(log[n].payload)"),
         **dict.fromkeys(ONE_DURABLE, ("log.append(next(record), durable=True)",)),
         "group": (

@@ -19,20 +19,20 @@ class Model:
     def __len__(self) -> int:
         return len(self.versions)
 
-    def apply(self, operation: Operation) -> bool:
-        """Carry an operation out. False when it writes nothing: a flush, or deleting what is absent."""
-        if operation.kind is Kind.PUT:
-            self.versions[operation.key] = operation.version
-        elif operation.kind is not Kind.DELETE or self.versions.pop(operation.key, None) is None:
-            return False
-        self.committed += 1
-        return True
+    def apply(self, operation: Operation) -> list[Operation]:
+        """Carry an operation out. What writes a record, so no flush, nor deleting what is absent."""
+        effects = self.effects(operation)
+        for effect in effects:
+            if effect.kind is Kind.PUT:
+                self.versions[effect.key] = effect.version
+            else:
+                del self.versions[effect.key]
+        self.committed += len(effects)
+        return effects
 
-    def would_write(self, operation: Operation) -> bool:
-        """Whether an operation would write a record now."""
-        if operation.kind is Kind.DELETE:
-            return operation.key in self.versions
-        return operation.kind is Kind.PUT
+    def effects(self, operation: Operation) -> list[Operation]:
+        """The puts and deletions of an operation that would write a record now."""
+        return [each for each in operation.writes() if each.kind is Kind.PUT or each.key in self.versions]
 
     def value(self, key: bytes) -> bytes | None:
         """The value of a key, None when it is absent."""

@@ -14,6 +14,7 @@ from tests.crash.plan import WHOLE, Plan
 
 VALUE_SIZE_MAX = 64 << 10
 LOADED = 0
+_BATCH_SIZES = (1, 2, 3, 10, 100)
 """The round of the values that a store is loaded with; those of the storm start at 1."""
 
 # round, number, CRC-32 of the key: no two writes have the same value, and no key another one's.
@@ -28,6 +29,7 @@ class Kind(IntEnum):
     DELETE = 2
     FLUSH = 3
     REOPEN = 4
+    BATCH = 5
 
 
 class Version(NamedTuple):
@@ -39,12 +41,21 @@ class Version(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """One call: its key and the version that it writes mean nothing for a flush."""
+    """One call: its key and version mean nothing for a flush, nor for a batch of others."""
 
     kind: Kind
     key: bytes
     version: Version
     durable: bool
+    parts: tuple[Operation, ...] = ()
+    """Of a batch: puts and deletions, of which several may be of one key."""
+
+    def writes(self) -> list[Operation]:
+        """The puts and deletions that count: of a batch the last of each key, in their order."""
+        if self.kind is not Kind.BATCH:
+            return [self] if self.kind in (Kind.PUT, Kind.DELETE) else []
+        last = {part.key: at for at, part in enumerate(self.parts)}
+        return [part for at, part in enumerate(self.parts) if last[part.key] == at]
 
 
 def value_of(key: bytes, version: Version) -> bytes:
@@ -87,7 +98,20 @@ def fresh_key(round_number: int, number: int) -> bytes:
 
 
 def operations(plan: Plan) -> Iterator[Operation]:
-    """The operations of a round in their order, without end. Number 1 is the first."""
+    """The operations of a round in their order, without end."""
+    singles = _singles(plan)
+    draw = random.Random(f"batches {plan.seed} {plan.round}")
+    for operation in singles:
+        if draw.randrange(WHOLE) >= plan.batches:
+            yield operation
+            continue
+        singly = itertools.islice(singles, draw.choice(_BATCH_SIZES))
+        parts = tuple(part for part in singly if part.kind in (Kind.PUT, Kind.DELETE))
+        durable = draw.randrange(WHOLE) < plan.durable
+        yield Operation(Kind.BATCH, b"", operation.version, durable, parts)
+
+
+def _singles(plan: Plan) -> Iterator[Operation]:
     draw = random.Random(f"operations {plan.seed} {plan.round}").getrandbits
     fresh = 0
     flush_below = plan.flushes

@@ -36,8 +36,10 @@ class Plan:
     """... and of deletions; the other operations overwrite."""
     large: int
     """Share of values of up to 64 KiB; most others have about 100 bytes."""
+    batches: int
+    """Share of batches, in place of single operations."""
     durable: int
-    """Share of puts that ask to be durable."""
+    """Share of puts and batches that ask to be durable."""
     flushes: int
     """Share of calls of flush()."""
     reopens: int
@@ -72,6 +74,7 @@ class Plan:
             fresh=rng.choice((100, 400, 800)),
             deletions=rng.choice((0, 100, 200)),
             large=rng.choice((0, 5, 10, 40)),
+            batches=rng.choice((0, 0, 20, 300)),
             durable=rng.choice((5, 20)) if syncing else 0,
             flushes=rng.choice((0, 5)) if syncing else 0,
             reopens=6 if rng.random() < 0.08 else 0,

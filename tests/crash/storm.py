@@ -162,19 +162,18 @@ class Storm:
         if self.page.submitted > len(self.prepared):
             stream = operations(plan)
         for operation in itertools.islice(stream, self.page.acknowledged):
-            if self.model.apply(operation):
-                effects.append(operation)
-            elif operation.kind is Kind.DELETE:
+            written = self.model.apply(operation)
+            effects += written
+            if operation.kind is Kind.DELETE and not written:
                 misses += 1
-            touched.add(operation.key)
-        touched.discard(b"")
+            touched |= {each.key for each in operation.writes()}
         pending = None
         expected_misses = {misses}
         if self.page.submitted > self.page.acknowledged:
             following = next(stream)
-            if self.model.would_write(following):
+            if self.model.effects(following):
                 pending = following
-                touched.add(following.key)
+                touched |= {each.key for each in following.writes()}
             elif following.kind is Kind.DELETE:
                 expected_misses.add(misses + 1)
         if self.page.misses not in expected_misses:
@@ -238,8 +237,7 @@ class Storm:
             self.summary.pending["did not take effect"] += 1
         else:
             self.summary.pending["took effect"] += 1
-            self.model.apply(aftermath.pending)
-            aftermath.effects.append(aftermath.pending)
+            aftermath.effects += self.model.apply(aftermath.pending)
         if committed != self.model.committed:
             difference = committed - self.model.committed
             self._wrong(
@@ -273,12 +271,11 @@ class Storm:
         # Nobody has recovered the store yet; what was acknowledged is to be seen all the same.
         if self.reader is None:
             return
-        keys = set(aftermath.touched)
-        if aftermath.pending is not None:
-            keys.discard(aftermath.pending.key)
-        self._compare_reader(list(keys), "before recovery", slack=aftermath.pending is not None)
+        pending = [] if aftermath.pending is None else self.model.effects(aftermath.pending)
+        keys = aftermath.touched - {each.key for each in pending}
+        self._compare_reader(list(keys), "before recovery", slack=len(pending))
 
-    def _compare_reader(self, keys: list[bytes], when: str, slack: bool = False) -> None:
+    def _compare_reader(self, keys: list[bytes], when: str, slack: int = 0) -> None:
         assert self.reader is not None
         try:
             count, values = self.reader.get(keys)

@@ -40,5 +40,13 @@ def test_the_rounds_differ_in_all_that_matters() -> None:
     assert set(kinds) == set(Kind)
     assert {plan.lost for plan in plans} == {(), ("CONTROL",), ("INDEX",), ("CONTROL", "INDEX")}
     assert len({plan.policy for plan in plans}) >= 7
-    for flag in ("at_once", "reader_first", "closes_cleanly", "recovery_kill_us", "durable", "large"):
+    for flag in (
+        "at_once",
+        "reader_first",
+        "closes_cleanly",
+        "recovery_kill_us",
+        "durable",
+        "large",
+        "batches",
+    ):
         assert len({bool(getattr(plan, flag)) for plan in plans}) == 2, flag

@@ -31,30 +31,37 @@ def write(
 
     The first ones were `prepared`, so that the kill meets a writer that writes, not one that makes up values.
     """
-    values = [value_of(operation.key, operation.version) for operation in prepared]
+    values = [_values_of(operation) for operation in prepared]
     rest = itertools.islice(operations(plan), len(prepared), None)
-    more = ((operation, value_of(operation.key, operation.version)) for operation in rest)
+    more = ((operation, _values_of(operation)) for operation in rest)
     store = KVStore.open(path, "w", flush_policy=plan.policy)
     words = page.words
     misses = 0
     parent = os.getppid()
     work = itertools.chain(zip(prepared, values, strict=True), more)
-    for number, ((kind, key, _, durable), value) in enumerate(work, start=1):
+    for number, ((kind, key, _, durable, parts), written) in enumerate(work, start=1):
         words[SUBMITTED] = number
         if acknowledges_early:
             words[ACKNOWLEDGED] = number
             time.sleep(EARLY_SECONDS)
         if kind is Kind.PUT:
             if durable:
-                store.put(key, value, durable=True)
+                store.put(key, written[0], durable=True)
             else:
-                store[key] = value
+                store[key] = written[0]
         elif kind is Kind.DELETE:
             try:
                 del store[key]
             except KeyError:
                 misses += 1
                 words[MISSES] = misses
+        elif kind is Kind.BATCH:
+            with store.batch(durable=durable) as batch:
+                for part, value in zip(parts, written, strict=True):
+                    if part.kind is Kind.PUT:
+                        batch[part.key] = value
+                    else:
+                        del batch[part.key]
         elif kind is Kind.FLUSH:
             store.flush()
         else:
@@ -65,3 +72,9 @@ def write(
             started()
         if number % LOOK_EVERY == 0 and os.getppid() != parent:
             return
+
+
+def _values_of(operation: Operation) -> list[bytes]:
+    # One for each part of a batch, or the one of a put.
+    parts = operation.parts if operation.kind is Kind.BATCH else (operation,)
+    return [value_of(part.key, part.version) for part in parts]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import shutil
 import tempfile
 from pathlib import Path
@@ -18,7 +19,7 @@ from hypothesis.stateful import (
 )
 
 from mmapio import FlushPolicy
-from mmapkv import KVStore
+from mmapkv import Conflict, KVStore, Snapshot
 from tests.unit.mmapio.processes import in_child, killed_after
 from tests.unit.mmapkv.colliding_keys import HashInverter, seed_of
 
@@ -47,6 +48,7 @@ class StoreAgainstDict(RuleBasedStateMachine):
         self.model: dict[bytes, bytes] = {}
         self.reader: KVStore | None = None
         self.walks: list[tuple[object, list[tuple[bytes, bytes]]]] = []
+        self.snapshots: list[tuple[Snapshot, dict[bytes, bytes]]] = []
 
     @initialize(policy=policies)
     def begin(self, policy: str) -> None:
@@ -57,6 +59,7 @@ class StoreAgainstDict(RuleBasedStateMachine):
 
     def close(self) -> None:
         self.walks.clear()
+        self.snapshots.clear()
         self.kv.close()
 
     def remember(self, key: bytes, value: bytes) -> None:
@@ -87,6 +90,80 @@ class StoreAgainstDict(RuleBasedStateMachine):
             else:
                 self.remember(key, value)
 
+    @rule(batch=changes, how=st.sampled_from(["many", "batch", "transaction"]))
+    def change_at_once(self, batch: list[tuple[bytes, bytes | None]], how: str) -> None:
+        """The last of several changes of a key counts, and only that has a place in the order."""
+        if how == "many":
+            self.kv.put_many((key, value) for key, value in batch if value is not None)
+            batch = [(key, value) for key, value in batch if value is not None]
+        elif how == "batch":
+            with self.kv.batch() as block:
+                for key, value in batch:
+                    block.delete(key) if value is None else block.put(key, value)
+        else:
+            with self.kv.transaction() as tx:
+                for key, value in batch:
+                    if value is None:
+                        tx.pop(key, None)
+                    else:
+                        tx[key] = value
+        last = {key: at for at, (key, _) in enumerate(batch)}
+        self.remember_all([change for at, change in enumerate(batch) if last[change[0]] == at])
+
+    @rule(batch=st.lists(keys, max_size=25))
+    def delete_many(self, batch: list[bytes]) -> None:
+        present = len(self.model)
+        for key in batch:
+            self.model.pop(key, None)
+        assert self.kv.delete_many(batch) == present - len(self.model)
+
+    @rule(batch=changes, key=keys)
+    def a_transaction_that_conflicts(self, batch: list[tuple[bytes, bytes | None]], key: bytes) -> None:
+        """It sees the store of its beginning, and leaves no trace."""
+        changed = dict(self.model)
+        try:
+            with self.kv.transaction() as tx:
+                self.change(self.kv, batch)
+                self.kv[key] = b"theirs"
+                assert dict(tx) == changed
+                tx[key] = b"mine"
+        except Conflict:
+            self.remember_all([*batch, (key, b"theirs")])
+            return
+        raise AssertionError("a write of others was overwritten")
+
+    @rule(key=keys, value=values)
+    def add_and_replace(self, key: bytes, value: bytes) -> None:
+        present = key in self.model
+        assert self.kv.add(key, value) != present
+        assert self.kv.replace(key, value + b"!")
+        self.remember(key, value + b"!")
+
+    @rule(key=keys, value=values)
+    def append(self, key: bytes, value: bytes) -> None:
+        grown = self.model.get(key, b"") + value
+        if len(grown) < 8 * SEGMENT:
+            assert self.kv.append(key, value) == len(grown)
+            self.remember(key, grown)
+
+    @rule(key=keys, value=values, right=st.booleans())
+    def compare_and_set(self, key: bytes, value: bytes, right: bool) -> None:
+        found = self.model.get(key)
+        expected = found if right else (found or b"") + b"?"
+        assert self.kv.compare_and_set(key, value, expected=expected) == right
+        if right:
+            self.remember(key, value)
+
+    @rule(key=keys)
+    def expire(self, key: bytes) -> None:
+        """Counted until it is swept, and nowhere else to be seen."""
+        self.kv.put(key, b"short", ttl=1e-9)
+        while key in self.kv:
+            pass
+        self.model.pop(key, None)
+        assert list(self.kv.items()) == list(self.model.items())
+        assert self.kv.sweep() == 1
+
     @rule(key=keys)
     def delete(self, key: bytes) -> None:
         try:
@@ -100,6 +177,31 @@ class StoreAgainstDict(RuleBasedStateMachine):
     def get(self, key: bytes) -> None:
         assert self.kv.get(key) == self.model.get(key)
         assert (key in self.kv) == (key in self.model)
+
+    @rule(wanted=st.lists(keys, max_size=150), view=st.booleans())
+    def get_many(self, wanted: list[bytes], view: bool) -> None:
+        """The same keys again and again, in calls of more than one block."""
+        expected = [self.model.get(key) for key in wanted]
+        packed = b"".join(value for value in expected if value is not None)
+        sizes = [-1 if value is None else len(value) for value in expected]
+        for kv in (self.kv, self.reader):
+            if kv is not None:
+                buffer, lengths = bytearray(len(packed)), array.array("q", [0]) * len(wanted)
+                assert kv.get_many(wanted, view=view) == expected
+                assert kv.get_many_into(wanted, buffer, lengths) == len(packed)
+                assert (buffer, lengths.tolist()) == (packed, sizes)
+
+    @rule(key=keys)
+    def read_in_every_way(self, key: bytes) -> None:
+        value = self.model.get(key)
+        for kv in (self.kv, self.reader):
+            if kv is not None:
+                buffer = bytearray(len(value or b""))
+                versioned = kv.get_versioned(key)
+                assert kv.get_into(key, buffer) == (None if value is None else len(value))
+                assert buffer == (value or b"")
+                assert kv.get_view(key) == value
+                assert versioned is None if value is None else versioned and versioned[0] == value
 
     @rule(key=keys, value=values)
     def setdefault(self, key: bytes, value: bytes) -> None:
@@ -153,6 +255,22 @@ class StoreAgainstDict(RuleBasedStateMachine):
             assert found == left.pop(0)
         self.walks.append((walk, left))
 
+    @precondition(lambda self: len(self.snapshots) < 3)
+    @rule()
+    def take_a_snapshot(self) -> None:
+        self.snapshots.append((self.kv.snapshot(), dict(self.model)))
+
+    @precondition(lambda self: self.snapshots)
+    @rule()
+    def look_into_a_snapshot(self) -> None:
+        """It is what it was."""
+        snapshot, content = self.snapshots.pop(0)
+        with snapshot:
+            assert list(snapshot.items()) == list(content.items())
+            assert len(snapshot) == len(content)
+            for key in {*content, *self.model}:
+                assert snapshot.get(key) == content.get(key)
+
     @precondition(lambda self: self.reader is None)
     @rule(policy=policies, names=lost)
     def reopen(self, policy: str, names: tuple[str, ...]) -> None:
@@ -172,14 +290,16 @@ class StoreAgainstDict(RuleBasedStateMachine):
         self, policy: str, batch: list[tuple[bytes, bytes | None]], names: tuple[str, ...]
     ) -> None:
         self.close()
+        every = {b"%d" % number: b"batch" for number in range(0, 41, 3)}
 
         def write() -> KVStore:
             self.open(policy)
             self.change(self.kv, batch)
+            self.kv.put_many(every)
             return self.kv
 
         killed_after(write)
-        self.remember_all(batch)
+        self.remember_all([*batch, *every.items()])
         for name in names:
             (self.path / name).unlink()
         self.open(policy)

@@ -20,12 +20,16 @@ _PAYLOAD_HEADER = struct.Struct("<HBBI")
 
 
 class Change(NamedTuple):
-    """What a record of a store says. `value` is None in a deletion; `previous` numbers the version before."""
+    """What a record of a store says. `value` is None in a deletion; `previous` numbers the version before.
+
+    `expires` is in nanoseconds since 1970.
+    """
 
     key: bytes
     value: bytes | None
     creates: bool
     previous: int | None
+    expires: int | None = None
 
 
 def change_of(record: Record) -> Change:
@@ -33,17 +37,20 @@ def change_of(record: Record) -> Change:
     payload, what = record.payload, f"record {record.seq}"
     require(len(payload) >= 8, f"{what} is too short for a store's")
     key_length, kind, flags, value_length = _PAYLOAD_HEADER.unpack_from(payload)
-    require(kind in (1, 2) and flags & ~3 == 0, f"{what} has the unknown kind {kind} or flags {flags:#x}")
-    key_at = 24 if flags & 2 else 8
+    require(kind in (1, 2) and flags & ~7 == 0, f"{what} has the unknown kind {kind} or flags {flags:#x}")
+    expiry_at = 24 if flags & 2 else 8
+    key_at = expiry_at + (8 if flags & 4 else 0)
     key_end = key_at + key_length
     value_at = -(-key_end // 8) * 8
     require(key_length > 0, f"{what} has an empty key")
     require(len(payload) == value_at + value_length, f"{what}: the lengths do not add up")
     require(not any(payload[key_end:value_at]), f"{what} has other bytes than zeros between key and value")
     require(kind == 1 or (value_length == 0 and not flags & 1), f"{what} deletes and has a value, or creates")
+    require(kind == 1 or not flags & 4, f"{what} deletes and expires")
     previous = struct.unpack_from("<Q", payload, 8)[0] if flags & 2 else None
     value = payload[value_at:] if kind == 1 else None
-    return Change(payload[key_at:key_end], value, bool(flags & 1), previous)
+    expires = struct.unpack_from("<Q", payload, expiry_at)[0] if flags & 4 else None
+    return Change(payload[key_at:key_end], value, bool(flags & 1), previous, expires)
 
 
 def changes_of(log: Log) -> list[Change]:
@@ -63,12 +70,12 @@ def changes_of(log: Log) -> list[Change]:
     return changes
 
 
-def read_store(log: Log) -> dict[bytes, bytes]:
-    """The content of a store by its log alone, in the order of the last change."""
+def read_store(log: Log, now: int = 0) -> dict[bytes, bytes]:
+    """What a store holds by its log alone, in the order of the last change, but what has expired by `now`."""
     found: dict[bytes, bytes] = {}
     for change in changes_of(log):
         found.pop(change.key, None)
-        if change.value is not None:
+        if change.value is not None and (change.expires is None or change.expires > now):
             found[change.key] = change.value
     return found
 
@@ -257,14 +264,15 @@ def _check_entries(
     places: list[tuple[int, int]],
     found: dict[bytes, tuple[int, int]],
 ) -> None:
-    # The entries must be those of the records that the index is said to hold. The one after may be there
-    # already: a writer was killed between storing an entry and counting it.
+    # The entries must be those of the records that the index is said to hold. Those of the commit after it
+    # may be there already: a writer was killed between storing entries and counting them.
     held = index.seq - first_seq
     expected = {change.key: at for at, change in enumerate(changes[:held])}
     present = sum(changes[at].value is not None for at in expected.values())
     require(index.count == present, f"the index counts {index.count} keys, there are {present}")
-    if held < len(changes) and found.get(changes[held].key) == places[held]:
-        expected[changes[held].key] = held
+    for at in range(held, len(changes)):
+        if found.get(changes[at].key) == places[at]:
+            expected[changes[at].key] = at
     for key, at in expected.items():
         require(key in found, f"key {key[:40]!r} of record {first_seq + at} has no entry")
         require(

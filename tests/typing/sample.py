@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, MutableMapping, ValuesView
+from datetime import timedelta
 from pathlib import Path
 from typing import assert_type
 
@@ -24,7 +25,7 @@ from mmapio import (
     SharedMutex,
     TouchHint,
 )
-from mmapkv import KVStore
+from mmapkv import Batch, KVStore, Snapshot, Transaction
 from mmaplog import Consumer, ConsumerInfo, Entry, GroupMember, Log
 from mmaplog.consumer import slowest
 
@@ -42,6 +43,7 @@ def use_store(directory: Path) -> None:
         _read(kv)
         _as_mapping(kv)
         _take_away(kv)
+        _change(kv)
         assert_type(kv.stats(), dict[str, int])
         kv.flush()
         kv.sync()
@@ -60,6 +62,38 @@ def _write(kv: KVStore) -> None:
     kv.update([("e", b"11"), (b"f", "12")])
     kv.update(g=b"13")
     assert_type(kv.setdefault(b"h", b"14"), bytes)
+
+
+def _change(kv: KVStore) -> None:
+    kv.put("expiring", b"6", ttl=5)
+    kv.put("expiring", b"6", ttl=timedelta(hours=1), durable=True)
+    assert_type(kv.add("added", b"1", ttl=0.5), bool)
+    assert_type(kv.replace("added", bytearray(b"2")), bool)
+    assert_type(kv.append("added", memoryview(b"3")), int)
+    assert_type(kv.incr("count", 2, initial=5), int)
+    assert_type(kv.compare_and_set("added", "4", expected=None), bool)
+    assert_type(kv.compare_and_set("added", None, version=5), bool)
+    assert_type(kv.touch("added", timedelta(1)), bool)
+    assert_type(kv.ttl("added"), float | None)
+    assert_type(kv.sweep(), int)
+    kv.put_many({"a": b"1", "b": b"2"}, ttl=5, durable=True)
+    kv.put_many([("a", b"1"), (b"b", bytearray(b"2"))])
+    assert_type(kv.delete_many(["never", b"neither"]), int)
+    with kv.batch(durable=True) as batch:
+        assert_type(batch, Batch)
+        batch.put("a", b"7", ttl=None)
+        batch["b"] = "8"
+        batch.delete("never")
+    with kv.transaction() as tx:
+        assert_type(tx, Transaction)
+        assert_type(tx["a"], bytes)
+        assert_type(tx.get("b", 5), bytes | int)
+        tx["b"] = tx["a"]
+    assert_type(kv.retry(lambda tx: len(tx)), int)
+    with kv.snapshot() as snapshot:
+        assert_type(snapshot, Snapshot)
+        assert_type(snapshot.get("a"), bytes | None)
+        assert_type(dict(snapshot), dict[bytes, bytes])
 
 
 def _read(kv: KVStore) -> None:

@@ -227,6 +227,12 @@ def test_a_flipped_bit_fails_the_replay(
         run([WORKLOADS["replay"](AMOUNTS)], [flipping(peer, pattern)], tmp_path, 1)
 
 
+def test_a_flipped_bit_fails_the_verification(tmp_path: Path) -> None:
+    """One that looked at nothing would be faster still."""
+    with pytest.raises(WrongAnswer, match=r"^verify: .* does not verify"):
+        run([WORKLOADS["verify"](AMOUNTS)], [flipping(MmaplogLog, "log/*.seg")], tmp_path, 1)
+
+
 def test_the_command_tells_of_a_wrong_answer(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

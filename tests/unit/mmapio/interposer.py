@@ -17,11 +17,13 @@ SOURCE = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <pthread.h>
 #include <semaphore.h>
 #include <stdatomic.h>
 #include <stddef.h>
 #include <sys/types.h>
 #include <time.h>
+#include <unistd.h>
 
 /* One row for each call: how often it was made, at which call to fail, for how many calls, with what. */
 enum {
@@ -53,6 +55,18 @@ int interposer_wait_until_held(int seconds) {
 }
 
 void interposer_let_on(void) { sem_post(&onward); }
+
+static void *let_on_later(void *nothing) {
+    usleep(200000);
+    sem_post(&onward);
+    return nothing;
+}
+
+/* For who is about to wait, with the GIL in hand, for what is held. */
+int interposer_let_on_later(void) {
+    pthread_t thread;
+    return pthread_create(&thread, NULL, let_on_later, NULL);
+}
 
 static long ended(int call, long result) {
     int saved = errno, left = to_hold[call];
@@ -186,6 +200,7 @@ def build(directory: Path) -> Path:
         str(library),
         str(source),
         "-ldl",
+        "-lpthread",
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

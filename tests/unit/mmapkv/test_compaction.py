@@ -11,7 +11,7 @@ import pytest
 
 from mmapio import FlushPolicy
 from mmapio.errors import InvalidMode
-from mmapkv import KVStore
+from mmapkv import KVStore, Snapshot
 from tests.crash.child import Child
 
 KEYS = [b"key %d" % number for number in range(150)]
@@ -27,11 +27,22 @@ def segment_bytes(path: Path) -> int:
     return sum(512 * entry.stat().st_blocks for entry in path.glob("*.seg"))
 
 
-def require_same(store: KVStore, model: dict[bytes, bytes]) -> None:
+def require_same(store: KVStore | Snapshot, model: dict[bytes, bytes]) -> None:
     """A walk goes by the log, look-ups by the index; both must be the dict's."""
     assert dict(store.items()) == model
     assert len(store) == len(model)
     assert [store.get(key) for key in KEYS] == [model.get(key) for key in KEYS]
+
+
+def change_many(chance: random.Random, store: KVStore, model: dict[bytes, bytes]) -> None:
+    """The same in a store and a dict, by two batches."""
+    put = {key: chance.randbytes(50) for key in chance.sample(KEYS, 20)}
+    store.put_many(put)
+    model.update(put)
+    gone = chance.sample(KEYS, 20)
+    store.delete_many(gone)
+    for key in gone:
+        model.pop(key, None)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -41,6 +52,7 @@ def test_a_store_that_is_compacted_now_and_then_is_a_dict(tmp_path: Path, seed: 
     model: dict[bytes, bytes] = {}
     store, reader = opened(path), KVStore.open(path, "r")
     walks: list[tuple[Iterator[tuple[bytes, bytes]], dict[bytes, bytes]]] = []
+    snapshots: list[tuple[Snapshot, dict[bytes, bytes]]] = []
     for _ in range(40):
         for _ in range(chance.randrange(200)):
             key = chance.choice(KEYS)
@@ -48,16 +60,22 @@ def test_a_store_that_is_compacted_now_and_then_is_a_dict(tmp_path: Path, seed: 
                 assert store.pop(key, None) == model.pop(key, None)
             else:
                 store[key] = model[key] = chance.randbytes(chance.randrange(400))
+        change_many(chance, store, model)
         what = chance.random()
         if what < 0.4:
             store.compact()
         elif what < 0.6:
             walks.append((iter(chance.choice((store, reader)).items()), dict(model)))
+            snapshots.append((chance.choice((store, reader)).snapshot(), dict(model)))
         elif what < 0.75 and walks:
             walk, seen = walks.pop(chance.randrange(len(walks)))
             assert dict(walk) == seen
+            snapshot, seen = snapshots.pop(chance.randrange(len(snapshots)))
+            require_same(snapshot, seen)
+            snapshot.close()
         elif what < 0.85:
             walks.clear()
+            snapshots.clear()
             store.close()
             reader.close()
             if what < 0.8:

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from mmapio import Closed
-from mmapkv import KVStore
+from mmapkv import CorruptionError, KVStore
 from tests.unit.mmapkv.stores import agreeing, opened
+from tests.unit.mmaplog.damage import overwrite as damage
+from tests.unit.mmaplog.segment_file import segment_paths
 
 START = {b"%d" % number: b"value %d" % number for number in range(200)}
 
@@ -147,3 +149,33 @@ def test_an_iteration_that_is_dropped_halfway_leaves_nothing(kv: KVStore) -> Non
                 break
     kv[b"0"] = b"x"
     assert len(list(kv)) == 200
+
+
+def test_what_precedes_damage_comes_before_the_error(tmp_path: Path) -> None:
+    """Records are read ahead, but none that verifies is withheld; going on meets the same damage again."""
+    path = tmp_path / "kv"
+    with opened(path) as kv:
+        kv.update({b"%d" % number: b"value %d" % number for number in range(100)})
+    (segment,) = segment_paths(path)
+    damage(segment, b"V", segment.read_bytes().index(b"value 77"))
+    with opened(path, "r") as kv:
+        walk = iter(kv)
+        for number in range(77):
+            assert next(walk) == b"%d" % number
+        for _ in range(2):
+            with pytest.raises(CorruptionError, match="record 77"):
+                next(walk)
+
+
+def test_a_walk_over_many_segments_in_which_most_is_old(tmp_path: Path) -> None:
+    """What is read ahead may lie in several segments, one of them perhaps without a living record."""
+    with opened(tmp_path / "kv") as kv:
+        for turn in range(8):
+            for number in range(60):
+                kv[b"%d" % number] = b"%d " % turn * 600
+        kv[b"3"] = b"last"
+        assert kv.stats()["segments"] > 8
+        expected = {b"%d" % number: b"7 " * 600 for number in range(60) if number != 3} | {b"3": b"last"}
+        assert list(kv.items()) == list(expected.items())
+        with opened(tmp_path / "kv", "r") as reader:
+            assert list(reader.items()) == list(expected.items())

@@ -87,6 +87,8 @@ class SegmentFile:
         """Write a valid record at `offset` and return where it ends."""
         size = (RECORD.size + len(payload) + 7) // 8 * 8
         pad = size - RECORD.size - len(payload)
+        # A writer at work has room there.
+        self.data.extend(bytes(max(offset + size - len(self.data), 0)))
         self.data[offset : offset + size] = (
             RECORD.pack(size // 8, 0, seq - self.base_seq, kind, pad | flags, lag) + payload + bytes(pad)
         )

@@ -15,10 +15,10 @@ SEGMENT = 64 << 10
 RESERVE = 256 << 10
 
 
-def full(volume: Path, *, reserve: int) -> Log:
+def full(volume: Path, *, reserve: int, records: int = 300) -> Log:
     """A log that has filled the disk that it is on."""
     log = Log.open(volume / "log", flush_policy=MANUAL, segment_bytes=SEGMENT, reserve_bytes=reserve)
-    log.append_many([b"x" * 1000] * 300, durable=True)
+    log.append_many([b"x" * 1000] * records, durable=True)
     fill(volume)
     with pytest.raises(OSError, match="No space left"):
         while True:
@@ -55,6 +55,16 @@ def test_a_full_log_can_be_made_smaller(small_volume: Path, reserve: int, way: s
             # Filled again from what became free.
             assert usage(small_volume) == RESERVE
         log.append(b"z" * 1000, durable=True)
+
+
+def test_compaction_gives_room_as_it_goes(small_volume: Path) -> None:  # noqa: F811
+    """What was replaced is let go of, so that the reserve need not be as large as all that is written."""
+    with full(small_volume, reserve=SEGMENT + (64 << 10), records=3000) as log:
+        before = len(log)
+        made = log.compact(lambda entry: entry.seq % 2 == 0)
+        assert made.segments_written > 10
+        assert len(log) == before - made.records_removed
+        assert log.verify().damages == ()
 
 
 def test_appends_do_not_get_it(small_volume: Path) -> None:  # noqa: F811

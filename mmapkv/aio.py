@@ -1,0 +1,492 @@
+"""A store for ``async`` code, on asyncio, trio, and whatever else anyio runs on.
+
+What takes microseconds is done at once, in the task that asks for it; what may wait for a disk, or goes
+through a whole store, is done in a worker thread, so that the event loop goes on. ::
+
+    async with await AsyncKVStore.open("fruit") as kv:
+        await kv.put("apple", "red")
+        await kv.put("pear", "green", durable=True)  # the loop goes on while the disk writes
+        async for key, value in kv.scan("p"):
+            ...
+        async for change in kv.changes(follow=True):
+            ...
+
+| Done at once | In a thread |
+|---|---|
+| get, contains, count, ttl, snapshot | open, close, flush, stats, run |
+| put, delete, incr and the like | those that are durable; all where the flush policy has writers wait |
+| the end of a batch or transaction | the same, and if it is long |
+| | put_many, delete_many, clear, sweep, retry |
+| each step of an iteration | what a scan reads before it begins, once it is much; waiting for changes |
+
+To hand a call to a thread takes 50 to 100 us, a get 1 us. That holds for what is in memory. A page that must
+come from the disk stops the loop for as long as that takes, about as long as the way to a thread and back
+where the disk is an SSD; and a thread would not help, because values are copied with the interpreter's lock
+held. Nor does it help with copying very long values.
+
+Every 64th call lets other tasks have a turn, and is where a task that never waits can be cancelled. A call
+that was cancelled before it began does nothing. One that was begun in a thread runs to its end, and only then
+does the task go on, so the store is as if the call had been made, and never in between; what it returned may
+be lost. Waiting for a change can be cancelled within 0.1 s, and loses none.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import timedelta
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    Literal,
+    Self,
+    SupportsIndex,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    overload,
+)
+
+from mmapio.aio import check_anyio, in_thread, in_thread_all_the_same
+from mmapio.options import FlushPolicy, Trigger
+from mmapkv.changes import Change, Changes
+from mmapkv.store import KVStore
+from mmaplog.log import DEFAULT_POLICY, DEFAULT_SEGMENT_BYTES
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    from typing_extensions import Buffer
+
+    from mmapkv.batch import Batch
+    from mmapkv.snapshot import Snapshot
+    from mmapkv.transaction import Transaction
+
+    _Bytes: TypeAlias = str | bytes | Buffer
+    _Ttl: TypeAlias = float | timedelta | None
+
+    class _Condition(TypedDict, total=False):
+        expected: _Bytes | None
+        version: SupportsIndex | None
+        ttl: _Ttl
+
+
+__all__ = ["AsyncChanges", "AsyncKVStore"]
+
+T = TypeVar("T")
+_Changes_T = TypeVar("_Changes_T", "Batch", "Transaction")
+
+#: Calls that one task may make before the others get a turn.
+CALLS_MAX = 64
+
+#: What a scan reads before it begins is read at once if it is no more than so many records, some 0.5 ms.
+RECORDS_MAX = 1000
+
+# The policies under which a change may wait until it is on the device.
+_WAITING = frozenset({Trigger.ALWAYS, Trigger.BYTES, Trigger.WRITES})
+
+
+class _Turns:
+    # Counts calls, and lets other tasks go first when it is their turn.
+    __slots__ = ("_left",)
+
+    def __init__(self) -> None:
+        self._left = CALLS_MAX
+
+    async def pause(self) -> None:
+        from anyio.lowlevel import checkpoint
+
+        self._left = CALLS_MAX
+        await checkpoint()
+
+    def over(self) -> bool:
+        self._left -= 1
+        return self._left < 0
+
+
+class AsyncKVStore:
+    """A :class:`KVStore` whose calls are awaited; the module tells which of them take a thread.
+
+    Make one with :meth:`open`, or of an open store, which it shares from then on: both may be used. What
+    this class lacks is to be had through :meth:`run`. Every call raises what the store's does, and a change
+    of a buffer during a call that takes a thread is a change of what is written.
+    """
+
+    __slots__ = ("_store", "_turns", "_waits")
+
+    def __init__(self, store: KVStore) -> None:
+        check_anyio()
+        self._store = store
+        self._waits = store.flush_policy.trigger in _WAITING
+        self._turns = _Turns()
+
+    @classmethod
+    async def open(
+        cls,
+        path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
+        mode: Literal["r", "w", "c", "n"] = "c",
+        *,
+        flush_policy: FlushPolicy = DEFAULT_POLICY,
+        segment_bytes: SupportsIndex = DEFAULT_SEGMENT_BYTES,
+        verify: bool = True,
+        ordered: bool = False,
+    ) -> Self:
+        """:meth:`KVStore.open` in a thread. Raises Unsupported without the package anyio.
+
+        One who is cancelled meanwhile leaves no store open.
+        """
+        opened: list[KVStore] = []
+
+        def work() -> None:
+            opened.append(
+                KVStore.open(
+                    path,
+                    mode,
+                    flush_policy=flush_policy,
+                    segment_bytes=segment_bytes,
+                    verify=verify,
+                    ordered=ordered,
+                )
+            )
+
+        try:
+            await in_thread(work)
+        except BaseException:
+            for each in opened:
+                await in_thread_all_the_same(each.close)
+            raise
+        return cls(opened[0])
+
+    @property
+    def store(self) -> KVStore:
+        """The store itself, for code that need not wait."""
+        return self._store
+
+    @property
+    def path(self) -> str:
+        """The directory, as it was given."""
+        return self._store.path
+
+    @property
+    def closed(self) -> bool:
+        """True after :meth:`close`."""
+        return self._store.closed
+
+    async def run(self, call: Callable[[KVStore], T]) -> T:
+        """What `call` returns when it is given the store, in a thread.
+
+        For whatever takes long, or is many calls that belong together.
+        """
+        return await in_thread(lambda: call(self._store))
+
+    @overload
+    async def get(self, key: _Bytes, default: None = None) -> bytes | None: ...
+    @overload
+    async def get(self, key: _Bytes, default: T) -> bytes | T: ...
+    async def get(self, key: _Bytes, default: Any = None) -> Any:
+        """:meth:`KVStore.get`, at once."""
+        if self._turns.over():
+            await self._turns.pause()
+        return self._store.get(key, default)
+
+    async def contains(self, key: _Bytes) -> bool:
+        """Whether the key is present; at once."""
+        if self._turns.over():
+            await self._turns.pause()
+        return key in self._store
+
+    async def count(self) -> int:
+        """How many keys there are; at once."""
+        if self._turns.over():
+            await self._turns.pause()
+        return len(self._store)
+
+    async def ttl(self, key: _Bytes) -> float | None:
+        """:meth:`KVStore.ttl`, at once."""
+        if self._turns.over():
+            await self._turns.pause()
+        return self._store.ttl(key)
+
+    async def put(self, key: _Bytes, value: _Bytes, *, ttl: _Ttl = None, durable: bool = False) -> None:
+        """:meth:`KVStore.put`; like every change, in a thread if it may wait for the disk."""
+        await self._change(lambda: self._store.put(key, value, ttl=ttl, durable=durable), durable)
+
+    async def add(self, key: _Bytes, value: _Bytes, *, ttl: _Ttl = None, durable: bool = False) -> bool:
+        """:meth:`KVStore.add`."""
+        return await self._change(lambda: self._store.add(key, value, ttl=ttl, durable=durable), durable)
+
+    async def replace(self, key: _Bytes, value: _Bytes, *, ttl: _Ttl = None, durable: bool = False) -> bool:
+        """:meth:`KVStore.replace`."""
+        return await self._change(lambda: self._store.replace(key, value, ttl=ttl, durable=durable), durable)
+
+    async def append(self, key: _Bytes, data: _Bytes, *, durable: bool = False) -> int:
+        """:meth:`KVStore.append`."""
+        return await self._change(lambda: self._store.append(key, data, durable=durable), durable)
+
+    async def incr(
+        self, key: _Bytes, by: SupportsIndex = 1, *, initial: SupportsIndex = 0, durable: bool = False
+    ) -> int:
+        """:meth:`KVStore.incr`."""
+        return await self._change(
+            lambda: self._store.incr(key, by, initial=initial, durable=durable), durable
+        )
+
+    async def compare_and_set(
+        self,
+        key: _Bytes,
+        value: _Bytes | None,
+        *,
+        durable: bool = False,
+        **condition: Unpack[_Condition],
+    ) -> bool:
+        """:meth:`KVStore.compare_and_set`, with `expected`, `version` and `ttl` as there."""
+        return await self._change(
+            lambda: self._store.compare_and_set(key, value, durable=durable, **condition), durable
+        )
+
+    async def touch(self, key: _Bytes, ttl: _Ttl = None, *, durable: bool = False) -> bool:
+        """:meth:`KVStore.touch`."""
+        return await self._change(lambda: self._store.touch(key, ttl, durable=durable), durable)
+
+    async def put_many(
+        self,
+        pairs: Mapping[_Bytes, _Bytes] | Iterable[tuple[_Bytes, _Bytes]],
+        *,
+        ttl: _Ttl = None,
+        durable: bool = False,
+    ) -> None:
+        """:meth:`KVStore.put_many` in a thread, which goes through `pairs` too."""
+        await in_thread(lambda: self._store.put_many(pairs, ttl=ttl, durable=durable))
+
+    async def delete_many(self, keys: Iterable[_Bytes], *, durable: bool = False) -> int:
+        """:meth:`KVStore.delete_many` in a thread, which goes through `keys` too."""
+        return await in_thread(lambda: self._store.delete_many(keys, durable=durable))
+
+    def batch(self, *, durable: bool = False) -> AbstractAsyncContextManager[Batch]:
+        """:meth:`KVStore.batch`, for an ``async with`` block.
+
+        Its end takes a thread if it may wait, or is long.
+        """
+        batch = self._store.batch(durable=durable)
+        return self._block(batch, durable, lambda: len(batch))
+
+    def transaction(self, *, durable: bool = False) -> AbstractAsyncContextManager[Transaction]:
+        """:meth:`KVStore.transaction` likewise. It is read and changed at once."""
+        transaction = self._store.transaction(durable=durable)
+        return self._block(transaction, durable, lambda: len(transaction._batch))
+
+    @asynccontextmanager
+    async def _block(
+        self, changes: _Changes_T, durable: bool, size: Callable[[], int]
+    ) -> AsyncIterator[_Changes_T]:
+        ended = False
+
+        def commit() -> None:
+            nonlocal ended
+            ended = True
+            changes.__exit__(None, None, None)
+
+        changes.__enter__()
+        try:
+            yield changes
+            await self._change(commit, durable or size() > RECORDS_MAX)
+        except BaseException as error:
+            if not ended:
+                changes.__exit__(type(error), error, error.__traceback__)
+            raise
+
+    async def retry(
+        self, function: Callable[[Transaction], T], *, attempts: int = 10, durable: bool = False
+    ) -> T:
+        """:meth:`KVStore.retry` in a thread, in which `function` is called."""
+        return await in_thread(lambda: self._store.retry(function, attempts=attempts, durable=durable))
+
+    def snapshot(self) -> Snapshot:
+        """:meth:`KVStore.snapshot`, to be read as the store itself is: at once."""
+        return self._store.snapshot()
+
+    async def delete(self, key: _Bytes) -> None:
+        """Remove a key. Raises KeyError when it is absent."""
+        await self._change(lambda: self._store.__delitem__(key))
+
+    @overload
+    async def pop(self, key: _Bytes, /) -> bytes: ...
+    @overload
+    async def pop(self, key: _Bytes, default: T, /) -> bytes | T: ...
+    async def pop(self, key: _Bytes, /, *default: Any) -> Any:
+        """:meth:`KVStore.pop`."""
+        return await self._change(lambda: self._store.pop(key, *default))
+
+    async def setdefault(self, key: _Bytes, default: _Bytes) -> bytes:
+        """:meth:`KVStore.setdefault`."""
+        return await self._change(lambda: self._store.setdefault(key, default))
+
+    async def sweep(self) -> int:
+        """:meth:`KVStore.sweep` in a thread."""
+        return await in_thread(self._store.sweep)
+
+    async def clear(self) -> None:
+        """:meth:`KVStore.clear` in a thread."""
+        await in_thread(self._store.clear)
+
+    async def flush(self) -> None:
+        """:meth:`KVStore.flush` in a thread."""
+        await in_thread(self._store.flush)
+
+    async def stats(self) -> dict[str, int]:
+        """:meth:`KVStore.stats` in a thread."""
+        return await in_thread(self._store.stats)
+
+    def keys(self) -> AsyncIterator[bytes]:
+        """The keys as of the first one that is asked for, in the order of the last change."""
+        return _Walk(lambda: iter(self._store))
+
+    def values(self) -> AsyncIterator[bytes]:
+        """The values likewise."""
+        return _Walk(lambda: iter(self._store.values()))
+
+    def items(self) -> AsyncIterator[tuple[bytes, bytes]]:
+        """The pairs likewise."""
+        return _Walk(lambda: iter(self._store.items()))
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self.keys()
+
+    @overload
+    def scan(
+        self,
+        prefix: _Bytes | None = None,
+        *,
+        start: _Bytes | None = None,
+        stop: _Bytes | None = None,
+        reverse: bool = False,
+        values: Literal[True] = True,
+    ) -> AsyncIterator[tuple[bytes, bytes]]: ...
+    @overload
+    def scan(
+        self,
+        prefix: _Bytes | None = None,
+        *,
+        start: _Bytes | None = None,
+        stop: _Bytes | None = None,
+        reverse: bool = False,
+        values: Literal[False],
+    ) -> AsyncIterator[bytes]: ...
+    def scan(
+        self,
+        prefix: _Bytes | None = None,
+        *,
+        start: _Bytes | None = None,
+        stop: _Bytes | None = None,
+        reverse: bool = False,
+        values: bool = True,
+    ) -> AsyncIterator[Any]:
+        """:meth:`KVStore.scan` as of the first one that is asked for. To sort the keys takes a thread."""
+
+        def begin() -> Iterator[Any]:
+            # Spelled out for type checkers, which tell the two apart.
+            if values:
+                return self._store.scan(prefix, start=start, stop=stop, reverse=reverse)
+            return self._store.scan(prefix, start=start, stop=stop, reverse=reverse, values=False)
+
+        return _Scan(self._store, begin)
+
+    def changes(
+        self, since: SupportsIndex | None = 0, *, follow: bool = False, timeout: float | None = None
+    ) -> AsyncChanges:
+        """:meth:`KVStore.changes`, which waits in a thread."""
+        return AsyncChanges(self._store.changes(since, follow=follow, timeout=timeout))
+
+    async def close(self) -> None:
+        """:meth:`KVStore.close` in a thread. A task that was cancelled closes all the same."""
+        await in_thread_all_the_same(self._store.close)
+
+    async def __aenter__(self) -> Self:
+        self._store.__enter__()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"<AsyncKVStore of {self._store!r}>"
+
+    async def _change(self, call: Callable[[], T], durable: bool = False) -> T:
+        if durable or self._waits:
+            return await in_thread(call)
+        if self._turns.over():
+            await self._turns.pause()
+        return call()
+
+
+class _Walk(Generic[T]):
+    """The steps of an iteration over a store, each at once."""
+
+    __slots__ = ("_begin", "_steps", "_turns")
+
+    def __init__(self, begin: Callable[[], Iterator[T]]) -> None:
+        self._begin = begin
+        self._steps: Iterator[T] | None = None
+        self._turns = _Turns()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> T:
+        if self._turns.over():
+            # Before the step: to be cancelled with what it gave in hand would lose that.
+            await self._turns.pause()
+        if self._steps is None:
+            await self._prepare()
+            self._steps = self._begin()
+        for step in self._steps:
+            return step
+        raise StopAsyncIteration
+
+    async def _prepare(self) -> None:
+        pass
+
+
+class _Scan(_Walk[T]):
+    """A scan, with what may take long before it."""
+
+    __slots__ = ("_store",)
+
+    def __init__(self, store: KVStore, begin: Callable[[], Iterator[T]]) -> None:
+        super().__init__(begin)
+        self._store = store
+
+    async def _prepare(self) -> None:
+        keys = self._store._ordered
+        if keys.lag(self._store) > RECORDS_MAX:
+            await in_thread(lambda: keys.prepare(self._store))
+
+
+class AsyncChanges:
+    """The changes of a store, for ``async for``, as :class:`Changes` tells. For one task at a time."""
+
+    __slots__ = ("_changes", "_turns")
+
+    def __init__(self, changes: Changes) -> None:
+        self._changes = changes
+        self._turns = _Turns()
+
+    @property
+    def seq(self) -> int:
+        """The number that the next change has at least: where to go on, another day."""
+        return self._changes.seq
+
+    @property
+    def complete(self) -> bool:
+        """Whether every number since the beginning was there, as :attr:`Changes.complete`."""
+        return self._changes.complete
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Change:
+        if self._turns.over():
+            await self._turns.pause()
+        return await self._changes.__anext__()

@@ -1,0 +1,1 @@
+# Structures and functions of this module are for native code only: see approach.pxd.

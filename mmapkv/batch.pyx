@@ -1,0 +1,108 @@
+# cython: language_level=3, auto_pickle=False, boundscheck=False, wraparound=False
+"""Changes of a store that come together, or not at all."""
+
+import errno as _errno
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.stdint cimport uint64_t
+from libc.stdlib cimport free, realloc
+
+from mmapkv.format cimport KIND_DELETE, KIND_PUT
+from mmapkv.reader cimport as_bytes
+from mmapkv.writer cimport StoreWriter, begin_version, expiry_of
+
+from mmapkv.errors import StoreError
+
+cdef uint64_t CAPACITY_FIRST = 64
+
+
+cdef class Batch:
+    """Collects changes in memory, and commits them when its ``with`` block ends; none, when that raises.
+
+    Made by ``KVStore.batch``. A commit is atomic: every reader in every process sees all of it or nothing, and so does who opens the store
+    after a crash. Of several changes of one key the last counts. Adding a change looks nothing up, so deleting what is absent is no error.
+
+    >>> import tempfile; from mmapkv import KVStore
+    >>> with KVStore.open(tempfile.mkdtemp()) as kv:
+    ...     with kv.batch() as batch:
+    ...         batch.put("from", "90")
+    ...         batch["to"] = "110"
+    ...         batch.delete("request")
+    ...     kv["from"], kv["to"], len(kv)
+    (b'90', b'110', 2)
+    """
+
+    def __init__(self):
+        raise TypeError("use KVStore.batch")
+
+    def __dealloc__(self):
+        free(self.changes)
+
+    def put(self, key, value, /, *, ttl=None):
+        """Set the value of `key`, and how long it lives from now. Raises what ``KVStore.put`` says of its arguments, StoreError after the end."""
+        self.add(KIND_PUT, key, value, expiry_of(ttl))
+
+    def delete(self, key, /):
+        """Remove `key`, if it is there."""
+        self.add(KIND_DELETE, key, None, 0)
+
+    def __setitem__(self, key, value):
+        self.add(KIND_PUT, key, value, 0)
+
+    def __delitem__(self, key):
+        self.add(KIND_DELETE, key, None, 0)
+
+    def __len__(self):
+        return self.count
+
+    def __enter__(self):
+        self.refuse_late()
+        return self
+
+    def __exit__(self, kind, error, trace):
+        self.refuse_late()
+        self.over = True
+        if kind is None:
+            self.store._commit(self)
+
+    cdef int refuse_late(self) except -1:
+        if self.over:
+            raise StoreError(_errno.EINVAL, "the batch has ended; begin another one", self.store._path)
+        return 0
+
+    cdef int add(self, int kind, key, value, uint64_t expires) except -1:
+        # All that runs Python code comes first: it may add to this very batch.
+        cdef Change *change
+        cdef Change *moved
+        cdef uint64_t capacity
+        key = as_bytes(key, "key")
+        if kind == KIND_PUT:
+            value = as_bytes(value, "value")
+        self.refuse_late()
+        self.store.require(PyBytes_GET_SIZE(key), PyBytes_GET_SIZE(value) if kind == KIND_PUT else 0)
+        self.objects.append(key)
+        if kind == KIND_PUT:
+            self.objects.append(value)
+        if self.count == self.capacity:
+            capacity = max(2 * self.capacity, CAPACITY_FIRST)
+            moved = <Change *>realloc(self.changes, capacity * sizeof(Change))
+            if moved == NULL:
+                raise MemoryError
+            self.changes = moved
+            self.capacity = capacity
+        change = &self.changes[self.count]
+        begin_version(&change.version, kind, <bytes>key)
+        if kind == KIND_PUT:
+            change.version.value = PyBytes_AS_STRING(value)
+            change.version.value_size = PyBytes_GET_SIZE(value)
+            change.version.expires = expires
+        self.count += 1
+        return 0
+
+
+cdef Batch batch_of(StoreWriter store, bint durable):
+    cdef Batch made = Batch.__new__(Batch)
+    made.store = store
+    made.durable = durable
+    made.objects = []
+    return made

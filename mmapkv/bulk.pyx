@@ -1,0 +1,350 @@
+# cython: language_level=3, auto_pickle=False, boundscheck=False, wraparound=False
+"""Many changes in one commit: planned, written to the log as one batch of its, then entered into the index and made visible at once."""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.stdint cimport uint8_t, uint64_t
+
+from mmapio cimport _fault
+from mmapio cimport _memory as memory
+from mmapio._os cimport now_ns
+from mmapkv.batch cimport Batch, Change, Fate, batch_of
+from mmapkv.format cimport (
+    ADDRESS_BITS,
+    BUCKETS,
+    ENTRIES,
+    FLAG_CREATES,
+    FLAG_EXPIRY,
+    FLAG_PREVIOUS,
+    KEY_SIZE_MAX,
+    KIND_DELETE,
+    KIND_PUT,
+    LINE,
+    PAGE,
+    address_offset,
+    address_slot,
+    make_address,
+    tag_of,
+    top_bits,
+    value_offset,
+    word_page,
+    word_tag_base,
+)
+from mmapkv.index cimport ABSENT, PRESENT, REPLACED, UNSOUND, Hit, Index, Outcome
+from mmapkv.plan cimport Plan, plan_of
+from mmapkv.reader cimport as_bytes
+from mmapkv.slots cimport Slot
+from mmapkv.updater cimport StoreUpdater
+from mmapkv.writer cimport expiry_of, lay_out
+from mmaplog.appender cimport BATCH_SIZE_MAX, record_size
+from mmaplog.checksum cimport xxh3
+from mmaplog.format cimport FLAG_BATCH, FLAG_BATCH_END
+from mmaplog.log cimport Log
+
+from mmapkv.errors import Conflict
+from mmapkv.index import Reseed
+
+cdef uint64_t NEVER = <uint64_t>-1
+# How many changes ahead their buckets are fetched from memory, and how many the records that those lead to.
+cdef uint64_t AHEAD_BUCKET = 16
+cdef uint64_t AHEAD_RECORD = 8
+# Other threads may run while more than so much is written.
+cdef uint64_t HELD_BYTES_MAX = 1 << 20
+
+
+cdef class BulkWriter(StoreUpdater):
+    """The part of ``KVStore`` that commits many changes at once."""
+
+    def put_many(self, pairs, /, *, ttl=None, bint durable=False):
+        """Set the values of many keys, all of them or none: `pairs` is a mapping, or an iterable of (key, value).
+
+        A commit is atomic as that of :meth:`batch` is. `ttl` is for all of them, and `durable` costs one sync. Nothing is written when iterating
+        raises. Costs less than single puts, for what one key needs comes from memory while others are looked up; other threads that write
+        wait meanwhile. Raises what put does, and RecordTooLarge with nothing written for more than 512 MiB, with what the format adds.
+        """
+        cdef Batch batch = batch_of(self, durable)
+        cdef uint64_t expires = expiry_of(ttl)
+        if type(pairs) is dict:
+            for key, value in (<dict>pairs).items():
+                batch.add(KIND_PUT, key, value, expires)
+        elif hasattr(pairs, "keys"):
+            for key in pairs.keys():
+                batch.add(KIND_PUT, key, pairs[key], expires)
+        else:
+            for key, value in pairs:
+                batch.add(KIND_PUT, key, value, expires)
+        batch.over = True
+        self.commit_batch(batch, durable, None, NEVER, False)
+
+    def delete_many(self, keys, /, *, bint durable=False):
+        """Remove many keys, all of them or none, and return how many were there. Costs less than single deletions."""
+        cdef Batch batch = batch_of(self, durable)
+        for key in keys:
+            key = as_bytes(key, "key")
+            # What cannot be stored is absent.
+            if 0 < PyBytes_GET_SIZE(key) <= KEY_SIZE_MAX:
+                batch.add(KIND_DELETE, key, None, 0)
+        batch.over = True
+        return self.commit_batch(batch, durable, None, NEVER, False)
+
+    def batch(self, *, bint durable=False):
+        """Changes that are committed together when a ``with`` block ends, and not at all when it raises.
+
+        `durable` makes them so, by one sync.
+        """
+        return batch_of(self, durable)
+
+    def _require_writer(self):
+        # Closed, InvalidMode, and whatever else forbids to write.
+        if self.index is None:
+            self.raise_closed()
+        self.log.check_writable()
+
+    def _commit(self, Batch batch not None, list reads=None, uint64_t stop=NEVER, bint alone=False):
+        # For a transaction that saw the records below `stop`: Conflict when one of the keys in `reads`, or one that it changes, has
+        # a newer one; with `alone`, when there is any.
+        return self.commit_batch(batch, batch.durable, reads, stop, alone)
+
+    cdef uint64_t commit_batch(self, Batch batch, bint durable, list reads, uint64_t stop, bint alone) except? 0:
+        # How many records were written.
+        cdef Log log = self.log
+        cdef Index index
+        cdef Plan plan = plan_of(batch)
+        cdef Hit hit
+        cdef Outcome outcome
+        cdef uint64_t written, total
+        while True:
+            index = self.index
+            if index is None:
+                self.raise_closed()
+            if self.tail_id == 0:
+                log.check_writable()
+                self.prepare(index)
+                continue
+            try:
+                # From here on no other thread writes, whoever lets go of the GIL.
+                log.hold_tail("a batch")
+                try:
+                    if self.index is not index or self.tail_id == 0:
+                        continue
+                    outcome = self.check_reads(index, reads, stop, alone, &hit)
+                    if outcome == PRESENT:
+                        outcome = self.plan_changes(index, plan, stop, &hit)
+                    if outcome == PRESENT:
+                        self.fit(index, batch, &written, &total)
+                        if written:
+                            self.publish_changes(index, batch, written, total)
+                        break
+                finally:
+                    log.give_tail()
+            except Reseed:
+                self._rebuild_index(index)
+                continue
+            # It takes locks whose holders may be waiting for the tail.
+            self.settle(index, outcome, &hit)
+        if written:
+            log.flush_if_due(durable)
+        return written
+
+    cdef Outcome check_reads(self, Index index, list reads, uint64_t stop, bint alone, Hit *hit) except *:
+        # PRESENT when they are still what they were.
+        cdef Outcome outcome
+        cdef const char *start
+        cdef uint64_t size
+        if alone and self.log.seq > stop:
+            raise Conflict(f"the store was changed by record {stop}, after this transaction began and read all of it; run it again", self._path)
+        if reads is None or alone or self.log.seq <= stop:
+            return PRESENT
+        for key in reads:
+            start = PyBytes_AS_STRING(<bytes?>key)
+            size = PyBytes_GET_SIZE(<bytes>key)
+            while True:
+                outcome = index.find(xxh3(start, size, index.seed), start, size, False, hit)
+                if _fault.faults() != self.faults:
+                    self.check_faults()
+                if outcome == PRESENT or outcome == ABSENT:
+                    break
+                if outcome == REPLACED or outcome == UNSOUND:
+                    return outcome
+                index.settle(outcome, hit)
+            if outcome == PRESENT and hit.seq >= stop:
+                self.raise_conflict(start, size, hit.seq)
+        return PRESENT
+
+    cdef Outcome plan_changes(self, Index index, Plan plan, uint64_t stop, Hit *hit) except *:
+        # Finds for each change what there is to be done, and room in the index for all of it. PRESENT when that is finished.
+        cdef Batch batch = plan.batch
+        cdef Change *change
+        cdef char *base = index.base
+        cdef uint64_t at = 0, now = now_ns()
+        cdef Outcome outcome
+        plan.begin(index)
+        while at < batch.count:
+            change = &batch.changes[at]
+            if change.fate != Fate.OPEN:
+                at += 1
+                continue
+            if not index.has_room():
+                index.make_room()
+                if index.base != base:
+                    # It was mapped anew elsewhere.
+                    base = index.base
+                    plan.begin(index)
+                    at = 0
+                    continue
+            if at + AHEAD_BUCKET < batch.count:
+                fetch_bucket(index, batch.changes[at + AHEAD_BUCKET].hash)
+                fetch_record(index, batch.changes[at + AHEAD_RECORD].hash)
+            outcome = index.find(change.hash, change.version.key, change.version.key_size, False, hit)
+            if _fault.faults() != self.faults:
+                self.check_faults()
+            if outcome == REPLACED or outcome == UNSOUND:
+                return outcome
+            if outcome != PRESENT and outcome != ABSENT:
+                index.settle(outcome, hit)
+                continue
+            if outcome == PRESENT and hit.seq >= stop:
+                self.raise_conflict(change.version.key, change.version.key_size, hit.seq)
+            if change.version.kind == KIND_DELETE and (outcome == ABSENT or hit.deleted or hit.expires and hit.expires <= now):
+                change.fate = Fate.VOID
+                continue
+            change.flags = FLAG_EXPIRY if change.version.expires else 0
+            change.superseded = 0
+            change.segment = segment_of(index, change.hash)
+            if outcome == ABSENT:
+                if not plan.claim(change.hash, change.segment):
+                    index.split(change.hash)
+                    plan.reopen(change.segment)
+                    at = 0
+                    continue
+                change.flags |= FLAG_CREATES
+                change.cell = NULL
+                change.line = bucket_of(change.segment, change.hash)
+            else:
+                change.flags |= FLAG_PREVIOUS
+                if hit.deleted:
+                    change.flags |= FLAG_CREATES
+                change.cell = hit.cell
+                change.tag = hit.cell[0] >> ADDRESS_BITS << ADDRESS_BITS
+                change.line = <char *>hit.cell
+                change.previous_seq = hit.seq
+                change.previous = hit.address
+                change.superseded = 0 if hit.deleted else hit.size
+            change.fate = Fate.PLANNED
+        return PRESENT
+
+    cdef int fit(self, Index index, Batch batch, uint64_t *written, uint64_t *total) except -1:
+        # Room in one segment for all records, and their number and size. The last that can fail.
+        cdef Log log = self.log
+        cdef Change *change
+        cdef uint64_t at
+        written[0] = total[0] = 0
+        for at in range(batch.count):
+            change = &batch.changes[at]
+            if change.fate == Fate.PLANNED:
+                written[0] += 1
+                total[0] += record_size(payload_size_of(change), False)
+        if written[0] == 0:
+            return 0
+        if written[0] > 1 and total[0] > BATCH_SIZE_MAX:
+            log.refuse_batch(written[0], total[0])
+        log.find_room(total[0], written[0], True)
+        if self.tail_id != log.segment_id:
+            self.tail_slot = index.slot_of(log.segment_id)
+            self.tail_id = log.segment_id
+        return 0
+
+    cdef int publish_changes(self, Index index, Batch batch, uint64_t written, uint64_t total) except -1:
+        cdef Log log = self.log
+        cdef uint64_t seq, count, at
+        cdef Change *change
+        if total <= HELD_BYTES_MAX:
+            self.write_changes(log, index, batch, written)
+        else:
+            with nogil:
+                self.write_changes(log, index, batch, written)
+        log.bytes_pending += total
+        log.writes_pending += written
+        index.applied(&seq, &count)
+        for at in range(batch.count):
+            change = &batch.changes[at]
+            if change.fate == Fate.PLANNED:
+                if change.flags & FLAG_CREATES:
+                    count += 1
+                elif change.version.kind == KIND_DELETE:
+                    count -= 1
+        index.publish(log.seq, count)
+        self.seen = log.seq
+        if _fault.faults() != self.faults:
+            self.check_faults()
+        return 0
+
+    cdef void write_changes(self, Log log, Index index, Batch batch, uint64_t written) noexcept nogil:
+        cdef Change *change
+        cdef uint64_t at, size, left = written
+        cdef uint8_t flags
+        for at in range(batch.count):
+            change = &batch.changes[at]
+            if at + AHEAD_RECORD < batch.count:
+                memory.prefetch(batch.changes[at + AHEAD_RECORD].version.value)
+                memory.prefetch(batch.changes[at + AHEAD_RECORD].version.value + LINE)
+            if change.fate != Fate.PLANNED:
+                continue
+            size = payload_size_of(change)
+            lay_out(log.begin(size), change.flags, &change.version, change.previous_seq, change.previous)
+            left -= 1
+            # A batch of one record is a record.
+            flags = 0 if written == 1 else FLAG_BATCH | (FLAG_BATCH_END if left == 0 else 0)
+            log.seal_next(size, flags)
+            change.address = make_address(self.tail_slot, log.last)
+        log.publish()
+        # Committed: what is not entered now is entered by the next writer. Readers see none of it until `applied` is published.
+        for at in range(batch.count):
+            change = &batch.changes[at]
+            if at + AHEAD_RECORD < batch.count:
+                memory.prefetch(batch.changes[at + AHEAD_RECORD].line)
+            if change.fate != Fate.PLANNED:
+                continue
+            if change.cell == NULL:
+                change.cell = index.place(change.hash, &change.tag)
+            if change.superseded:
+                index.add_dead(address_slot(change.previous), change.superseded)
+            if change.version.kind == KIND_DELETE:
+                index.add_dead(self.tail_slot, record_size(payload_size_of(change), False))
+            memory.store_release(change.cell, change.tag | change.address)
+
+    cdef int raise_conflict(self, const char *key, uint64_t key_size, uint64_t seq) except -1:
+        raise Conflict(f"{key[:min(key_size, 40)]!r} was changed by record {seq}, after this transaction began; run it again", self._path)
+
+
+cdef inline uint64_t payload_size_of(Change *change) noexcept nogil:
+    return value_offset(change.flags, change.version.key_size) + change.version.value_size
+
+
+cdef inline char *segment_of(Index index, uint64_t hash) noexcept nogil:
+    cdef uint64_t root = index.state.root
+    return index.base + word_page((<uint64_t *>(index.base + (root >> 8) * PAGE))[top_bits(hash, root & 0x7F)]) * PAGE
+
+
+cdef inline char *bucket_of(char *segment, uint64_t hash) noexcept nogil:
+    return segment + LINE + (hash & (BUCKETS - 1)) * LINE
+
+
+cdef inline void fetch_bucket(Index index, uint64_t hash) noexcept nogil:
+    memory.prefetch(bucket_of(segment_of(index, hash), hash))
+
+
+cdef inline void fetch_record(Index index, uint64_t hash) noexcept nogil:
+    # The first one in the bucket that may be of this key. A hint: nothing is checked but that it is mapped.
+    cdef uint64_t root = index.state.root
+    cdef uint64_t word = (<uint64_t *>(index.base + (root >> 8) * PAGE))[top_bits(hash, root & 0x7F)]
+    cdef uint64_t *line = <uint64_t *>bucket_of(index.base + word_page(word) * PAGE, hash)
+    cdef uint64_t tag = tag_of(hash, word_tag_base(word))
+    cdef Slot *slot
+    cdef int i
+    for i in range(ENTRIES):
+        if line[i] >> ADDRESS_BITS == tag and line[i] != 0:
+            slot = &index.slots.slots[address_slot(line[i])]
+            if slot.base != NULL:
+                memory.prefetch(slot.base + address_offset(line[i]))
+                memory.prefetch(slot.base + address_offset(line[i]) + LINE)
+            return

@@ -1,0 +1,149 @@
+"""The changes of a store, one by one, from its log: for replicas, caches, and whoever wants to be told."""
+
+from __future__ import annotations
+
+import operator
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Self, SupportsIndex
+
+from mmapkv.decode import take_change
+from mmaplog.errors import TooOld
+from mmaplog.follow import wait_in_thread
+
+if TYPE_CHECKING:
+    from mmapkv.store import KVStore
+    from mmaplog.follow import Follower
+
+# How long to wait for the index entry of a record that is committed: the writer is between two stores. If it
+# was killed there, the next writer makes the entry.
+PAUSE_SECONDS = 0.001
+PAUSE_SECONDS_MAX = 0.05
+# A sleeper looks this often whether his store was closed.
+SLICE_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A put or a deletion.
+
+    `seq` is its number in the log, `kind` "put" or "delete", `value` None for a deletion. `previous` is the
+    number of the version of the key that it replaced, a deletion included, or None when there never was one.
+    `expires_ns` is the time at which the value ceases to be there, in nanoseconds since 1970, or None.
+    """
+
+    seq: int
+    kind: Literal["put", "delete"]
+    key: bytes
+    value: bytes | None
+    previous: int | None
+    expires_ns: int | None = None
+
+
+class Changes:
+    """Iterates over the changes of a store in the order in which they were made. Made by ``KVStore.changes``.
+
+    `seq` is the number to begin with next time: everything below was handed out. Also for ``async for``,
+    which waits in a thread. For one thread or task at a time.
+    """
+
+    def __init__(
+        self, store: KVStore, since: SupportsIndex | None, follow: bool, timeout: float | None
+    ) -> None:
+        visible, _ = store._visible()
+        log, _ = store._open_parts()
+        begin = visible if since is None else operator.index(since)
+        self._store = store
+        self._follower = log.follow(begin) if begin else _from_first(store)
+        self._stop = None if follow else visible
+        self._visible = visible
+        self._timeout = timeout
+        self._complete = True
+
+    @property
+    def seq(self) -> int:
+        """The number that the next change has at least: where to go on, another day."""
+        return self._follower.seq
+
+    @property
+    def complete(self) -> bool:
+        """Whether every number since the beginning was there.
+
+        False once a compaction has been met: what it removed was overwritten or deleted later, so that the
+        newest change of every key still comes, but for deletions, which it may remove altogether. A copy of
+        the store that is kept by means of changes must be made anew then.
+        """
+        return self._complete
+
+    def poll(self) -> Change | None:
+        """The next change, or None when there is none yet. Costs reading a record and copying it.
+
+        Raises TooOld for what was truncated, CorruptionError, MappingFault, Closed.
+        """
+        self._store._open_parts()
+        expected = self._follower.seq
+        if self._stop is None and expected >= self._visible:
+            self._visible, _ = self._store._visible()
+        found = take_change(self._follower, self._visible)
+        if found is None:
+            self._complete = self._complete and self._follower.seq == expected
+            return None
+        seq, key, value, previous, expires_ns = found
+        self._complete = self._complete and seq == expected
+        return Change(seq, "delete" if value is None else "put", key, value, previous, expires_ns)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Sleep until there is a next change, at most `timeout` seconds. True when there is.
+
+        The kernel wakes who sleeps, whichever process wrote. Raises TooOld, Closed.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        pause = PAUSE_SECONDS
+        while True:
+            visible, _ = self._store._visible()
+            if self._follower.seq < visible:
+                return True
+            left = SLICE_SECONDS if deadline is None else min(deadline - time.monotonic(), SLICE_SECONDS)
+            if self._follower.wait(max(left, 0)):
+                # Committed, and about to be visible.
+                time.sleep(max(min(pause, left), 0))
+                pause = min(2 * pause, PAUSE_SECONDS_MAX)
+            if left <= 0:
+                return False
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Change:
+        change = self.poll()
+        while change is None:
+            if self._stop is not None or not self.wait(self._timeout):
+                raise StopIteration
+            change = self.poll()
+        return change
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Change:
+        change = self.poll()
+        while change is None:
+            if self._stop is not None or not await wait_in_thread(self, self._timeout):
+                raise StopAsyncIteration
+            change = self.poll()
+        return change
+
+    def __repr__(self) -> str:
+        return f"<Changes of {self._store.path!r} from {self.seq} on>"
+
+
+def _from_first(store: KVStore) -> Follower:
+    # Wherever the log begins: that may move on meanwhile.
+    log, _ = store._open_parts()
+    while True:
+        first = log.first_seq
+        try:
+            return log.follow(first)
+        except TooOld:
+            if log.first_seq == first:
+                raise

@@ -1,0 +1,9 @@
+from typing import TypeAlias
+
+from mmaplog.follow import Follower
+from mmaplog.replay import Replay
+
+_Change: TypeAlias = tuple[int, bytes, bytes | None, int | None, int | None]
+
+def note_presence(replay: Replay, present: dict[bytes, bool], count: int) -> tuple[int, bool]: ...
+def take_change(follower: Follower, stop: int) -> _Change | None: ...

@@ -1,0 +1,67 @@
+# cython: language_level=3, auto_pickle=False, boundscheck=False, wraparound=False
+"""What the records of a store's log say, in order."""
+
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdint cimport uint64_t
+from libc.string cimport memcpy
+
+from mmapkv.catch_up cimport parse
+from mmapkv.format cimport EXPIRY_SIZE, FLAG_EXPIRY, FLAG_PREVIOUS, KIND_PUT, PAYLOAD_HEADER_SIZE, PayloadHeader, Previous
+from mmaplog.follow cimport Follower
+from mmaplog.format cimport Record
+from mmaplog.replay cimport Replay
+
+
+def note_presence(Replay replay, dict present, uint64_t count):
+    """For up to `count` records, note of each key whether it is present after them.
+
+    Returns how many there were, and whether one of them has a time to live. Costs reading a record and an entry in the dict, for each.
+    """
+    cdef Record record
+    cdef PayloadHeader payload
+    cdef const char *key
+    cdef uint64_t done = 0
+    cdef bint expiring = False
+    while done < count and replay.read(&record, True):
+        parse(&record, replay, &payload, &key)
+        name = PyBytes_FromStringAndSize(key, payload.key_length)
+        replay.segment.region.check()
+        present[name] = payload.kind == KIND_PUT
+        expiring = expiring or payload.flags & FLAG_EXPIRY
+        done += 1
+    return done, expiring
+
+
+def take_change(Follower follower, uint64_t stop):
+    """The next record below `stop`: (number, key, its value, number of the key's version before, when it expires), None for what is not.
+
+    None when there is none there. Raises TooOld, CorruptionError, MappingFault, Closed.
+    """
+    cdef Replay replay = follower.replay
+    cdef Record record
+    cdef PayloadHeader payload
+    cdef Previous before
+    cdef uint64_t end
+    cdef const char *key
+    while follower.fetch() and replay.seq < stop:
+        if not replay.read(&record, replay.verify):
+            continue
+        if record.seq >= stop:
+            # Behind a gap.
+            replay.offset -= record.size
+            replay.seq = stop
+            break
+        parse(&record, replay, &payload, &key)
+        name = PyBytes_FromStringAndSize(key, payload.key_length)
+        value = previous = expires = None
+        if payload.kind == KIND_PUT:
+            value = PyBytes_FromStringAndSize(record.payload + record.payload_size - payload.value_length, payload.value_length)
+        if payload.flags & FLAG_PREVIOUS:
+            memcpy(&before, record.payload + PAYLOAD_HEADER_SIZE, sizeof(before))
+            previous = before.seq
+        if payload.flags & FLAG_EXPIRY:
+            memcpy(&end, key - EXPIRY_SIZE, sizeof(end))
+            expires = end
+        replay.segment.region.check()
+        return record.seq, name, value, previous, expires
+    return None

@@ -1,0 +1,3 @@
+from typing import Any
+
+def sorted_keys(keys: dict[bytes, Any]) -> list[bytes]: ...

@@ -1,0 +1,175 @@
+"""Transactions: reading and writing as if alone."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import ItemsView, Iterator, MutableMapping, ValuesView
+from datetime import timedelta
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+
+from mmapkv.errors import StoreError
+from mmapkv.frozen import encoded
+from mmapkv.views import Items, Values
+from mmapkv.walk import ITEMS, KEYS, VALUES
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from mmapkv.store import KVStore
+
+__all__ = ["Transaction"]
+
+_T = TypeVar("_T")
+
+
+class Transaction(MutableMapping[bytes, bytes]):
+    """A mapping whose changes are committed together when its ``with`` block ends; none, when that raises.
+
+    Made by ``KVStore.transaction``. It reads the store as that was when it began, and its own changes. No
+    lock is held meanwhile: the commit raises Conflict, and writes nothing, when a key that it read or
+    changes was changed by others since; after an iteration or `len`, when anything was. So transactions are
+    serializable. One that changes nothing never conflicts.
+
+    >>> import tempfile; from mmapkv import KVStore
+    >>> with KVStore.open(tempfile.mkdtemp()) as kv:
+    ...     kv.put_many({"from": "100", "to": "0"})
+    ...     with kv.transaction() as tx:
+    ...         tx["to"] = str(int(tx["to"]) + 30)
+    ...         tx["from"] = str(int(tx["from"]) - 30)
+    ...     kv["from"], kv["to"]
+    (b'70', b'30')
+    """
+
+    def __init__(self, store: KVStore, durable: bool) -> None:
+        self._store = store
+        self._before = store.snapshot()
+        self._batch = store.batch(durable=durable)
+        # None for what is deleted.
+        self._changes: dict[bytes, bytes | None] = {}
+        self._reads: set[bytes] = set()
+        self._read_all = False
+        self._over = False
+
+    def __getitem__(self, key: str | bytes | Buffer, /) -> bytes:
+        key = encoded(key, "key")
+        value = self._get(key)
+        if value is None:
+            raise KeyError(key)
+        return value
+
+    @overload
+    def get(self, key: str | bytes | Buffer, default: None = None, /) -> bytes | None: ...
+    @overload
+    def get(self, key: str | bytes | Buffer, default: bytes, /) -> bytes: ...
+    @overload
+    def get(self, key: str | bytes | Buffer, default: _T, /) -> bytes | _T: ...
+    def get(self, key: str | bytes | Buffer, default: object = None, /) -> object:
+        """The value of `key`, or `default`."""
+        value = self._get(encoded(key, "key"))
+        return default if value is None else value
+
+    def __contains__(self, key: object, /) -> bool:
+        return self._get(encoded(key, "key")) is not None  # type: ignore[arg-type]
+
+    def put(
+        self,
+        key: str | bytes | Buffer,
+        value: str | bytes | Buffer,
+        /,
+        *,
+        ttl: float | timedelta | None = None,
+    ) -> None:
+        """Set the value of `key`, and how long it lives from now.
+
+        Raises what ``KVStore.put`` says of its arguments, StoreError after the end.
+        """
+        self._refuse_late()
+        key, value = encoded(key, "key"), encoded(value, "value")
+        self._batch.put(key, value, ttl=ttl)
+        self._note(key, value)
+
+    def __setitem__(self, key: str | bytes | Buffer, value: str | bytes | Buffer, /) -> None:
+        self.put(key, value)
+
+    def __delitem__(self, key: str | bytes | Buffer, /) -> None:
+        key = encoded(key, "key")
+        if self._get(key) is None:
+            raise KeyError(key)
+        self._batch.delete(key)
+        self._note(key, None)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._walk(KEYS)
+
+    def __len__(self) -> int:
+        self._read_everything()
+        count = len(self._before)
+        for key, value in self._changes.items():
+            count += (value is not None) - (key in self._before)
+        return count
+
+    def items(self) -> ItemsView[bytes, bytes]:
+        """A view of the (key, value) pairs; iterating it reads each record once."""
+        return Items(self)
+
+    def values(self) -> ValuesView[bytes]:
+        """A view of the values; iterating it reads each record once."""
+        return Values(self)
+
+    def clear(self) -> None:
+        """Delete every key. Costs one deletion for each."""
+        for key in self:
+            del self[key]
+
+    def __enter__(self) -> Self:
+        self._refuse_late()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._refuse_late()
+        self._over = True
+        try:
+            if kind is None and self._changes:
+                self._store._commit(self._batch, list(self._reads), self._before.stop, self._read_all)
+        finally:
+            self._before.close()
+
+    def __repr__(self) -> str:
+        return f"<Transaction on {self._store.path!r}, {len(self._changes)} keys changed>"
+
+    def _get(self, key: bytes) -> bytes | None:
+        self._refuse_late()
+        if key in self._changes:
+            return self._changes[key]
+        self._reads.add(key)
+        return self._before.get(key)
+
+    def _note(self, key: bytes, value: bytes | None) -> None:
+        # At the end, as in the store: the order is that of the last change.
+        self._changes.pop(key, None)
+        self._changes[key] = value
+
+    def _walk(self, what: int) -> Iterator[Any]:
+        self._read_everything()
+        # As it is now: it may be changed while somebody iterates.
+        changes = dict(self._changes)
+        return self._walk_over(changes, what)
+
+    def _walk_over(self, changes: dict[bytes, bytes | None], what: int) -> Iterator[Any]:
+        for key, value in self._before._walk(ITEMS):
+            if key not in changes:
+                yield (key, value)[what] if what in (KEYS, VALUES) else (key, value)
+        for key, changed in changes.items():
+            if changed is not None:
+                yield (key, changed)[what] if what in (KEYS, VALUES) else (key, changed)
+
+    def _read_everything(self) -> None:
+        self._refuse_late()
+        self._read_all = True
+
+    def _refuse_late(self) -> None:
+        if self._over:
+            raise StoreError(errno.EINVAL, "the transaction has ended; begin another one", self._store.path)

@@ -1,0 +1,102 @@
+"""A snapshot is the store as it was, whatever happens to the store."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from mmapio import Closed
+from mmapkv import CorruptionError, Snapshot
+from tests.unit.mmapkv.colliding_keys import HashInverter, seed_of
+from tests.unit.mmapkv.stores import opened
+from tests.unit.mmaplog.damage import first, overwrite
+
+
+def same(snapshot: Snapshot, model: dict[bytes, bytes]) -> None:
+    """In every way that there is to read it."""
+    assert list(snapshot.items()) == list(model.items())
+    assert list(snapshot) == list(model)
+    assert list(snapshot.values()) == list(model.values())
+    assert len(snapshot) == len(model)
+    assert snapshot == model
+    for key, value in model.items():
+        assert snapshot[key] == snapshot.get(key) == value
+        assert key in snapshot
+    assert snapshot.get(b"never") is None
+    assert snapshot.get(b"", b"default") == b"default"
+    assert b"never" not in snapshot
+    with pytest.raises(KeyError):
+        snapshot[b"never"]
+
+
+def test_it_stays_as_it_was(tmp_path: Path) -> None:
+    """Through many changes of the same keys, rolled segments, splits, and an index that was built anew."""
+    rng = random.Random(5)
+    taken: list[tuple[Snapshot, dict[bytes, bytes]]] = []
+    with opened(tmp_path / "kv") as kv, opened(tmp_path / "kv", "r") as reader:
+        model: dict[bytes, bytes] = {}
+        for step in range(900):
+            key = b"%d" % rng.randrange(60)
+            model.pop(key, None)
+            if rng.random() < 0.3:
+                kv.pop(key, None)
+            else:
+                kv[key] = model[key] = rng.randbytes(rng.randrange(500))
+            if step % 100 == 50:
+                taken += [(kv.snapshot(), dict(model)), (reader.snapshot(), dict(model))]
+            if step == 600:
+                for twin in HashInverter(seed_of(tmp_path / "kv")).twins(5, 24, 7, 70):
+                    kv[twin] = model[twin] = b"twin"
+        assert kv.stats()["snapshots"] == 9
+        for snapshot, content in taken:
+            same(snapshot, content)
+            snapshot.close()
+        assert kv.stats()["snapshots"] == 0
+
+
+def test_closing(tmp_path: Path) -> None:
+    kv = opened(tmp_path / "kv")
+    kv["a"] = "1"
+    with kv.snapshot() as snapshot:
+        assert snapshot["a"] == b"1"
+        assert "before record 1" in repr(snapshot)
+    snapshot.close()
+    for use in (lambda: snapshot["a"], lambda: list(snapshot), lambda: len(snapshot), snapshot.__enter__):
+        with pytest.raises(Closed, match="the snapshot is closed"):
+            use()
+    left = kv.snapshot()
+    kv.close()
+    for use in (lambda: left["a"], lambda: list(left), lambda: len(left)):
+        with pytest.raises(Closed, match="the store is closed"):
+            use()
+    left.close()
+
+
+def test_one_that_is_forgotten_is_none(tmp_path: Path) -> None:
+    with opened(tmp_path / "kv") as kv:
+        kept = kv.snapshot()
+        kv.snapshot()
+        assert kv.stats()["snapshots"] == 1
+        kept.close()
+
+
+def test_it_is_read_only(tmp_path: Path) -> None:
+    with opened(tmp_path / "kv") as kv, pytest.raises(TypeError):
+        kv.snapshot()["a"] = b"1"  # type: ignore[index]
+
+
+def test_a_damaged_older_version_is_found_out(tmp_path: Path) -> None:
+    """A look-up verifies what it returns, and that is not what the index leads to."""
+    path = tmp_path / "kv"
+    with opened(path) as kv:
+        kv["a"] = b"first" * 20
+        with kv.snapshot() as snapshot:
+            kv["a"] = b"second"
+            segment = first(path)
+            overwrite(segment, b"F", segment.read_bytes().index(b"first"))
+            for read in (lambda: snapshot["a"], lambda: list(snapshot.items())):
+                with pytest.raises(CorruptionError):
+                    read()
+            assert kv["a"] == b"second"

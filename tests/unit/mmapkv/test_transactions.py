@@ -1,0 +1,216 @@
+"""Transactions: as if nobody else were there, or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mmapkv import Conflict, InvalidKey, KVStore, StoreError, Transaction
+from tests.support.plain_reader import check_store
+from tests.unit.mmapio.processes import run_python
+from tests.unit.mmapkv.stores import agreeing, opened
+from tests.unit.mmapkv.test_threads import COMMON
+
+
+@pytest.fixture
+def kv(tmp_path: Path) -> Iterator[KVStore]:
+    """A store of a few keys, checked at the end."""
+    path = tmp_path / "kv"
+    with opened(path) as store:
+        store.put_many({"a": "1", "b": "2", "c": "3"})
+        yield store
+        assert store.stats()["snapshots"] == 0
+        assert check_store(path) == agreeing(store)
+
+
+def test_it_is_a_mapping_that_sees_its_own_changes(kv: KVStore) -> None:
+    with kv.transaction(durable=True) as tx:
+        model = dict(kv)
+        tx["new"] = model[b"new"] = b"4"
+        model.pop(b"a")
+        assert tx.pop("a") == b"1"
+        model.pop(b"b")
+        tx["b"] = model[b"b"] = b"5"
+        assert tx.setdefault(b"c", b"6") == b"3"
+        assert list(tx.items()) == list(model.items())
+        assert list(tx) == list(model)
+        assert list(tx.values()) == list(model.values())
+        assert len(tx) == len(model) == 3
+        assert tx == model
+        assert "a" not in tx
+        assert tx.get("a") is None
+        assert tx.get("a", 5) == 5
+        for missing in (lambda: tx["a"], lambda: tx.__delitem__("a"), lambda: tx.pop("a")):
+            with pytest.raises(KeyError):
+                missing()
+        assert repr(tx).endswith("3 keys changed>")
+        assert dict(kv) == {b"a": b"1", b"b": b"2", b"c": b"3"}
+    assert list(kv.items()) == list(model.items())
+    assert kv.stats()["durable"] == kv.stats()["records"]
+    with pytest.raises(StoreError, match="the transaction has ended"):
+        tx["a"]
+    with pytest.raises(StoreError, match="the transaction has ended"):
+        tx["a"] = b"1"
+
+
+def test_it_reads_the_store_of_its_beginning(kv: KVStore) -> None:
+    with kv.transaction() as tx:
+        kv["a"] = "changed"
+        del kv["b"]
+        kv["new"] = "1"
+        assert dict(tx) == {b"a": b"1", b"b": b"2", b"c": b"3"}
+        assert len(tx) == 3
+        assert tx["a"] == b"1"
+        assert "new" not in tx
+
+
+def test_an_exception_writes_nothing(kv: KVStore) -> None:
+    with pytest.raises(ZeroDivisionError), kv.transaction() as tx:
+        tx["a"] = "2"
+        raise ZeroDivisionError
+    assert kv["a"] == b"1"
+
+
+def test_clear_and_popitem(kv: KVStore) -> None:
+    with kv.transaction() as tx:
+        assert tx.popitem() == (b"a", b"1")
+        tx["d"] = "4"
+        tx.clear()
+        assert len(tx) == 0
+        tx["e"] = "5"
+    assert dict(kv) == {b"e": b"5"}
+
+
+def test_what_is_added_while_it_is_iterated(kv: KVStore) -> None:
+    """The iteration is over what was there, as that of a store."""
+    with kv.transaction() as tx:
+        for key in tx:
+            tx[key] = "again"
+            tx[key + b"'"] = "new"
+        assert len(tx) == 6
+
+
+_READS: dict[str, Callable[[Transaction], object]] = {
+    "[]": lambda tx: tx["a"],
+    "get": lambda tx: tx.get("a"),
+    "in": lambda tx: "a" in tx,
+    "put": lambda tx: tx.put("a", "mine"),
+    "del": lambda tx: tx.__delitem__("a"),
+    "iter": lambda tx: list(tx),
+    "len": len,
+    "items": lambda tx: dict(tx.items()),
+}
+_CHANGES: dict[str, Callable[[KVStore], object]] = {
+    "put": lambda kv: kv.put("a", "theirs"),
+    "the same": lambda kv: kv.put("a", "1"),
+    "del": lambda kv: kv.__delitem__("a"),
+    "del and put": lambda kv: (kv.__delitem__("a"), kv.put("a", "1")),
+    "put_many": lambda kv: kv.put_many({"a": "theirs", "b": "theirs"}),
+}
+
+
+@pytest.mark.parametrize("change", _CHANGES.values(), ids=_CHANGES)
+@pytest.mark.parametrize("read", _READS.values(), ids=_READS)
+@pytest.mark.parametrize("first", [True, False], ids=["then changed", "changed before"])
+def test_conflicts(
+    kv: KVStore, read: Callable[[Transaction], object], change: Callable[[KVStore], object], first: bool
+) -> None:
+    with pytest.raises(Conflict, match="began") as raised, kv.transaction() as tx:
+        tx["mine"] = "1"
+        if first:
+            read(tx)
+        change(kv)
+        if not first:
+            read(tx)
+        expected = dict(kv)
+    assert "record 3" in str(raised.value) or "record 4" in str(raised.value)
+    assert dict(kv) == expected
+
+
+def test_a_key_that_was_absent_conflicts_too(kv: KVStore) -> None:
+    with pytest.raises(Conflict), kv.transaction() as tx:
+        tx["mine"] = str(tx.get("theirs"))
+        kv["theirs"] = "1"
+    assert "mine" not in kv
+
+
+def test_what_does_not_conflict(kv: KVStore) -> None:
+    with kv.transaction() as tx:
+        assert tx["a"] == b"1"
+        kv["b"] = "theirs"
+        tx["c"] = "mine"
+    assert dict(kv) == {b"a": b"1", b"b": b"theirs", b"c": b"mine"}
+    with kv.transaction() as tx:
+        assert len(tx) == 3
+        kv["a"] = "theirs"
+    with kv.transaction() as tx:
+        tx["mine"] = "1"
+        assert tx["mine"] == b"1"
+        kv["a"] = "theirs"
+    assert kv["mine"] == b"1"
+
+
+def test_the_second_of_two_conflicts(kv: KVStore) -> None:
+    first, second = kv.transaction(), kv.transaction()
+    with pytest.raises(Conflict), second:
+        with first:
+            first["a"] = first["a"] + b"!"
+        second["a"] = second["a"] + b"?"
+    assert kv["a"] == b"1!"
+
+
+def test_arguments_are_checked_at_once(kv: KVStore) -> None:
+    with kv.transaction() as tx:
+        with pytest.raises(InvalidKey):
+            tx[b""] = b""
+        with pytest.raises(TypeError, match="a value is"):
+            tx["a"] = 5  # type: ignore[assignment]
+        with pytest.raises(ValueError, match="time to live"):
+            tx.put("a", "1", ttl=-1)
+        assert tx["a"] == b"1"
+
+
+def test_retry(kv: KVStore) -> None:
+    calls = []
+
+    def work(tx: Transaction) -> bytes:
+        calls.append(tx["a"])
+        if len(calls) < 3:
+            kv["a"] = str(len(calls) + 10)
+        tx["a"] = tx["a"] + b"!"
+        return tx["a"]
+
+    assert kv.retry(work) == b"12!"
+    assert calls == [b"1", b"11", b"12"]
+    assert kv["a"] == b"12!"
+    calls.clear()
+    with pytest.raises(Conflict):
+        kv.retry(work, attempts=2)
+    assert len(calls) == 2
+    with pytest.raises(ValueError, match="not 0 times"):
+        kv.retry(work, attempts=0)
+    with pytest.raises(ZeroDivisionError):
+        kv.retry(lambda _: 1 // 0)
+
+
+def test_threads_transfer(tmp_path: Path) -> None:
+    """The sum of all accounts stays, for every snapshot on the way."""
+    program = COMMON + (
+        "import random\n"
+        "kv = open_store()\n"
+        "kv.put_many({b'%d' % account: b'100' for account in range(8)})\n"
+        "def transfer(tx):\n"
+        "    one, other = random.sample(range(8), 2)\n"
+        "    one, other = b'%d' % one, b'%d' % other\n"
+        "    tx[one] = b'%d' % (int(tx[one]) - 1)\n"
+        "    tx[other] = b'%d' % (int(tx[other]) + 1)\n"
+        "def work():\n"
+        "    for _ in range(100): kv.retry(transfer, attempts=1000)\n"
+        "def look():\n"
+        "    for _ in range(100): assert sum(map(int, kv.snapshot().values())) == 800\n"
+        "errors = together(work, work, work, look)\n"
+        "answer([repr(errors), sum(map(int, kv.values()))])\n"
+    )
+    assert run_python(program, str(tmp_path / "kv"), "FlushPolicy.NEVER") == ["[]", 800]
