@@ -571,9 +571,10 @@ def unlock_byte(Descriptor opened not None, uint64_t offset):
     raise_errno(set_lock(opened.fd, offset, F_UNLCK, False), opened.path)
 
 
-def byte_is_locked(Descriptor opened not None, uint64_t offset):
-    """Whether another open file description holds the byte, shared or not. Works on a read-only descriptor."""
+def byte_is_locked(Descriptor opened not None, uint64_t offset, uint64_t count=1):
+    """Whether another open file description holds the byte, or one of `count`, shared or not. Works on a read-only descriptor."""
     cdef c_flock request = one_byte(offset, F_WRLCK)
+    request.l_len = count
     if fcntl(opened.fd, F_OFD_GETLK, &request) < 0:
         raise_errno(-errno, opened.path)
     return request.l_type != F_UNLCK

@@ -8,7 +8,7 @@ from mmapio.options import FlushPolicy
 from mmapkv.aio import AsyncChanges, AsyncKVStore
 from mmapkv.batch import Batch
 from mmapkv.changes import Change, Changes
-from mmapkv.errors import BufferTooSmall, Conflict, InvalidKey, StoreError, ValueTooLarge
+from mmapkv.errors import BufferTooSmall, Conflict, InvalidKey, SnapshotTooOld, StoreError, ValueTooLarge
 from mmapkv.namespace import Namespace
 from mmapkv.repair import StoreRepaired, repair
 from mmapkv.snapshot import Snapshot
@@ -16,6 +16,7 @@ from mmapkv.store import KVStore
 from mmapkv.transaction import Transaction
 from mmapkv.typed import TypedStore
 from mmapkv.verify import StoreDamage, StoreVerified, verify
+from mmaplog.compaction import Compaction
 from mmaplog.errors import CorruptionError, FormatError, Locked, Poisoned, RecordTooLarge, TooOld
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "BufferTooSmall",
     "Change",
     "Changes",
+    "Compaction",
     "Conflict",
     "CorruptionError",
     "FlushPolicy",
@@ -36,6 +38,7 @@ __all__ = [
     "Poisoned",
     "RecordTooLarge",
     "Snapshot",
+    "SnapshotTooOld",
     "StoreDamage",
     "StoreError",
     "StoreRepaired",

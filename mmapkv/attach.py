@@ -6,7 +6,7 @@ import logging
 from contextlib import suppress
 
 from mmapio import _os
-from mmapkv import index_file
+from mmapkv import index_file, relocation
 from mmapkv.catch_up import catch_up
 from mmapkv.index import Index, Reseed
 from mmapkv.slots import SlotMap
@@ -79,6 +79,9 @@ def provide(log: Log) -> tuple[Index, SlotMap]:
     index, _ = found
     # What a killed writer left half done: a split, the entries of its last records.
     index.resume()
+    # And entries that a compaction was leading elsewhere.
+    if not relocation.finish(index, log):
+        return rebuild(log, index)
     seq, _ = index.progress()
     if seq < log.committed:
         catch_up(index, log.replay(seq))

@@ -22,6 +22,7 @@ cdef struct Change:
     uint64_t tag
     uint64_t previous_seq
     uint64_t previous
+    uint64_t superseded         # bytes of that record, unless they are counted as such already
     uint64_t address            # where its record was written
 
 

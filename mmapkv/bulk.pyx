@@ -208,6 +208,7 @@ cdef class BulkWriter(StoreUpdater):
                 change.fate = Fate.VOID
                 continue
             change.flags = FLAG_EXPIRY if change.version.expires else 0
+            change.superseded = 0
             change.segment = segment_of(index, change.hash)
             if outcome == ABSENT:
                 if not plan.claim(change.hash, change.segment):
@@ -227,6 +228,7 @@ cdef class BulkWriter(StoreUpdater):
                 change.line = <char *>hit.cell
                 change.previous_seq = hit.seq
                 change.previous = hit.address
+                change.superseded = 0 if hit.deleted else hit.size
             change.fate = Fate.PLANNED
         return PRESENT
 
@@ -304,6 +306,10 @@ cdef class BulkWriter(StoreUpdater):
                 continue
             if change.cell == NULL:
                 change.cell = index.place(change.hash, &change.tag)
+            if change.superseded:
+                index.add_dead(address_slot(change.previous), change.superseded)
+            if change.version.kind == KIND_DELETE:
+                index.add_dead(self.tail_slot, record_size(payload_size_of(change), False))
             memory.store_release(change.cell, change.tag | change.address)
 
     cdef int raise_conflict(self, const char *key, uint64_t key_size, uint64_t seq) except -1:

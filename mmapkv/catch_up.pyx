@@ -57,7 +57,7 @@ def catch_up(Index index, Replay replay):
     cdef bint present = False   # the key, before this record
     cdef Hit hit
     cdef Outcome outcome
-    cdef bint in_batch = False
+    cdef bint again = False, in_batch = False
     index.applied(&seq, &count)
     while replay.read(&record, True):
         parse(&record, replay, &payload, &key)
@@ -72,20 +72,30 @@ def catch_up(Index index, Replay replay):
             outcome = index.find(hash, key, payload.key_length, False, &hit)
             if outcome == PRESENT:
                 # What it was before is known by the record alone where it, or a later one, had been entered.
-                present = not hit.deleted if hit.seq < record.seq else not payload.flags & FLAG_CREATES
+                again = hit.seq >= record.seq
+                present = not hit.deleted
                 if hit.address != address:
+                    if present:
+                        index.add_dead(hit.slot, hit.size)
+                    if payload.kind == KIND_DELETE:
+                        index.add_dead(slot, record.size)
                     tag = hit.cell[0] >> ADDRESS_BITS << ADDRESS_BITS
                     memory.store_release(hit.cell, tag | address)
                 break
             if outcome == ABSENT:
                 cell = index.place(hash, &tag)
                 if cell != NULL:
-                    present = False
+                    present = again = False
+                    if payload.kind == KIND_DELETE:
+                        index.add_dead(slot, record.size)
                     memory.store_release(cell, tag | address)
                     break
                 index.split(hash)
             else:
                 index.settle(outcome, &hit)
+        # What it says of itself counts only where the index cannot tell any more: of what was there before, compaction leaves nothing.
+        if again:
+            present = payload.kind == KIND_DELETE or not payload.flags & FLAG_CREATES
         if payload.kind == KIND_PUT:
             count += not present
         else:
@@ -94,7 +104,6 @@ def catch_up(Index index, Replay replay):
         in_batch = record.flags & FLAG_BATCH and not record.flags & FLAG_BATCH_END
         if not in_batch:
             index.publish(seq, count)
-    # What ends within a batch has lost its last record to compaction, for what is committed is whole; where the last numbers have no record, a
-    # repair found none.
+    # Compaction may have removed the last ones, or the last of a batch, and a repair may have found none there; what is committed is whole.
     if in_batch or seq < replay.stop:
         index.publish(max(seq, <uint64_t>replay.stop), count)

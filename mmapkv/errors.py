@@ -3,6 +3,7 @@
     StoreError(MmapIoError)
       InvalidKey(ValueError)       a key that a store cannot hold: empty or longer than the format allows
       ValueTooLarge(ValueError)    a value longer than the format allows
+      SnapshotTooOld               compaction has removed what a walk or snapshot needs
       BufferTooSmall(ValueError)   what was asked for does not fit into the buffer that was given
       Conflict                     what a transaction read or writes was changed since it began
 
@@ -14,7 +15,7 @@ import errno
 
 from mmapio.errors import MmapIoError
 
-__all__ = ["BufferTooSmall", "Conflict", "InvalidKey", "StoreError", "ValueTooLarge"]
+__all__ = ["BufferTooSmall", "Conflict", "InvalidKey", "SnapshotTooOld", "StoreError", "ValueTooLarge"]
 
 
 class StoreError(MmapIoError):
@@ -33,6 +34,13 @@ class ValueTooLarge(StoreError, ValueError):
 
     def __init__(self, message: str, path: object = None) -> None:
         super().__init__(errno.EFBIG, message, path)
+
+
+class SnapshotTooOld(StoreError):
+    """Compaction has removed versions that are needed to see the store as it was. Begin anew."""
+
+    def __init__(self, message: str, path: object = None) -> None:
+        super().__init__(errno.ESTALE, message, path)
 
 
 class BufferTooSmall(StoreError, ValueError):

@@ -32,7 +32,8 @@ cdef enum:
     CLEAN_OFFSET = 512          # the clean mark has a sector of its own
     STATE_OFFSET = 4096
     SLOT_TABLE_OFFSET = 8192
-    DATA_OFFSET = 139264        # the slot table ends, directories and index segments begin
+    DEAD_TABLE_OFFSET = 139264  # the slot table ends
+    DATA_OFFSET = 204800        # directories and index segments begin
     SEGMENT_PAGES = 9
     DEPTH_MAX = 28
     ROOT_MOVED = 0x80           # in the root word: the index was replaced, open it again
@@ -96,7 +97,9 @@ cdef packed struct State:
     # Line 1, read by every get: directory page << 8 | ROOT_MOVED | depth
     uint64_t root
     uint64_t clean              # 1 from a clean close to the first store after it: checksums hold
-    uint64_t line1[6]
+    uint64_t moving             # id of the log segment that entries are being led to by a compaction, or 0
+    uint64_t horizon            # no compaction has removed what was current at this number or later
+    uint64_t line1[4]
     # Line 2, written by splits.
     uint64_t incarnation        # of the CONTROL that this index goes with
     uint64_t end                # bytes of the file in use
@@ -104,7 +107,8 @@ cdef packed struct State:
     uint64_t generation         # of the last directory word that was published
     uint64_t slots_used
     uint64_t segments           # index segments in use
-    uint64_t line2[2]
+    uint64_t slot_hand          # where the search for a free slot begins
+    uint64_t line2
     # Line 3: the split under way, to be finished by the next owner. `old` is 0 when there is none.
     uint64_t split_old          # directory word that is being replaced
     uint64_t split_left         # the words that replace it

@@ -1,5 +1,5 @@
 cimport cython
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from mmapio.mapping cimport MappedFile
 from mmapio.region cimport Region
@@ -18,6 +18,7 @@ cdef enum Outcome:
     STRAY                       # the position kept of `hit.previous_seq` does not hold it; it must be searched for
     REPLACED                    # the index was rebuilt into a new file
     UNSOUND                     # a part of the index does not match its checksum
+    TOO_OLD                     # compaction has removed what is asked for
 
 
 cdef struct Hit:
@@ -26,11 +27,13 @@ cdef struct Hit:
     uint64_t slot
     uint64_t offset
     uint64_t seq
-    const char *key             # as it stands in the record
+    uint64_t size               # of the whole record
+    const char *key             # the one that was asked for
     uint64_t key_size
     const char *value
     uint64_t value_size
     bint deleted
+    bint trimmed                # compaction took the way to the version before away
     uint64_t expires            # nanoseconds since 1970, or 0
     uint64_t previous           # address of the version before, or 0
     uint64_t previous_seq
@@ -44,6 +47,7 @@ cdef class Index:
     cdef uint64_t limit         # bytes of the file that may be touched
     cdef State *state
     cdef uint64_t *slot_table
+    cdef uint32_t *dead         # beside it: units of 8 bytes of records that nobody needs
     cdef uint64_t seed
     cdef SlotMap slots
     cdef bint check_pages       # the file was closed cleanly: index segments are verified when first touched
@@ -69,6 +73,8 @@ cdef class Index:
     cdef void follow(self) noexcept
     cdef uint64_t locate(self, uint64_t seq) except 0
     cdef uint64_t slot_of(self, uint64_t segment_id) except? 0xFFFFFFFF
+    cdef void free_slot(self, uint64_t slot) noexcept
+    cdef void add_dead(self, uint64_t slot, uint64_t size) noexcept nogil
 
 
 cdef uint64_t directory_size(uint64_t depth) noexcept nogil

@@ -10,7 +10,7 @@ looking at ever moves. After: R. Fagin et al., Extendible hashing, ACM TODS 4(3)
 import errno as _errno
 
 cimport cython
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
@@ -20,9 +20,11 @@ from mmapkv.format cimport (
     ADDRESS_BITS,
     BUCKETS,
     CHAIN_MAX,
+    DEAD_TABLE_OFFSET,
     DEPTH_MAX,
     ENTRIES,
     EXPIRY_SIZE,
+    FLAG_CREATES,
     FLAG_EXPIRY,
     FLAG_PREVIOUS,
     KIND_DELETE,
@@ -71,8 +73,8 @@ from mmaplog.format cimport (
 )
 from mmaplog.replay cimport Replay
 
-from mmapkv.errors import StoreError
-from mmaplog.errors import CorruptionError, FormatError
+from mmapkv.errors import SnapshotTooOld, StoreError
+from mmaplog.errors import CorruptionError, FormatError, TooOld
 
 cdef uint64_t SEGMENT_SIZE = SEGMENT_PAGES * PAGE
 # The file grows by an eighth, but by no less than the first and no more than the second.
@@ -118,6 +120,17 @@ cdef class Index:
         """Tell every process that has this file mapped to open its successor."""
         memory.store_release(&self.state.root, self.state.root | ROOT_MOVED)
 
+    @property
+    def horizon(self):
+        """Whoever looks at the store as it was below this number may miss what compaction removed, unless he had said so before."""
+        return memory.load_acquire(&self.state.horizon)
+
+    def raise_horizon(self, uint64_t seq):
+        """Say that compaction is about to remove what was not current at `seq` or later."""
+        memory.store_release(&self.state.horizon, max(seq, self.state.horizon))
+        # Before it is asked who looks at what.
+        memory.fence_full()
+
     def figures(self):
         """Counts for `stats`: depth of the directory, index segments, bytes in use and allocated."""
         return {
@@ -135,6 +148,7 @@ cdef class Index:
         cdef unsigned int candidates
         cdef Outcome outcome
         cdef int hops, i
+        cdef bint moved
         while True:
             root = memory.load_acquire(&self.state.root)
             if root & ROOT_MOVED:
@@ -153,6 +167,7 @@ cdef class Index:
             tag = tag_of(hash, word_tag_base(word))
             line = <uint64_t *>(lines + (hash & (BUCKETS - 1)) * LINE)
             outcome = ABSENT
+            moved = False
             hops = 0
             while True:
                 candidates = candidates_of(line, tag)
@@ -163,10 +178,13 @@ cdef class Index:
                     if entry != 0:
                         hit.address = entry & ((<uint64_t>1 << ADDRESS_BITS) - 1)
                         outcome = self.match(hit.address, key, key_size, verify, hit)
-                        if outcome != ABSENT:
+                        # The record may have been moved meanwhile, and its place have become another's.
+                        memory.fence_acquire()
+                        moved = memory.load_relaxed(&line[i]) != entry
+                        if outcome != ABSENT or moved:
                             hit.cell = &line[i]
                             break
-                if outcome != ABSENT:
+                if outcome != ABSENT or moved:
                     break
                 link = memory.load_acquire(&line[ENTRIES])
                 hops += 1
@@ -174,6 +192,8 @@ cdef class Index:
                 if link == 0 or link > OVERFLOW_LINES or hops > OVERFLOW_LINES:
                     break
                 line = <uint64_t *>(lines + (BUCKETS - 1 + link) * LINE)
+            if moved:
+                continue
             # What was read counts only if the way to it still stands; a split or a rebuild may have gone by.
             memory.fence_acquire()
             if memory.load_relaxed(place) == word and memory.load_relaxed(&self.state.root) == root:
@@ -191,7 +211,8 @@ cdef class Index:
         hit.slot = address_slot(address)
         hit.offset = address_offset(address)
         slot = &self.slots.slots[hit.slot]
-        if slot.base == NULL or hit.offset + RECORD_HEADER_SIZE + PAYLOAD_HEADER_SIZE > slot.limit:
+        if (slot.base == NULL or slot.id != memory.load_acquire(&self.slot_table[hit.slot])
+                or hit.offset + RECORD_HEADER_SIZE + PAYLOAD_HEADER_SIZE > slot.limit):
             return UNMAPPED
         record = slot.base + hit.offset
         memory.prefetch(record + LINE)
@@ -221,11 +242,13 @@ cdef class Index:
         if not same:
             return ABSENT
         hit.seq = slot.base_seq + header.seq
-        hit.key = record + head
+        hit.size = size
+        hit.key = key
         hit.key_size = key_size
         hit.value = record + value_at
         hit.value_size = payload.value_length
         hit.deleted = payload.kind == KIND_DELETE
+        hit.trimmed = not payload.flags & (FLAG_CREATES | FLAG_PREVIOUS)
         hit.previous = 0
         hit.expires = 0
         if payload.flags & FLAG_EXPIRY:
@@ -241,15 +264,18 @@ cdef class Index:
         # From a version of a key, step down to the newest one below `stop`. ABSENT when there is none.
         cdef Hit older
         cdef Outcome outcome
+        cdef uint64_t slot_id
         while hit.seq >= stop:
             if hit.previous == 0:
-                return ABSENT
+                return TOO_OLD if hit.trimmed else ABSENT
             outcome = self.match(hit.previous, hit.key, hit.key_size, verify, &older)
-            if outcome == UNMAPPED and self.slot_table[older.slot] != 0:
-                hit.slot = older.slot
-                return UNMAPPED
+            if outcome == UNMAPPED:
+                slot_id = memory.load_acquire(&self.slot_table[older.slot])
+                if slot_id != 0 and slot_id != self.slots.slots[older.slot].id:
+                    hit.slot = older.slot
+                    return UNMAPPED
             if outcome != PRESENT or older.seq != hit.previous_seq:
-                # Positions are hints: a rebuilt index numbers its slots anew.
+                # Positions are hints: a rebuilt index numbers its slots anew, and slots are used again.
                 return STRAY
             hit[0] = older
         return PRESENT
@@ -274,6 +300,7 @@ cdef class Index:
         cdef uint64_t known
         if outcome == UNMAPPED:
             self.slots.resolve(hit.slot, memory.load_acquire(&self.slot_table[hit.slot]))
+            self.slots.drop_stale(self.slot_table)
         elif outcome == OUTGROWN:
             known = self.limit
             self.file.refresh()
@@ -282,6 +309,10 @@ cdef class Index:
                 raise CorruptionError(f"the index leads beyond its {known} bytes; delete it, it is rebuilt from the log", self.file.path)
         elif outcome == STRAY:
             hit.previous = self.locate(hit.previous_seq)
+        elif outcome == TOO_OLD:
+            raise SnapshotTooOld(
+                f"compaction has removed a version from before record {hit.seq}; begin anew, with what the store holds now",
+                self.file.path)
         elif outcome == FOREIGN:
             raise FormatError(
                 f"the record at offset {hit.offset} is of a kind this code does not know; upgrade mmapkv",
@@ -318,14 +349,24 @@ cdef class Index:
         self.base = self.region.base
         self.state = <State *>(self.base + STATE_OFFSET)
         self.slot_table = <uint64_t *>(self.base + SLOT_TABLE_OFFSET)
+        self.dead = <uint32_t *>(self.base + DEAD_TABLE_OFFSET)
         self.limit = min(self.file.length, self.region.reserved)
 
     cdef uint64_t locate(self, uint64_t seq) except 0:
         # The address of the record with this number, found by walking its segment.
         cdef Record record
-        cdef Replay replay = Replay(self.slots.source, seq, seq + 1, True, 0)
-        replay.read(&record, True)
-        return make_address(self.slot_of(replay.segment.id), replay.offset - record.size)
+        cdef Replay replay
+        cdef uint64_t slot
+        try:
+            replay = Replay(self.slots.source, seq, seq + 1, True, 0)
+            found = replay.read(&record, True)
+        except TooOld:
+            found = False
+        if not found:
+            raise SnapshotTooOld(f"compaction has removed record {seq}; begin anew, with what the store holds now", self.file.path)
+        slot = self.slot_of(replay.segment.id)
+        self.slots.adopt(slot, replay.segment)
+        return make_address(slot, replay.offset - record.size)
 
     cdef uint64_t *place(self, uint64_t hash, uint64_t *tag) noexcept nogil:
         # A free cell for a key with this hash, and the tag bits that its entry needs; NULL when the segment must be split.
@@ -485,18 +526,33 @@ cdef class Index:
 
     cdef uint64_t slot_of(self, uint64_t segment_id) except? 0xFFFFFFFF:
         # The slot of a log segment, taking a free one when it has none.
-        cdef uint64_t at
+        cdef uint64_t at, step
         for at in range(self.state.slots_used, 0, -1):
             if self.slot_table[at - 1] == segment_id:
                 return at - 1
-        at = self.state.slots_used
-        if at == SLOTS:
+        # One that was freed is not taken again before all others were: what still names it as it was is soon noticed then.
+        for step in range(SLOTS):
+            at = (self.state.slot_hand + step) % SLOTS
+            if at >= self.state.slots_used or self.slot_table[at] == 0:
+                break
+        else:
             raise StoreError(
-                _errno.ENOSPC, f"the store has {SLOTS} segments, the most it can; copy it to one with larger segment_bytes",
+                _errno.ENOSPC, f"the store has {SLOTS} segments, the most it can; compact it, or copy it to one with larger segment_bytes",
                 self.file.path)
+        self.dead[at] = 0
+        self.state.slot_hand = at + 1
         memory.store_release(&self.slot_table[at], segment_id)
-        memory.store_release(&self.state.slots_used, at + 1)
+        if at >= self.state.slots_used:
+            memory.store_release(&self.state.slots_used, at + 1)
         return at
+
+    cdef void free_slot(self, uint64_t slot) noexcept:
+        # Nothing leads to it any more.
+        memory.store_release(&self.slot_table[slot], 0)
+
+    cdef void add_dead(self, uint64_t slot, uint64_t size) noexcept nogil:
+        # Before the store that makes the record superfluous: killed in between, too much is counted, never too little.
+        self.dead[slot] += <uint32_t>(size // UNIT)
 
 
 cdef uint64_t *free_cell(char *segment, uint64_t bucket) noexcept nogil:

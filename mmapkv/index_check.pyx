@@ -142,10 +142,10 @@ cdef class IndexCheck:
         ids = {}
         for slot in range(state.slots_used):
             segment_id = self.index.slot_table[slot]
-            if segment_id == 0 or segment_id in ids:
-                whose = f"the log segment of slot {ids[segment_id]}" if segment_id in ids else "no log segment"
-                found.append((SLOT_TABLE_OFFSET + 8 * slot, f"slot {slot} names {whose}"))
-            ids[segment_id] = slot
+            if segment_id in ids:
+                found.append((SLOT_TABLE_OFFSET + 8 * slot, f"slot {slot} names the log segment of slot {ids[segment_id]}"))
+            if segment_id:
+                ids[segment_id] = slot
         taken = <unsigned char *>calloc(end // PAGE // 8 + 1, 1)
         if taken == NULL:
             raise MemoryError
@@ -260,16 +260,12 @@ cdef class IndexCheck:
         cdef uint64_t line = 1 + bucket, count = 0, entry, link
         cdef uint64_t start = word_page(word) * PAGE
         cdef int lines, i
-        cdef bint gap = False
         for lines in range(CHAIN_MAX):
             for i in range(ENTRIES):
                 entry = self.copy[line * LINE_WORDS + i]
                 where = start + line * LINE + 8 * i
                 if entry == 0:
-                    gap = True
                     continue
-                if gap:
-                    found.append((where, f"an entry of bucket {bucket} stands behind an empty one"))
                 reason = self.look_at_entry(word, bucket, entry, chain, count)
                 if reason is not None:
                     found.append((where, f"an entry of bucket {bucket} {reason}"))
@@ -331,7 +327,10 @@ cdef class IndexCheck:
         segment_id = memory.load_acquire(&self.index.slot_table[slot])
         row[0] = self.index.slots.slots[slot]
         found = Found.NOTHING
-        if row.base != NULL:
+        if segment_id == 0:
+            self.missing[slot] = f"leads to slot {slot}, which is free"
+            return self.missing[slot]
+        if row.base != NULL and row.id == segment_id:
             found = read_record(row.base, offset, row.limit, row.id, row.base_seq, True, record)
         if found != Found.RECORD:
             # Not mapped, or not so far.

@@ -36,7 +36,7 @@ from mmaplog.checksum cimport xxh3
 from mmapio import _os as system
 from mmaplog.errors import CorruptionError, FormatError
 
-cdef uint64_t FIRST_SIZE = 256 << 10
+cdef uint64_t FIRST_SIZE = 320 << 10
 # Address space kept for an index; one that outgrows it is mapped anew. A process may have many stores open.
 cdef uint64_t RESERVE = <uint64_t>4 << 30
 
@@ -173,7 +173,7 @@ def is_plausible(Index index):
     cdef uint64_t *words
     if depth > DEPTH_MAX or not DATA_OFFSET // PAGE <= page < pages or page * PAGE + directory_size(depth) > index.limit:
         return False
-    if state.slots_used > SLOTS or state.end > index.limit or state.end % PAGE or state.segments > pages:
+    if state.slots_used > SLOTS or state.slot_hand > SLOTS or state.end > index.limit or state.end % PAGE or state.segments > pages:
         return False
     if state.spare and not is_segment(state.spare, pages):
         return False
@@ -221,6 +221,7 @@ cdef uint64_t content_checksum(Index index) noexcept:
     copy.incarnation = 0
     sum = xxh3(&copy, sizeof(copy), index.seed)
     sum = xxh3(index.slot_table, copy.slots_used * 8, sum)
+    sum = xxh3(index.dead, copy.slots_used * 4, sum)
     return xxh3(index.base + (copy.root >> 8) * PAGE, 8 * (<uint64_t>1 << (copy.root & 0x7F)), sum)
 
 

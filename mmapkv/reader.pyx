@@ -19,7 +19,7 @@ from mmaplog.log cimport Log
 from mmaplog.segment cimport Segment
 
 from mmapio.errors import Closed
-from mmapkv.errors import BufferTooSmall
+from mmapkv.errors import BufferTooSmall, SnapshotTooOld
 
 
 cdef bytes as_bytes(object thing, str what):
@@ -176,10 +176,20 @@ cdef class StoreReader:
         # visible at once, when `applied` is published: an entry may be ahead of that. Looked at after the entry, so
         # what one look-up shows, every later one shows too.
         cdef uint64_t count
+        cdef Hit newest
         if hit.seq >= self.seen:
             index.applied(&self.seen, &count)
-            if hit.seq >= self.seen and not self.step_down(index, self.seen, hit):
-                return False
+            if hit.seq >= self.seen:
+                newest = hit[0]
+                try:
+                    if not self.step_down(index, self.seen, hit):
+                        return False
+                except SnapshotTooOld:
+                    # Compaction removes it once the newer one is visible.
+                    index.applied(&self.seen, &count)
+                    if newest.seq >= self.seen:
+                        raise
+                    hit[0] = newest
         if hit.deleted:
             return False
         return hit.expires == 0 or hit.expires > now_ns()

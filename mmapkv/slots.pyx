@@ -3,13 +3,18 @@
 
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp
+from libc.string cimport memcmp, memset
 
+from mmapio cimport _memory as memory
 from mmapkv.format cimport SLOTS
 from mmaplog.segment cimport Segment
 from mmaplog.segment_set cimport SegmentSet
 
 from mmaplog.errors import CorruptionError
+from mmaplog.segment import list_segments, open_segment
+
+# So often in a row a look-up is repeated for want of a segment; a compaction comes in its way once.
+cdef uint64_t VAIN_MAX = 100
 
 
 cdef class SlotMap:
@@ -31,8 +36,13 @@ cdef class SlotMap:
         cdef Slot *row = &self.slots[slot]
         cdef Slot before = row[0]
         if segment_id == 0:
-            raise CorruptionError(f"the index names slot {slot}, which holds no segment", self.source.path)
-        segment = self.source.by_id(segment_id)
+            return self.look_again(CorruptionError(f"the index names slot {slot}, which holds no segment", self.source.path))
+        try:
+            segment = self.source.by_id(segment_id)
+        except CorruptionError as error:
+            segment = self.left_over(segment_id)
+            if segment is None:
+                return self.look_again(error)
         segment.refresh()
         if memcmp(row, &before, sizeof(before)) != 0:
             # Another thread was here while this one opened the file; the caller looks again.
@@ -40,11 +50,42 @@ cdef class SlotMap:
         if row.base == segment.base and row.limit == segment.limit:
             raise CorruptionError(
                 f"the index names a record beyond the {row.limit} bytes of its segment", segment.path)
+        self.vain = 0
+        self.adopt(slot, segment)
+        return 0
+
+    cdef int look_again(self, error) except -1:
+        # Compaction leads entries elsewhere before it frees a slot: who had read one before finds another now. Not for ever, though.
+        self.vain += 1
+        if self.vain > VAIN_MAX:
+            raise error
+        return 0
+
+    cdef Segment left_over(self, uint64_t segment_id):
+        # A segment that compaction has replaced, while entries still lead to it. None when its file is gone.
+        for _, listed, name in list_segments(self.source.directory):
+            if listed == segment_id:
+                try:
+                    return open_segment(self.source.directory, name, self.source.log_uuid, False)
+                except FileNotFoundError:
+                    break
+        return None
+
+    cdef void adopt(self, uint64_t slot, Segment segment) noexcept:
+        cdef Slot *row = &self.slots[slot]
         self.segments[slot] = segment
         row.id = segment.id
         row.base_seq = segment.base_seq
         row.limit = segment.limit
         row.base = segment.base
+
+    cdef int drop_stale(self, uint64_t *slot_table) except -1:
+        # What was removed does not stay mapped, or it would keep its place on the disk.
+        cdef uint64_t slot
+        for slot in range(SLOTS):
+            if self.slots[slot].id != 0 and self.slots[slot].id != memory.load_acquire(&slot_table[slot]):
+                memset(&self.slots[slot], 0, sizeof(Slot))
+                self.segments[slot] = None
         return 0
 
     cdef Segment segment(self, uint64_t slot):

@@ -13,6 +13,7 @@ from mmapkv.views import Items, Values
 from mmapkv.walk import KEYS, Walk
 
 if TYPE_CHECKING:
+    from mmapkv.pins import Pin
     from mmapkv.store import KVStore
 
 __all__ = ["Snapshot"]
@@ -34,9 +35,11 @@ class Snapshot(Frozen, Scanned, Mapping[bytes, bytes]):
     (b'10', b'12')
     """
 
-    def __init__(self, store: KVStore, stop: int, count: int, era: Era) -> None:
+    def __init__(self, store: KVStore, stop: int, count: int, pin: Pin | None, era: Era) -> None:
         super().__init__(store, stop, count)
         self._store = store
+        # Keeps compaction from removing what was current then; walks share it.
+        self._pin = pin
         self._era: Era | None = era
 
     def __iter__(self) -> Iterator[bytes]:
@@ -54,6 +57,7 @@ class Snapshot(Frozen, Scanned, Mapping[bytes, bytes]):
         """Let go of what it holds on to; the second time does nothing."""
         if self._finish():
             self._era = None
+            self._pin = None
             self._store._end_view(self)
 
     def __enter__(self) -> Self:
@@ -74,4 +78,4 @@ class Snapshot(Frozen, Scanned, Mapping[bytes, bytes]):
 
     def _walk(self, what: int) -> Walk[Any]:
         self._check()
-        return self._store._walk_until(self.stop, what, self.now)
+        return self._store._walk_until(self.stop, what, self.now, self._pin)

@@ -8,6 +8,7 @@ import random
 import time
 import weakref
 from collections.abc import Callable, ItemsView, Iterable, Iterator, MutableMapping, ValuesView
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, Self, SupportsIndex, TypeVar, overload
 
@@ -16,21 +17,21 @@ from mmapio.errors import Closed
 from mmapio.options import FlushPolicy
 from mmapkv import attach, index_file
 from mmapkv.bulk import BulkWriter
+from mmapkv.care import Cared
 from mmapkv.changes import Changes
 from mmapkv.codecs import Bytes, Codec, checked
-from mmapkv.errors import Conflict, StoreError
+from mmapkv.errors import Conflict, SnapshotTooOld, StoreError
 from mmapkv.index import Index
 from mmapkv.namespace import Namespace
 from mmapkv.ordered import OrderedKeys
+from mmapkv.pins import Pin, Pins
 from mmapkv.scan import Scanned
 from mmapkv.slots import SlotMap
 from mmapkv.snapshot import Snapshot
 from mmapkv.transaction import Transaction
 from mmapkv.typed import TypedStore
-from mmapkv.verify import StoreVerified, verify_open
 from mmapkv.views import Items, Values
 from mmapkv.walk import EXPIRED, KEYS, Walk
-from mmaplog.backup import Backup
 from mmaplog.errors import CorruptionError, Locked
 from mmaplog.log import DEFAULT_POLICY, DEFAULT_SEGMENT_BYTES, Log, open_log
 
@@ -55,7 +56,7 @@ BACKOFF_SECONDS_FIRST = 0.001
 BACKOFF_SECONDS_MAX = 0.1
 
 
-class KVStore(BulkWriter, Scanned, MutableMapping[bytes, bytes]):
+class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
     """A persistent mapping of bytes keys to bytes values; a store is a directory.
 
     Make one with :meth:`open`. Look-ups cost a constant number of cache misses whatever the size. A write is
@@ -76,6 +77,7 @@ class KVStore(BulkWriter, Scanned, MutableMapping[bytes, bytes]):
 
     _log: Log
     _oldest: Iterator[bytes] | None
+    _pins: Pins
     _flush_policy: FlushPolicy
     _ordered: OrderedKeys
     _views: weakref.WeakValueDictionary[int, Snapshot]
@@ -151,6 +153,9 @@ class KVStore(BulkWriter, Scanned, MutableMapping[bytes, bytes]):
         store = cls.__new__(cls)
         store._log = log
         store._oldest = None
+        store._care = _fork.Lock()
+        store._caring = 0
+        store._pins = Pins(log)
         store._views = weakref.WeakValueDictionary()
         store._index_lock = _fork.Lock()
         # Whatever this handle may: one process writes.
@@ -209,12 +214,14 @@ class KVStore(BulkWriter, Scanned, MutableMapping[bytes, bytes]):
         while True:
             oldest = self._oldest
             if oldest is None and len(self):
-                # Nothing before the point that an exhausted walk reached can come to life again.
-                self._oldest = self._walk(KEYS)
-            for key in self._oldest or ():
-                value = self.pop(key, None)
-                if value is not None:
-                    return key, value
+                # Nothing before the point that an exhausted walk reached can come to life again, and what
+                # compaction removes meanwhile has come later by then.
+                self._oldest = self._walk_until(self._visible()[0], KEYS, 0, None)
+            with suppress(SnapshotTooOld):
+                for key in self._oldest or ():
+                    value = self.pop(key, None)
+                    if value is not None:
+                        return key, value
             self._oldest = None
             if oldest is None:
                 # Read from the beginning; what is counted may all have expired.
@@ -240,7 +247,7 @@ class KVStore(BulkWriter, Scanned, MutableMapping[bytes, bytes]):
     def snapshot(self) -> Snapshot:
         """The store as it is now, as a read-only mapping that stays so. Costs O(1)."""
         era = self._ordered.era()
-        snapshot = Snapshot(self, *self._visible(), era)
+        snapshot = Snapshot(self, *self._pinned(), era)
         self._views[id(snapshot)] = snapshot
         return snapshot
 
@@ -338,70 +345,6 @@ class KVStore(BulkWriter, Scanned, MutableMapping[bytes, bytes]):
         if log.writable:
             log.flush()
 
-    def stats(self) -> dict[str, int]:
-        """Figures about the store, which cost a look at the directory.
-
-        `keys`; of the log, `records`, the numbers `first_seq`, `committed` and `durable`, `segments`, the
-        `segment_bytes` that each may have, how often its end was dropped, `epoch`; `bytes_on_disk` of all
-        files; open `snapshots`, those of transactions and scans too; of the index, its depth, segments, and
-        bytes in use and allocated. How much of the log is live takes a look at each record: :meth:`verify`
-        tells. Raises Closed.
-        """
-        log, index = self._open_parts()
-        told = log.stats()
-        names = (
-            *("records", "first_seq", "committed", "durable", "segments", "segment_bytes", "epoch"),
-            "bytes_on_disk",
-        )
-        ours = {"keys": len(self), "snapshots": len(self._views)}
-        return {**ours, **{name: int(told[name]) for name in names}, **index.figures()}
-
-    def verify(
-        self, *, full: bool = True, progress: Callable[[int, int], object] | None = None
-    ) -> StoreVerified:
-        """Check all that the store's files hold, and change nothing: what is wrong, and how much there is.
-
-        All of the index: its directory, each entry, the record that it leads to. With `full` all of the log
-        too: each record's checksum, what it says of the version before it, that the index leads to the newest
-        of its key, and the number of keys. The store can be used meanwhile, by this handle and by others.
-        `progress` is called with (records looked at, records in all). Costs about what building the index
-        does, twice; memory for a bit for each record's number, 128 MiB at most (beyond 2^30 numbers the log
-        is read again for each 2^30), and a bit for each page of the index.
-
-        Raises Closed, MappingFault where a file was cut.
-
-        >>> import tempfile, os
-        >>> with KVStore.open(os.path.join(tempfile.mkdtemp(), "kv")) as kv:
-        ...     kv["key"] = "value"
-        ...     report = kv.verify()
-        >>> report.keys, report.damages
-        (1, ())
-        """
-        return verify_open(self, full, progress)
-
-    def backup(
-        self,
-        target: str | bytes | os.PathLike[str] | os.PathLike[bytes],
-        *,
-        verify: bool = True,
-        progress: Callable[[int, int], object] | None = None,
-    ) -> Backup:
-        """Copy the store, while it is in use by whomever, into the new directory `target`.
-
-        The copy is a store of its own, equal to this one at the moment the call began, with every record
-        checked unless `verify` is false, and durable when this returns; until then there is nothing of that
-        name. The index of the copy is not copied but built. `progress` is called with (bytes done, bytes in
-        all). Costs what :meth:`mmaplog.Log.backup` does, and a microsecond a record.
-
-        Raises FileExistsError for a target that is there, CorruptionError when the log is damaged, Closed,
-        OSError as the system reports it.
-        """
-        log, _ = self._open_parts()
-        made = log.backup(target, verify=verify, progress=progress)
-        # It is complete without: this spares whoever opens it first the wait.
-        with type(self).open(made.path, "w", flush_policy=FlushPolicy.MANUAL):
-            return made
-
     def close(self) -> None:
         """Close the handle, flushing first unless the policy is NEVER; the second time does nothing.
 
@@ -415,6 +358,10 @@ class KVStore(BulkWriter, Scanned, MutableMapping[bytes, bytes]):
             log.close()
             self._forget()
             return
+        with self._careful("a close"):
+            self._close_writer(log)
+
+    def _close_writer(self, log: Log) -> None:
         # Held to the end, so that no other thread's put comes between the mark and the farewell.
         try:
             log.pause()
@@ -422,6 +369,7 @@ class KVStore(BulkWriter, Scanned, MutableMapping[bytes, bytes]):
             # Another thread was faster.
             return
         try:
+            _, index = self._open_parts()
             log.flush()
             if index_file.read_mark(index) is None:
                 index_file.mark_clean(index, log.committed, *log.end_of_tail)
@@ -462,12 +410,12 @@ class KVStore(BulkWriter, Scanned, MutableMapping[bytes, bytes]):
         return f"<KVStore {self.path!r} {'writing' if self._log.writable else 'reading'}, {len(self)} keys>"
 
     def _walk(self, what: int) -> Walk[Any]:
-        stop, _ = self._visible()
-        return self._walk_until(stop, what, 0)
+        stop, _, pin = self._pinned()
+        return self._walk_until(stop, what, 0, pin)
 
-    def _walk_until(self, stop: int, what: int, now: int) -> Walk[Any]:
+    def _walk_until(self, stop: int, what: int, now: int, pin: Pin | None) -> Walk[Any]:
         log, _ = self._open_parts()
-        return Walk(self, log.replay(stop=min(stop, log.committed)), what, now)
+        return Walk(self, log.replay(stop=min(stop, log.committed)), what, now, pin)
 
     def _visible(self) -> tuple[int, int]:
         # (number after the last record that reads show, keys present then). What is above is not yet in the
@@ -477,6 +425,20 @@ class KVStore(BulkWriter, Scanned, MutableMapping[bytes, bytes]):
             self._reload_index(index)
             _, index = self._open_parts()
         return index.progress()
+
+    def _pinned(self) -> tuple[int, int, Pin | None]:
+        # The same, and what keeps compaction from removing what was current; a forked child has no locks.
+        while True:
+            seq, count = self._visible()
+            _, index = self._open_parts()
+            try:
+                pin = self._pins.hold(seq)
+            except Closed:
+                return seq, count, None
+            if index.horizon <= seq and not index.retired:
+                return seq, count, pin
+            # Compaction had asked before; what it goes by is newer.
+            pin.release()
 
     def _open_parts(self) -> tuple[Log, Index]:
         log, index = self._parts()
@@ -540,7 +502,9 @@ def _reopen(cls: type[KVStore], path: str, arguments: dict[str, Any]) -> KVStore
 def _write_index(log: Log) -> tuple[Index, SlotMap]:
     log.begin_exclusive()
     try:
-        return attach.provide(log)
+        found = attach.provide(log)
+        log.drop_strays()
+        return found
     finally:
         log.end_exclusive()
 

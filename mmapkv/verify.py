@@ -92,6 +92,7 @@ def verify_open(store: KVStore, full: bool, progress: _Progress | None) -> Store
             store._reload_index(index)
             continue
         report = _Report()
+        generation = log.control.generation
         try:
             index_file.read_mark(index)
         except CorruptionError as error:
@@ -99,9 +100,12 @@ def verify_open(store: KVStore, full: bool, progress: _Progress | None) -> Store
             if index_file.is_clean(index):
                 report.add(error.filename, 0, error.strerror, _REBUILD)
         try:
-            return _check(log, index, report, full, progress, None)
+            found = _check(log, index, report, full, progress, None)
         except Replaced:
             continue
+        # What compaction led elsewhere meanwhile, in whichever process, is looked for anew.
+        if not found.damages or log.control.generation == generation:
+            return found
 
 
 class _Report:

@@ -1,5 +1,6 @@
 from typing import Any, Final, Generic, Literal, Self, TypeVar, overload
 
+from mmapkv.pins import Pin
 from mmapkv.reader import StoreReader
 from mmaplog.replay import Replay
 
@@ -14,13 +15,30 @@ EXPIRED: Final = 3
 class Walk(Generic[_T_co]):
     @overload
     def __init__(
-        self: Walk[bytes], store: StoreReader, replay: Replay, what: Literal[0, 1, 3], now: int = 0
+        self: Walk[bytes],
+        store: StoreReader,
+        replay: Replay,
+        what: Literal[0, 1, 3],
+        now: int = 0,
+        pin: Pin | None = None,
     ) -> None: ...
     @overload
     def __init__(
-        self: Walk[tuple[bytes, bytes]], store: StoreReader, replay: Replay, what: Literal[2], now: int = 0
+        self: Walk[tuple[bytes, bytes]],
+        store: StoreReader,
+        replay: Replay,
+        what: Literal[2],
+        now: int = 0,
+        pin: Pin | None = None,
     ) -> None: ...
     @overload
-    def __init__(self: Walk[Any], store: StoreReader, replay: Replay, what: int, now: int = 0) -> None: ...
+    def __init__(
+        self: Walk[Any],
+        store: StoreReader,
+        replay: Replay,
+        what: int,
+        now: int = 0,
+        pin: Pin | None = None,
+    ) -> None: ...
     def __iter__(self) -> Self: ...
     def __next__(self) -> _T_co: ...

@@ -11,12 +11,14 @@ from mmapio._os cimport now_ns
 from mmapkv.approach cimport Probe, approach, leads_to
 from mmapkv.catch_up cimport parse
 from mmapkv.format cimport EXPIRY_SIZE, FLAG_EXPIRY, KIND_PUT, SLOTS, PayloadHeader, make_address
-from mmapkv.index cimport ABSENT, PRESENT, STRAY, UNMAPPED, Hit, Index, Outcome
+from mmapkv.index cimport ABSENT, PRESENT, STRAY, TOO_OLD, UNMAPPED, Hit, Index, Outcome
 from mmapkv.reader cimport StoreReader
 from mmaplog.checksum cimport xxh3
 from mmaplog.format cimport Record
 from mmaplog.replay cimport Replay
 from mmaplog.segment cimport Segment
+
+from mmapkv.errors import SnapshotTooOld
 
 KEYS = 0
 VALUES = 1
@@ -52,6 +54,7 @@ cdef class Walk:
     cdef uint64_t stop
     cdef uint64_t now           # nanoseconds since 1970; 0: whenever a record is come to
     cdef int what
+    cdef object pin             # keeps compaction from removing what is still to come, or None
     cdef list segments          # that the steps point into
     cdef uint64_t faults        # of this process, when the segments were last found without
     cdef object error           # what came after the steps, to be raised after them
@@ -61,13 +64,14 @@ cdef class Walk:
     cdef Step steps[BLOCK]
     cdef Probe probes[BLOCK]
 
-    def __init__(self, StoreReader store, Replay replay, int what, uint64_t now=0):
+    def __init__(self, StoreReader store, Replay replay, int what, uint64_t now=0, pin=None):
         self.store = store
         self.replay = replay
         self.stop = replay.stop
         self.what = what
         self.block = BLOCK_FIRST
         self.now = now
+        self.pin = pin
 
     def __iter__(self):
         return self
@@ -80,6 +84,11 @@ cdef class Walk:
                     error, self.error = self.error, None
                     raise error
                 if self.replay.seq >= self.stop:
+                    if self.pin is not None:
+                        self.pin = None
+                    elif self.store.index is not None and self.store.index.horizon > self.stop:
+                        raise SnapshotTooOld(
+                            f"compaction has removed what was current before record {self.stop}; begin anew", self.store._path)
                     raise StopIteration
                 self.read_block()
                 continue
@@ -109,7 +118,6 @@ cdef class Walk:
         while self.count < self.block and self.replay.seq < self.stop:
             try:
                 if not self.replay.read(&record, True):
-                    # The last numbers have no record: a repair found none.
                     break
                 parse(&record, self.replay, &payload, &key)
             except Exception as error:
@@ -177,7 +185,7 @@ cdef class Walk:
                 outcome = index.version_before(self.stop, False, &hit)
                 if outcome == PRESENT:
                     return hit.seq == seq
-                if outcome == STRAY or outcome == UNMAPPED:
+                if outcome == STRAY or outcome == UNMAPPED or outcome == TOO_OLD:
                     self.store.settle(index, outcome, &hit)
                     outcome = PRESENT
             if outcome == ABSENT:

@@ -174,6 +174,10 @@ cdef class StoreWriter(BulkReader):
         lay_out(log.begin(payload_size), flags, version, spot.hit.seq, spot.hit.address)
         log.commit(payload_size)
 
+        if spot.known and not spot.hit.deleted:
+            index.add_dead(spot.hit.slot, spot.hit.size)
+        if version.kind == KIND_DELETE:
+            index.add_dead(self.tail_slot, record_size(payload_size, False))
         # Committed. A reader that sees the entry now sees a record that no crash takes away.
         memory.store_release(spot.cell, spot.tag | make_address(self.tail_slot, log.last))
         index.applied(&seq, &count)

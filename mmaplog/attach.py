@@ -153,7 +153,9 @@ def _attach_locked(
         if strays or control.first_seq != manifest.first_seq:
             # A writer was killed after MANIFEST said what counts, and before he had told those who read.
             control.change(manifest.first_seq)
-        recovery.cleanse(segments, control, [*_temporaries(directory, derived), *strays])
+        # What a layer above keeps may still lead there.
+        doomed = [] if derived else strays
+        recovery.cleanse(segments, control, [*_temporaries(directory, derived), *doomed])
         control.unseal()
     return Attachment(directory, locks, manifest, segments, control, recovered)
 

@@ -3,6 +3,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmaplog.log import Log
+from mmaplog.manifest import Compacted
 from mmaplog.replay import Entry
 from mmaplog.segment import Segment
 
@@ -25,5 +26,13 @@ class Group:
 def compact(
     log: Log, keep: Callable[[Entry], object] | None, key: Callable[[Entry], Hashable | None] | None
 ) -> Compaction: ...
-def rewrite(log: Log, group: Group, counts: list[int]) -> None: ...
+def rewrite(
+    log: Log,
+    group: Group,
+    counts: list[int],
+    copy: Callable[[Segment, Any, Segment, int], int] | None = None,
+    replace: Callable[[Segment, Compacted, list[str]], None] | None = None,
+) -> None: ...
+def copy_records(source: Segment, offsets: Any, target: Segment, end: int) -> int: ...
+def fits(group: Group, segment: Segment, stop: int, size: int, segment_bytes: int) -> bool: ...
 def sealed_segments(log: Log) -> list[Segment]: ...

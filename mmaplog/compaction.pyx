@@ -144,17 +144,23 @@ cdef survey(SegmentSet segments, Segment segment, uint64_t stop, stays):
         size += replay.offset - replay.start
 
 
-cdef bint fits(group, Segment segment, uint64_t stop, uint64_t size, uint64_t segment_bytes) except -1:
-    # Whether the records of one more segment may go into the same new one. Not across epochs: where one begins tells whose
-    # numbers were given out again.
+def fits(group, Segment segment, uint64_t stop, uint64_t size, uint64_t segment_bytes):
+    """Whether the records of one more segment may go into the same new one.
+
+    Not across epochs: where one begins tells whose numbers were given out again.
+    """
     cdef Segment first = group.segments[0]
     if first.epoch != segment.epoch or stop - first.base_seq > SPAN_MAX:
         return False
     return SEGMENT_HEADER_SIZE + <uint64_t>group.size + size <= segment_bytes
 
 
-def rewrite(log, group, counts):
-    """Put one segment in the place of a group's, and count what that did; nothing where there is nothing to gain."""
+def rewrite(log, group, counts, copy=None, replace=None):
+    """Put one segment in the place of a group's, and count what that did; nothing where there is nothing to gain.
+
+    A layer above may `copy` records its own way, with the arguments of `copy_records`, and `replace` segments as
+    :meth:`mmaplog.Log.replace_segments` does.
+    """
     cdef SegmentSet segments = log.segments
     cdef Segment first = group.segments[0], segment, made
     cdef uint64_t end = SEGMENT_HEADER_SIZE
@@ -167,7 +173,7 @@ def rewrite(log, group, counts):
         segments.directory, segments.log_uuid, first.base_seq, first.epoch, capacity, capacity, False, first)
     try:
         for segment, offsets in zip(group.segments, group.kept):
-            end = copy_records(segment, offsets, made, end)
+            end = (copy or copy_records)(segment, offsets, made, end)
         footer.seq = group.stop
         footer.end = end
         footer.records = group.records
@@ -177,7 +183,7 @@ def rewrite(log, group, counts):
         made.sync()
         made.release()
         publish_segment(segments.directory, made)
-        log.replace_segments(
+        (replace or log.replace_segments)(
             made, Compacted(made.id, first.base_seq, group.stop, group.records), [each.name for each in group.segments])
     except BaseException:
         discard_unless_listed(segments, made)
@@ -198,13 +204,15 @@ cdef discard_unless_listed(SegmentSet segments, Segment made):
             pass
 
 
-cdef uint64_t copy_records(Segment source, offsets, Segment target, uint64_t end) except 0:
-    # Behind what is there; the records were verified when they were chosen, and nothing writes to a sealed segment.
+def copy_records(Segment source, offsets, Segment target, uint64_t end):
+    """Copy the records at `offsets` behind what is there, and return where that ends then.
+
+    They were verified when they were chosen, and nothing writes to a sealed segment.
+    """
     cdef const unsigned int[::1] places = offsets
     cdef Py_ssize_t at, count = len(offsets)
     cdef uint64_t size
     cdef RecordHeader *header
-    cdef uint64_t seq
     if count == 0:
         return end
     cdef bint fitted = True
@@ -215,17 +223,21 @@ cdef uint64_t copy_records(Segment source, offsets, Segment target, uint64_t end
             if size > target.limit - end:
                 fitted = False
                 break
-            seq = source.base_seq + header.seq
             memcpy(target.base + end, header, size)
-            header = <RecordHeader *>(target.base + end)
-            header.seq = <uint32_t>(seq - target.base_seq)
-            # What was one batch stands by itself now: all of it is durable.
-            header.flags &= <uint8_t>~(FLAG_BATCH | FLAG_BATCH_END)
-            header.lag = <uint16_t>LAG_UNKNOWN
-            header.checksum = checksum_of(target.base + end, target.id, end, header.length)
+            settle_copy(source, target, end)
             end += size
     source.region.check()
     target.region.check()
     if not fitted:
         raise CorruptionError("the segment was written to by others while its records were copied", source.path)
     return end
+
+
+cdef void settle_copy(Segment source, Segment target, uint64_t offset) noexcept nogil:
+    # What a record says of its place and its company is made true of the copy.
+    cdef RecordHeader *header = <RecordHeader *>(target.base + offset)
+    header.seq = <uint32_t>(source.base_seq + header.seq - target.base_seq)
+    # What was one batch stands by itself now: all of it is durable.
+    header.flags &= <uint8_t>~(FLAG_BATCH | FLAG_BATCH_END)
+    header.lag = <uint16_t>LAG_UNKNOWN
+    header.checksum = checksum_of(target.base + offset, target.id, offset, header.length)

@@ -8,6 +8,7 @@ from mmaplog.appender cimport Appender
 cdef class Keeper(Appender):
     cdef object care            # held by the thread that truncates, compacts or closes
     cdef bint caring            # it truncates or compacts
+    cdef bint spares_strays     # a layer above says when segments that do not count any more are to be removed
 
     cdef int begin_care(self, what) except -1
     cdef int end_care(self) except -1

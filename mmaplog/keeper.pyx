@@ -150,15 +150,54 @@ cdef class Keeper(Appender):
         """For `compact`: carry out what frees more room than it takes; on a full disk with the help of the reserve."""
         return reserve.spend_if_full(self.directory, operation)
 
-    def replace_segments(self, Segment made, listed, replaced):
-        """For `compact`: put a segment that is whole and synced in the place of others. `listed` is its entry in MANIFEST."""
+    def replace_segments(self, Segment made, listed, replaced, between=None):
+        """For `compact`: put a segment that is whole and synced in the place of others. `listed` is its entry in MANIFEST.
+
+        `between` is called when it counts, and the others are still there.
+        """
         manifest = manifest_file.read(self.directory, self._path).with_compacted(listed)
         system.sync(self.directory)
         manifest_file.write(self.directory, manifest)
         self.control.change(self.segments.first_seq)
         self.segments.relist()
+        if between is not None:
+            between()
         for name in replaced:
             system.remove_file(self.directory, name)
+
+    def roll_tail(self):
+        """For layers above: let what comes go to a new segment, so that after a flush all that there is can be compacted."""
+        self.hold_tail("a compaction")
+        try:
+            if self.tail.base_seq < self.seq:
+                if self.marked:
+                    self.unmark()
+                    self.marked = False
+                self.roll(0)
+        finally:
+            self.give_tail()
+
+    def hold_past(self, seq):
+        """For layers above: tell those who compact, in whichever process, that the log is looked at as it was below `seq`."""
+        self.check()
+        self.locks.hold_past(seq)
+
+    def let_past(self, seq):
+        """End what `hold_past` began."""
+        self.check()
+        self.locks.let_past(seq)
+
+    def oldest_past(self, stop):
+        """The lowest number below `stop` that another handle holds, or `stop`."""
+        self.check()
+        return self.locks.oldest_past(stop)
+
+    def drop_strays(self):
+        """For layers above that keep files of their own: nothing leads to segments that do not count any more.
+
+        While nobody else truncates or compacts.
+        """
+        self.remove_strays()
 
     cdef int remove_strays(self) except -1:
         # What somebody left who was killed. MANIFEST names it no more, and that must be durable first.
@@ -191,7 +230,8 @@ cdef class Keeper(Appender):
                 self.segments.relist()
                 if self.segments.manifest.first_seq > self.control.first_seq:
                     self.control.change(self.segments.manifest.first_seq)
-                self.remove_strays()
+                if not self.spares_strays:
+                    self.remove_strays()
             except BaseException:
                 self.locks.end_care()
                 raise

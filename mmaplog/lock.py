@@ -19,6 +19,8 @@ INITIALISING = 0
 WRITER = 1
 ATTACHED = 2
 CARE = 3
+# The first of as many bytes as there are numbers. Who looks at a log as it was below one shares its byte.
+PAST = 1 << 32
 # Where the writer leaves its name; far from the bytes that are locked.
 OWNER_OFFSET = 64
 OWNER_SIZE = 64
@@ -90,6 +92,26 @@ class LockFile:
     def end_care(self) -> None:
         """Let others truncate and compact again."""
         _os.unlock_byte(self._file, CARE)
+
+    def hold_past(self, seq: int) -> None:
+        """Tell those who compact that the log is looked at as it was below this number."""
+        _os.lock_byte(self._file, PAST + seq, False, wait=True)
+
+    def let_past(self, seq: int) -> None:
+        """Stop telling that."""
+        _os.unlock_byte(self._file, PAST + seq)
+
+    def oldest_past(self, stop: int) -> int:
+        """The lowest number below `stop` that another handle holds, or `stop`."""
+        low, high = 0, stop
+        # Up to `low` nobody holds any; one is held below `high`, or nothing below `stop` is.
+        while low < high:
+            middle = (low + high) // 2
+            if _os.byte_is_locked(self._file, PAST + low, middle + 1 - low):
+                high = middle
+            else:
+                low = middle + 1
+        return low
 
     def attach(self) -> bool:
         """Be counted among those who have the log open; True when there is nobody else.

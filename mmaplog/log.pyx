@@ -531,7 +531,7 @@ cdef class Log(Keeper):
 
 
 def open_log(cls, path, mode, flush_policy, timestamps, segment_bytes, derived, bint shared=False, reserve_bytes=None):
-    """What :meth:`Log.open` does, for layers above that keep `derived` files of their own in the directory."""
+    """What :meth:`Log.open` does, for layers above that keep `derived` files of their own in the directory, and call `drop_strays`."""
     cdef Log log = cls.__new__(cls)
     if not isinstance(flush_policy, FlushPolicy):
         raise TypeError(f"flush_policy must be a mmapio.FlushPolicy, not {flush_policy!r}")
@@ -544,14 +544,14 @@ def open_log(cls, path, mode, flush_policy, timestamps, segment_bytes, derived, 
     try:
         if reserve_bytes is not None:
             reserve.keep(found.directory, log._path, reserve_bytes)
-        take_apart(log, found, mode, flush_policy, timestamps, shared)
+        take_apart(log, found, mode, flush_policy, timestamps, shared, bool(derived))
     except BaseException:
         found.locks.close()
         raise
     return log
 
 
-cdef take_apart(Log log, found, mode, flush_policy, timestamps, bint shared):
+cdef take_apart(Log log, found, mode, flush_policy, timestamps, bint shared, bint spares_strays):
     # What opening found becomes the handle.
     cdef CommitSlot slot
     cdef Segment tail
@@ -562,6 +562,7 @@ cdef take_apart(Log log, found, mode, flush_policy, timestamps, bint shared):
     log.recovered = found.recovered
     log.policy = flush_policy
     log.timestamps = timestamps
+    log.spares_strays = spares_strays
     log.append_lock = threading.RLock()
     log.care = threading.RLock()
 

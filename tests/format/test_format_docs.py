@@ -230,7 +230,7 @@ def test_the_examples_of_a_store(tmp_path: Path) -> None:
     data = (tmp_path / "written/INDEX").read_bytes()
     (seed,) = struct.unpack_from("<Q", data, 40)
     bucket = xxh3_64_intdigest(b"k", seed) & 511
-    (made,) = struct.unpack_from("<Q", data, 139264 + 4096 + 64 * (1 + bucket))
+    (made,) = struct.unpack_from("<Q", data, 204800 + 4096 + 64 * (1 + bucket))
     assert made & (1 << 40) - 1 == entry & (1 << 40) - 1
 
 

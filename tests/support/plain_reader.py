@@ -122,7 +122,7 @@ def _index(log: Log) -> Index | None:
         data = (log.path / "INDEX").read_bytes()
     except FileNotFoundError:
         return None
-    if len(data) < 139264 + 10 * 4096:
+    if len(data) < 204800 + 10 * 4096:
         return None
     magic, version, _, _, incompatible, owner, seed, checksum = struct.unpack_from("<8sIIII16sQQ", data)
     if magic != b"\x93mmapidx" or owner != log.log_uuid.bytes or checksum != xxh3_64_intdigest(data[:48]):
@@ -164,8 +164,9 @@ def _believed(log: Log, data: bytes, words: list[int], slots: list[int]) -> bool
     if marked:
         expected = xxh3_64_intdigest(data[4096:4224] + bytes(8) + data[4232:4352], seed)
         expected = xxh3_64_intdigest(struct.pack(f"<{len(slots)}Q", *slots), expected)
+        expected = xxh3_64_intdigest(data[139264 : 139264 + 4 * len(slots)], expected)
         expected = xxh3_64_intdigest(struct.pack(f"<{len(words)}Q", *words), expected)
-        require(content == expected, "state, slot table and directory do not match the clean mark")
+        require(content == expected, "state, slot and dead table and directory do not match the clean mark")
         require((mark_seq, index_end) == (seq, end), "the clean mark is not that of the state")
     if log.control is not None and log.control.incarnation == incarnation:
         require(seq <= log.committed, f"the index holds {seq} records, the log {log.committed}")
@@ -184,7 +185,8 @@ def walk_index(log: Log) -> dict[bytes, tuple[int, int]] | None:
     changes = changes_of(log)
     places = [(record.segment_id, record.offset) for record in log.records]
     keys = {place: change.key for place, change in zip(places, changes, strict=True)}
-    require(len({*index.slots, 0}) == len(index.slots) + 1, "a slot names no segment, or the one of another")
+    taken = [segment_id for segment_id in index.slots if segment_id]
+    require(len(set(taken)) == len(taken), "a slot names the segment of another")
     found: dict[bytes, tuple[int, int]] = {}
     for word in _segments(index):
         for bucket, entry in _entries(index, word):
@@ -224,7 +226,7 @@ def _segments(index: Index) -> list[Word]:
     require(len(found) == index.segments, f"{len(found)} index segments, the state says {index.segments}")
     if index.spare:
         taken.append((index.spare, 9, "the spare"))
-    free, before = 139264 // 4096, "the slot table"
+    free, before = 204800 // 4096, "the dead table"
     for page, pages, what in sorted(taken):
         require(page >= free, f"{what} overlaps {before}")
         free, before = page + pages, what
@@ -245,10 +247,7 @@ def _entries(index: Index, word: Word) -> Iterator[tuple[int, int]]:
         line, lines = 1 + bucket, 1
         while True:
             *entries, link = struct.unpack_from("<8Q", index.data, start + 64 * line)
-            used = [entry for entry in entries if entry]
-            require(used == entries[: len(used)], f"bucket {bucket} {here} has a gap")
-            require(not link or len(used) == 7, f"bucket {bucket} {here} goes on behind a gap")
-            yield from ((bucket, entry) for entry in used)
+            yield from ((bucket, entry) for entry in entries if entry)
             if not link:
                 break
             require(link <= overflow_used, f"bucket {bucket} {here} leads to line {link} of {overflow_used}")

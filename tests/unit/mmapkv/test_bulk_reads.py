@@ -237,7 +237,7 @@ def test_a_damaged_index_is_mended_in_the_middle_of_a_call(tmp_path: Path) -> No
     with opened(path) as kv:
         kv.update(MODEL)
     size = (path / "INDEX").stat().st_size
-    start = 139_264 + 4096  # the first index segment, behind the first directory
+    start = 204_800 + 4096  # the first index segment, behind the first directory
     overwrite(path / "INDEX", bytes(min(9 * 4096, size - start) - 64), start + 64)
     keys = list(MODEL)
     with opened(path, "r") as reader, pytest.raises(CorruptionError, match="index"):

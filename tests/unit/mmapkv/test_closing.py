@@ -81,6 +81,7 @@ CHANGES: dict[str, Use] = {
     "sweep": lambda kv: kv.sweep(),
     "flush": lambda kv: kv.flush(),
     "sync": lambda kv: kv.sync(),
+    "compact": lambda kv: kv.compact(),
 }
 
 
@@ -259,7 +260,7 @@ def test_a_childs_end_writes_nothing_and_unlocks_nothing(path: Path, way: str) -
 def test_a_child_does_not_mend_the_index(path: Path) -> None:
     """A look-up that finds it damaged has a writer rebuild it; the parent's child is no writer."""
     raw = (path / "INDEX").read_bytes()
-    overwrite(path / "INDEX", bytes([raw[143_360 + 64] ^ 1]), 143_360 + 64)
+    overwrite(path / "INDEX", bytes([raw[208_896 + 64] ^ 1]), 208_896 + 64)
     with opened(path) as kv:
         with unchanged(path):
             kind, _ = in_child(lambda: outcome(lambda: kv[b"a"]))

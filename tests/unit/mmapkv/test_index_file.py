@@ -19,7 +19,7 @@ from tests.unit.mmapkv.stores import agreeing, contents, lose, opened
 from tests.unit.mmaplog.damage import overwrite, replace_by_directory, replace_by_fifo, replace_by_symlink
 
 CONTENT = {b"key %d" % number: b"%d" % number * 20 for number in range(500)}
-HEADER_SIZE, STATE_AT, SLOTS_AT, DIRECTORY_AT = 56, 4096, 8192, 139264
+HEADER_SIZE, STATE_AT, SLOTS_AT, DIRECTORY_AT = 56, 4096, 8192, 204800
 
 
 @pytest.fixture

@@ -171,7 +171,7 @@ PLANTED: dict[str, tuple[Callable[[IndexWords], object], str]] = {
     "an entry is gone": (drop_last_of_chain, "no entry"),
     "two entries for a key": (second_entry, "another entry"),
     "an older version": (older_version, "is newer than record"),
-    "an empty entry in between": (lambda w: w.__setitem__(first_chain(w, 2)[0] + 16, 0), "behind an empty"),
+    "an empty entry in between": (lambda w: w.__setitem__(first_chain(w, 2)[0] + 16, 0), "has no entry"),
     "a chain in a cycle": (cycle, "in a chain already"),
     "a line in two chains": (shared_line, "in a chain already"),
     "an overflow line too many": (
@@ -204,7 +204,7 @@ PLANTED: dict[str, tuple[Callable[[IndexWords], object], str]] = {
         "tag",
     ),
     "two slots for one segment": (lambda w: w.__setitem__(SLOTS + 8, w[SLOTS]), "slot 1 names"),
-    "a slot for nothing": (lambda w: w.__setitem__(SLOTS, 0), "slot 0 names no"),
+    "a slot for nothing": (lambda w: w.__setitem__(SLOTS, 0), "slot 0, which is free"),
     "a slot for what is not there": (lambda w: w.__setitem__(SLOTS, 12345), "0000000000003039"),
     "fewer slots": (lambda w: w.__setitem__(SLOTS_USED, 1), "1 are used"),
 }
@@ -467,3 +467,28 @@ def test_beside_a_writer_at_work(tmp_path: Path, mode: str) -> None:
             assert kv.verify().damages == ()
         assert verify_path(path).damages == ()
         assert len(kv) != before
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_what_compaction_leaves_is_sound(tmp_path: Path, held: bool) -> None:
+    """Free slots, empty entries, records of which nothing says what was before them, versions kept for a snapshot."""
+    path = tmp_path / "kv"
+    chance = random.Random(7)
+    with KVStore.open(path, segment_bytes=1 << 16) as kv:
+        snapshot = None
+        for step in range(6000):
+            key = b"k%d" % chance.randrange(300)
+            if chance.random() < 0.7:
+                kv[key] = chance.randbytes(chance.randrange(200))
+            else:
+                kv.pop(key, None)
+            if step % 1500 == 700:
+                kv.compact()
+            if step == 3000 and held:
+                snapshot = kv.snapshot()
+        assert kv.verify().damages == ()
+        kv.compact()
+        assert kv.verify().damages == ()
+        if snapshot is not None:
+            snapshot.close()
+    assert verify(path).damages == ()

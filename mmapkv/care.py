@@ -1,0 +1,135 @@
+"""Keeping a store: what is in it, whether it is sound, copies of it, and its size."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, cast
+
+from mmapio import _fork
+from mmapio.options import FlushPolicy
+from mmapkv import compaction
+from mmapkv.errors import StoreError
+from mmapkv.verify import StoreVerified, verify_open
+from mmaplog.backup import Backup
+from mmaplog.compaction import Compaction
+
+if TYPE_CHECKING:
+    from mmapkv.store import KVStore
+
+
+class Cared:
+    """The part of a store that is for its keeper; no use without the rest."""
+
+    # Held by the thread that compacts or closes; `_caring` is that thread, or 0.
+    _care: _fork.Lock
+    _caring: int
+
+    @property
+    def _store(self) -> KVStore:
+        return cast("KVStore", self)
+
+    def compact(self) -> Compaction:
+        """Rewrite the log without superseded values and deletions: a :class:`Compaction` says what that did.
+
+        What a walk or snapshot may still need stays, in whichever process it is. Reads and writes go on
+        meanwhile; writes wait for a millisecond now and then. Flushes first. Costs a pass over the segments
+        with something to remove, and room on the disk for one segment, which :exc:`OSError` says is not
+        there; what was not reached is then as it was, as after a crash. Raises CorruptionError, Poisoned,
+        FlushFailed, InvalidMode on a reader, Closed.
+
+        >>> import tempfile
+        >>> with KVStore.open(tempfile.mkdtemp()) as kv:
+        ...     for number in range(1000):
+        ...         kv["counter"] = str(number)
+        ...     kv.compact().records_removed, kv["counter"]
+        (999, b'999')
+        """
+        compaction.require_writer(self._store)
+        with self._careful("a compaction"):
+            self._store._open_parts()
+            return compaction.compact(self._store, self._store._pins)
+
+    @contextmanager
+    def _careful(self, what: str) -> Iterator[None]:
+        # Another thread is waited for; a destructor or signal handler that interrupted one must not wait.
+        with self._care:
+            if self._caring == threading.get_ident():
+                raise StoreError(
+                    errno.EDEADLK,
+                    f"{what} from a destructor or signal handler that interrupted a compaction or close of "
+                    "the same store; let the handler leave a note instead, and act on it later",
+                    self._store.path,
+                )
+            self._caring = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._caring = 0
+
+    def stats(self) -> dict[str, int]:
+        """Figures about the store, which cost a look at the directory.
+
+        `keys`; of the log, `records`, the numbers `first_seq`, `committed` and `durable`, `segments`, the
+        `segment_bytes` that each may have, how often its end was dropped, `epoch`; `bytes_on_disk` of all
+        files; open `snapshots`, those of transactions and scans too; of the index, its depth, segments, and
+        bytes in use and allocated. How much of the log is live takes a look at each record: :meth:`verify`
+        tells. Raises Closed.
+        """
+        log, index = self._store._open_parts()
+        told = log.stats()
+        names = (
+            *("records", "first_seq", "committed", "durable", "segments", "segment_bytes", "epoch"),
+            "bytes_on_disk",
+        )
+        ours = {"keys": len(self._store), "snapshots": len(self._store._views)}
+        return {**ours, **{name: int(told[name]) for name in names}, **index.figures()}
+
+    def verify(
+        self, *, full: bool = True, progress: Callable[[int, int], object] | None = None
+    ) -> StoreVerified:
+        """Check all that the store's files hold, and change nothing: what is wrong, and how much there is.
+
+        All of the index: its directory, each entry, the record that it leads to. With `full` all of the log
+        too: each record's checksum, what it says of the version before it, that the index leads to the newest
+        of its key, and the number of keys. The store can be used meanwhile, by this handle and by others.
+        `progress` is called with (records looked at, records in all). Costs about what building the index
+        does, twice; memory for a bit for each record's number, 128 MiB at most (beyond 2^30 numbers the log
+        is read again for each 2^30), and a bit for each page of the index.
+
+        Raises Closed, MappingFault where a file was cut.
+
+        >>> import tempfile, os
+        >>> with KVStore.open(os.path.join(tempfile.mkdtemp(), "kv")) as kv:
+        ...     kv["key"] = "value"
+        ...     report = kv.verify()
+        >>> report.keys, report.damages
+        (1, ())
+        """
+        return verify_open(self._store, full, progress)
+
+    def backup(
+        self,
+        target: str | bytes | os.PathLike[str] | os.PathLike[bytes],
+        *,
+        verify: bool = True,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> Backup:
+        """Copy the store, while it is in use by whomever, into the new directory `target`.
+
+        The copy is a store of its own, equal to this one at the moment the call began, with every record
+        checked unless `verify` is false, and durable when this returns; until then there is nothing of that
+        name. The index of the copy is not copied but built. `progress` is called with (bytes done, bytes in
+        all). Costs what :meth:`mmaplog.Log.backup` does, and a microsecond a record.
+
+        Raises FileExistsError for a target that is there, CorruptionError when the log is damaged, Closed,
+        OSError as the system reports it.
+        """
+        log, _ = self._store._open_parts()
+        made = log.backup(target, verify=verify, progress=progress)
+        # It is complete without: this spares whoever opens it first the wait.
+        with type(self._store).open(made.path, "w", flush_policy=FlushPolicy.MANUAL):
+            return made

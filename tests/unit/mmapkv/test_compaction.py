@@ -1,0 +1,207 @@
+"""Compacting a store: the same to see for everybody, in less room."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mmapio import FlushPolicy
+from mmapio.errors import InvalidMode
+from mmapkv import KVStore, Snapshot
+from tests.crash.child import Child
+
+KEYS = [b"key %d" % number for number in range(150)]
+
+
+def opened(path: Path) -> KVStore:
+    """A writer whose segments are as small as can be."""
+    return KVStore.open(path, flush_policy=FlushPolicy.MANUAL, segment_bytes=64 << 10)
+
+
+def segment_bytes(path: Path) -> int:
+    """What the segments take on the disk."""
+    return sum(512 * entry.stat().st_blocks for entry in path.glob("*.seg"))
+
+
+def require_same(store: KVStore | Snapshot, model: dict[bytes, bytes]) -> None:
+    """A walk goes by the log, look-ups by the index; both must be the dict's."""
+    assert dict(store.items()) == model
+    assert len(store) == len(model)
+    assert [store.get(key) for key in KEYS] == [model.get(key) for key in KEYS]
+
+
+def change_many(chance: random.Random, store: KVStore, model: dict[bytes, bytes]) -> None:
+    """The same in a store and a dict, by two batches."""
+    put = {key: chance.randbytes(50) for key in chance.sample(KEYS, 20)}
+    store.put_many(put)
+    model.update(put)
+    gone = chance.sample(KEYS, 20)
+    store.delete_many(gone)
+    for key in gone:
+        model.pop(key, None)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_store_that_is_compacted_now_and_then_is_a_dict(tmp_path: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    path = tmp_path / "kv"
+    model: dict[bytes, bytes] = {}
+    store, reader = opened(path), KVStore.open(path, "r")
+    walks: list[tuple[Iterator[tuple[bytes, bytes]], dict[bytes, bytes]]] = []
+    snapshots: list[tuple[Snapshot, dict[bytes, bytes]]] = []
+    for _ in range(40):
+        for _ in range(chance.randrange(200)):
+            key = chance.choice(KEYS)
+            if chance.random() < 0.3:
+                assert store.pop(key, None) == model.pop(key, None)
+            else:
+                store[key] = model[key] = chance.randbytes(chance.randrange(400))
+        change_many(chance, store, model)
+        what = chance.random()
+        if what < 0.4:
+            store.compact()
+        elif what < 0.6:
+            walks.append((iter(chance.choice((store, reader)).items()), dict(model)))
+            snapshots.append((chance.choice((store, reader)).snapshot(), dict(model)))
+        elif what < 0.75 and walks:
+            walk, seen = walks.pop(chance.randrange(len(walks)))
+            assert dict(walk) == seen
+            snapshot, seen = snapshots.pop(chance.randrange(len(snapshots)))
+            require_same(snapshot, seen)
+            snapshot.close()
+        elif what < 0.85:
+            walks.clear()
+            snapshots.clear()
+            store.close()
+            reader.close()
+            if what < 0.8:
+                (path / "INDEX").unlink()
+            store, reader = opened(path), KVStore.open(path, "r")
+        require_same(store, model)
+        require_same(reader, model)
+    store.close()
+    reader.close()
+
+
+def test_what_is_superseded_or_deleted_leaves(tmp_path: Path) -> None:
+    with opened(tmp_path / "kv") as store:
+        for _ in range(5):
+            store.update((key, os.urandom(1000)) for key in KEYS)
+        for key in KEYS[1:]:
+            del store[key]
+        before = segment_bytes(tmp_path / "kv")
+        done = store.compact()
+        assert done.records_removed == 5 * len(KEYS) - 1 + len(KEYS) - 1
+        assert done.segments_replaced > done.segments_written == 1
+        after = segment_bytes(tmp_path / "kv")
+        assert after < before // 4
+        # Two segments: what is left, and the one that is written next.
+        assert len(list((tmp_path / "kv").glob("*.seg"))) == 2
+        assert len(store._log) == 1
+        assert list(store) == KEYS[:1]
+        assert store.compact().segments_replaced == 0
+
+
+def test_a_tombstone_stays_while_what_it_hides_is_there(tmp_path: Path) -> None:
+    """A walk keeps the old value; without the tombstone an index built from the log would bring it back."""
+    path = tmp_path / "kv"
+    with opened(path) as store:
+        store.update((key, bytes(1000)) for key in KEYS)
+        walk = iter(store.items())
+        del store[KEYS[0]]
+        store.compact()
+        (path / "INDEX").unlink()
+        store._rebuild_index(store._parts()[1])  # type: ignore[arg-type]
+        assert KEYS[0] not in store
+        assert len(store) == len(KEYS) - 1
+        assert dict(walk) == dict.fromkeys(KEYS, bytes(1000))
+        assert store.compact().records_removed == 2
+
+
+def test_a_walk_of_another_process_keeps_what_it_needs(tmp_path: Path) -> None:
+    path = tmp_path / "kv"
+    store = opened(path)
+    store.update((key, b"old" * 300) for key in KEYS)
+    going, gone = os.pipe()
+    again, on = os.pipe()
+
+    def walk() -> dict[bytes, bytes]:
+        with KVStore.open(path, "r") as reader:
+            begun = iter(reader.items())
+            first = next(begun)
+            os.write(gone, b"+")
+            os.read(again, 1)
+            return dict([first, *begun])
+
+    def body(_: object) -> None:
+        assert walk() == dict.fromkeys(KEYS, b"old" * 300)
+        os.write(gone, b"=")
+
+    child = Child(body)
+    os.read(going, 1)
+    for _ in range(2):
+        store.update((key, b"new" * 300) for key in KEYS)
+        store.compact()
+    os.write(on, b"+")
+    assert os.read(going, 1) == b"="
+    assert child.kill() == ""
+    # Nobody needs them now.
+    assert store.compact().records_removed == 2 * len(KEYS)
+    store.close()
+
+
+def test_a_reader_of_another_process_never_sees_a_wrong_value(tmp_path: Path) -> None:
+    """Slots are used again, and entries led elsewhere, under its eyes."""
+    path = tmp_path / "kv"
+    store = opened(path)
+    store.update((key, b"%b 0" % key * 30) for key in KEYS)
+    going, gone = os.pipe()
+
+    def body(_: object) -> None:
+        newest = dict.fromkeys(KEYS, 0)
+        with KVStore.open(path, "r") as reader:
+            os.write(gone, b"+")
+            while b"end" not in reader:
+                for key in KEYS:
+                    value = reader[key]
+                    number = int(value[: len(value) // 30].rpartition(b" ")[2])
+                    assert value == b"%b %d" % (key, number) * 30
+                    assert number >= newest[key]
+                    newest[key] = number
+        os.write(gone, b"=")
+
+    child = Child(body)
+    os.read(going, 1)
+    for turn in range(1, 40):
+        store.update((key, b"%b %d" % (key, turn) * 30) for key in KEYS[turn % 3 :: 2])
+        store.compact()
+    store[b"end"] = b""
+    said = os.read(going, 1)
+    assert (said, child.kill()) == (b"=", "")
+    store.close()
+
+
+def test_a_store_without_its_index_is_the_same_after_a_compaction(tmp_path: Path) -> None:
+    path = tmp_path / "kv"
+    with opened(path) as store:
+        for turn in range(3):
+            store.update((key, b"%d" % turn * 500) for key in KEYS)
+            for key in KEYS[turn::5]:
+                del store[key]
+        store.compact()
+        model = dict(store.items())
+    (path / "INDEX").unlink()
+    with opened(path) as store:
+        require_same(store, model)
+        store.compact()
+        require_same(store, model)
+
+
+def test_a_reader_cannot_compact(tmp_path: Path) -> None:
+    opened(tmp_path / "kv").close()
+    with KVStore.open(tmp_path / "kv", "r") as reader, pytest.raises(InvalidMode):
+        reader.compact()
