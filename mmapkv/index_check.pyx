@@ -275,8 +275,6 @@ cdef class IndexCheck:
             if link == 0:
                 return count
             where = start + line * LINE + 8 * ENTRIES
-            if gap:
-                found.append((where, f"the chain of bucket {bucket} goes on behind an empty entry"))
             if link > self.copy[1] or link > OVERFLOW_LINES:
                 found.append((where, f"the chain of bucket {bucket} goes on in overflow line {link}, {self.copy[1]} are taken"))
                 return count
@@ -336,8 +334,11 @@ cdef class IndexCheck:
             # Not mapped, or not so far.
             try:
                 self.index.slots.resolve(slot, segment_id)
+                while self.index.slots.slots[slot].id != segment_id:
+                    # It puts up with a segment that is missing for a while.
+                    self.index.slots.resolve(slot, segment_id)
             except CorruptionError as error:
-                if row.base == NULL:
+                if row.base == NULL or row.id != segment_id:
                     self.missing[slot] = f"leads to slot {slot}, which cannot be followed: {error.strerror}"
                     return self.missing[slot]
             else:
