@@ -41,7 +41,7 @@ class Cared:
         there; what was not reached is then as it was, as after a crash. Raises CorruptionError, Poisoned,
         FlushFailed, InvalidMode on a reader, Closed.
 
-        >>> import tempfile
+        >>> import tempfile; from mmapkv import KVStore
         >>> with KVStore.open(tempfile.mkdtemp()) as kv:
         ...     for number in range(1000):
         ...         kv["counter"] = str(number)
@@ -102,7 +102,7 @@ class Cared:
 
         Raises Closed, MappingFault where a file was cut.
 
-        >>> import tempfile, os
+        >>> import tempfile, os; from mmapkv import KVStore
         >>> with KVStore.open(os.path.join(tempfile.mkdtemp(), "kv")) as kv:
         ...     kv["key"] = "value"
         ...     report = kv.verify()

@@ -153,6 +153,10 @@ class Database(MutableMapping[bytes, bytes]):
         """Make everything that was written durable: on the device when it returns."""
         self._store.sync()
 
+    def reorganize(self) -> None:
+        """Give back the room that deleted and replaced values take: :meth:`mmapkv.KVStore.compact`."""
+        self._store.compact()
+
     def close(self) -> None:
         """Close the database, syncing first; the second time does nothing."""
         self._store.close()

@@ -144,6 +144,20 @@ def test_backup(store: Path, tmp_path: Path, capfdbinary: Any) -> None:
     said(capfdbinary, "backup", store, tmp_path / "copy", code=1)
 
 
+def test_compact(store: Path, capfdbinary: Any) -> None:
+    """The pairs stay, what they were before goes."""
+    before = contents(store)
+    with KVStore.open(store) as kv:
+        for number in range(500):
+            kv["passing"] = b"%500d" % number
+        del kv["passing"]
+    told = json.loads(said(capfdbinary, "compact", store, "--json"))
+    assert told["records_removed"] >= 500
+    assert told["bytes_after"] < told["bytes_before"]
+    assert contents(store) == before
+    assert b"0 records removed" in said(capfdbinary, "compact", store)
+
+
 def test_bench(tmp_path: Path, capfdbinary: Any) -> None:
     """Leaves nothing behind."""
     told = json.loads(said(capfdbinary, "bench", tmp_path, "--keys", "50", "--json"))

@@ -166,3 +166,16 @@ def test_a_database_is_pickled_as_its_store(db: Any) -> None:
         assert dict(again) == dict(db)
         with pytest.raises(dbm.error):
             again["a"] = "1"
+
+
+def test_reorganizing_keeps_what_there_is(tmp_path: Path) -> None:
+    """As gdbm's: what is gone takes no room any more."""
+    with dbm.open(tmp_path / "db", "n") as db:
+        for number in range(500):
+            db["passing"] = b"%500d" % number
+        db["kept"] = b"1"
+        del db["passing"]
+        before = sum(file.stat().st_blocks for file in (tmp_path / "db").iterdir())
+        db.reorganize()
+        assert dict(db) == {b"kept": b"1"}
+    assert sum(file.stat().st_blocks for file in (tmp_path / "db").iterdir()) < before

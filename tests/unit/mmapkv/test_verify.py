@@ -473,7 +473,7 @@ def test_beside_a_writer_at_work(tmp_path: Path, mode: str) -> None:
 
 @pytest.mark.parametrize("held", [False, True])
 def test_what_compaction_leaves_is_sound(tmp_path: Path, held: bool) -> None:
-    """Free slots, empty entries, records that do not tell what was before them, versions kept for a snapshot."""
+    """Free slots, empty entries, records that do not tell what was before, versions kept for a snapshot."""
     path = tmp_path / "kv"
     chance = random.Random(7)
     with KVStore.open(path, segment_bytes=1 << 16) as kv:
