@@ -167,10 +167,10 @@ class Session:
             return (dataclasses.replace(state, firsts=frozenset(range(first, limit + 1))),)
         if call.kind is Kind.TRUNCATE_AFTER:
             cut = place(first, end, call.share)
-            return (
-                state,
-                dataclasses.replace(state, records=state.records[:cut], floor=min(state.floor, cut)),
-            )
+            # The numbers from there on are given out again, those that compaction had taken out too.
+            kept, removed = state.records[:cut], frozenset(seq for seq in state.removed if seq < cut)
+            floor = min(state.floor, cut)
+            return state, dataclasses.replace(state, records=kept, floor=floor, removed=removed)
         if call.kind in (Kind.COMPACT, Kind.COMPACT_BY_KEY):
             return (dataclasses.replace(state, removable=self._removable(call)),)
         return (state,)
