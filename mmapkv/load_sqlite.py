@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from mmapkv.load_source import Refusals, Source, SourceError, as_bytes
@@ -45,13 +45,16 @@ def read_sqlite(
 
 def open_database(path: str) -> sqlite3.Connection:
     """An SQLite database for reading, which is not made when there is none. Raises SourceError."""
-    try:
-        database = sqlite3.connect(Path(path).absolute().as_uri() + "?mode=ro", uri=True)
-        # What is no text is looked at as the bytes that it is.
-        database.text_factory = lambda raw: raw.decode(errors="surrogateescape")
-        database.execute("SELECT 1 FROM sqlite_master").fetchone()
-    except sqlite3.Error as error:
-        raise SourceError(f"cannot be read as an SQLite database: {error}") from None
+    with ExitStack() as opened:
+        try:
+            database = sqlite3.connect(Path(path).absolute().as_uri() + "?mode=ro", uri=True)
+            opened.callback(database.close)
+            # What is no text is looked at as the bytes that it is.
+            database.text_factory = lambda raw: raw.decode(errors="surrogateescape")
+            database.execute("SELECT 1 FROM sqlite_master").fetchone()
+        except sqlite3.Error as error:
+            raise SourceError(f"cannot be read as an SQLite database: {error}") from None
+        opened.pop_all()
     return database
 
 

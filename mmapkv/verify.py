@@ -148,9 +148,10 @@ def _find_index(log: Log, report: _Report) -> tuple[Index | None, str | None]:
 def _check(
     log: Log, index: Index | None, report: _Report, full: bool, progress: _Progress | None, note: str | None
 ) -> StoreVerified:
-    first, stop, count = log.first_seq, log.committed, 0
-    if index is not None:
-        seq, count = index.progress()
+    # The index before the log, which is ahead of it: a count goes with its number.
+    seq, count = (None, 0) if index is None else index.progress()
+    first, stop = log.first_seq, log.committed
+    if seq is not None:
         stop = min(seq, stop)
     tell = _Stages(progress, (2 * full) * (stop - first))
     checked, damaged = (0, 0, 0), frozenset[str]()
