@@ -255,7 +255,7 @@ def test_readers_of_other_processes_see_whole_batches(tmp_path: Path) -> None:
         "            values = [reader.get(name) for name in names]\n"
         "            numbers = [int(value) for value in values if value is not None]\n"
         "            if numbers != sorted(numbers): os._exit(1)\n"
-        "            if len(set(dict(reader).values())) > 1: os._exit(2)\n"
+        "            if len(set(dict(reader.items()).values())) > 1: os._exit(2)\n"
         "            if len(reader) not in (0, 20) or len(list(reader)) not in (0, 20): os._exit(3)\n"
         "            seen = max(numbers, default=seen)\n"
         "    os._exit(0)\n"
