@@ -149,10 +149,8 @@ def _check(
     log: Log, index: Index | None, report: _Report, full: bool, progress: _Progress | None, note: str | None
 ) -> StoreVerified:
     # The index before the log, which is ahead of it: a count goes with its number.
-    seq, count = (None, 0) if index is None else index.progress()
-    first, stop = log.first_seq, log.committed
-    if seq is not None:
-        stop = min(seq, stop)
+    seq, count = (log.committed, 0) if index is None else index.progress()
+    first, stop = log.first_seq, min(seq, log.committed)
     tell = _Stages(progress, (2 * full) * (stop - first))
     checked, damaged = (0, 0, 0), frozenset[str]()
     if full:
