@@ -68,9 +68,10 @@ def consider(log: Log, *, writing: bool) -> tuple[tuple[Index, SlotMap] | None, 
     return (found, slots), None
 
 
-def provide(log: Log) -> tuple[Index, SlotMap]:
-    """The index, brought up to the log or built anew; for who holds the writer's lock.
+def provide(log: Log, *, finishing: bool = True) -> tuple[Index, SlotMap]:
+    """The index, brought up to the log or built anew; for who keeps others from writing.
 
+    With `finishing` a compaction that was cut short is carried out; not while another process may be at one.
     Costs nothing after a clean close.
     """
     found = load(log, writing=True)
@@ -80,7 +81,7 @@ def provide(log: Log) -> tuple[Index, SlotMap]:
     # What a killed writer left half done: a split, the entries of its last records.
     index.resume()
     # And entries that a compaction was leading elsewhere.
-    if not relocation.finish(index, log):
+    if finishing and not relocation.finish(index, log):
         return rebuild(log, index)
     seq, _ = index.progress()
     if seq < log.committed:
@@ -105,6 +106,8 @@ def rebuild(log: Log, old: Index | None) -> tuple[Index, SlotMap]:
     made.adopt(log.control.incarnation)
     old = old or _open(log, SlotMap(log.segments), writable=True)
     if old is not None:
+        # What compaction has removed is missing here, too. A damaged one may say anything.
+        made.raise_horizon(min(old.horizon, log.committed))
         old.retire()
     _os.replace_file(directory, TEMPORARY, NAME)
     return made, slots

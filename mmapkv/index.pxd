@@ -71,6 +71,7 @@ cdef class Index:
     cdef void publish(self, uint64_t seq, uint64_t count) noexcept nogil
     cdef void applied(self, uint64_t *seq, uint64_t *count) noexcept nogil
     cdef void follow(self) noexcept
+    cdef int keep_up(self) except -1
     cdef uint64_t locate(self, uint64_t seq) except 0
     cdef uint64_t slot_of(self, uint64_t segment_id) except? 0xFFFFFFFF
     cdef void free_slot(self, uint64_t slot) noexcept

@@ -323,7 +323,7 @@ cdef class Index:
                 self.slots.segment(hit.slot).path)
         return 0
 
-    # What follows is for the one writer.
+    # What follows is for the one writer, or who has the tail of the log in hand.
 
     cdef bint has_room(self) noexcept nogil:
         # Space for the largest thing one insertion can need: a directory twice the size and two segments.
@@ -351,6 +351,14 @@ cdef class Index:
         self.slot_table = <uint64_t *>(self.base + SLOT_TABLE_OFFSET)
         self.dead = <uint32_t *>(self.base + DEAD_TABLE_OFFSET)
         self.limit = min(self.file.length, self.region.reserved)
+
+    cdef int keep_up(self) except -1:
+        # Where several processes write, another one may have made the file longer. By who holds the tail of the log: then everything
+        # that is in use is within `limit`.
+        if self.state.end > self.limit:
+            self.file.refresh()
+            self.follow()
+        return 0
 
     cdef uint64_t locate(self, uint64_t seq) except 0:
         # The address of the record with this number, found by walking its segment.
