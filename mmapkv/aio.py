@@ -15,6 +15,7 @@ through a whole store, is done in a worker thread, so that the event loop goes o
 |---|---|
 | get, contains, count, ttl, snapshot | open, close, flush, stats, run |
 | put, delete, incr and the like | those that are durable; all where the flush policy has writers wait |
+| | all, of a store that several processes write |
 | the end of a batch or transaction | the same, and if it is long |
 | | put_many, delete_many, clear, sweep, retry |
 | each step of an iteration | what a scan reads before it begins, once it is much; waiting for changes |
@@ -84,7 +85,8 @@ CALLS_MAX = 64
 #: What a scan reads before it begins is read at once if it is no more than so many records, some 0.5 ms.
 RECORDS_MAX = 1000
 
-# The policies under which a change may wait until it is on the device.
+# The policies under which a change may wait until it is on the device. Of a shared store any may wait for
+# another process.
 _WAITING = frozenset({Trigger.ALWAYS, Trigger.BYTES, Trigger.WRITES})
 
 
@@ -119,7 +121,7 @@ class AsyncKVStore:
     def __init__(self, store: KVStore) -> None:
         check_anyio()
         self._store = store
-        self._waits = store.flush_policy.trigger in _WAITING
+        self._waits = store.shared or store.flush_policy.trigger in _WAITING
         self._turns = _Turns()
 
     @classmethod
@@ -128,6 +130,7 @@ class AsyncKVStore:
         path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
         mode: Literal["r", "w", "c", "n"] = "c",
         *,
+        shared: bool = False,
         flush_policy: FlushPolicy = DEFAULT_POLICY,
         segment_bytes: SupportsIndex = DEFAULT_SEGMENT_BYTES,
         verify: bool = True,
@@ -144,6 +147,7 @@ class AsyncKVStore:
                 KVStore.open(
                     path,
                     mode,
+                    shared=shared,
                     flush_policy=flush_policy,
                     segment_bytes=segment_bytes,
                     verify=verify,

@@ -120,6 +120,9 @@ def sealed_segments(Syncer log):
                 break
             # Who had synced it was killed before he sealed it.
             log.seal(segment)
+        elif footer.end > segment.limit:
+            # Another process made it longer since it was looked at.
+            segment.refresh()
         found.append(segment)
     return found
 
