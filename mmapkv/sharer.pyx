@@ -61,7 +61,6 @@ cdef class Sharer(BulkReader):
                 return UNSOUND
         if index.state.split_old:
             index.resume()
-            index.keep_up()
         index.applied(&seq, &count)
         if _fault.faults() != self.faults:
             self.check_faults()
