@@ -269,7 +269,7 @@ cdef class Index:
             if hit.previous == 0:
                 return TOO_OLD if hit.trimmed else ABSENT
             outcome = self.match(hit.previous, hit.key, hit.key_size, verify, &older)
-            if outcome == UNMAPPED:
+            if outcome == UNMAPPED and not (self.private and self.state.root & ROOT_MOVED):
                 slot_id = memory.load_acquire(&self.slot_table[older.slot])
                 if slot_id != 0 and slot_id != self.slots.slots[older.slot].id:
                     hit.slot = older.slot
@@ -301,6 +301,9 @@ cdef class Index:
         if outcome == UNMAPPED:
             self.slots.resolve(hit.slot, memory.load_acquire(&self.slot_table[hit.slot]))
             self.slots.drop_stale(self.slot_table)
+            if self.private and self.slots.vain:
+                # Compaction has removed the segment; nobody leads the entries of this one elsewhere.
+                self.retire()
         elif outcome == OUTGROWN:
             known = self.limit
             self.file.refresh()
