@@ -115,6 +115,11 @@ def provide(log: Log) -> tuple[Index, SlotMap]:
         return rebuild(log, index)
     seq, _ = index.progress()
     if seq < log.committed:
+        try:
+            # Somebody may have appended to the log alone.
+            index_file.clear_mark(index)
+        except CorruptionError:
+            return rebuild(log, index)
         catch_up(index, log.replay(seq))
     return found
 
