@@ -18,7 +18,7 @@ from mmapio.options import FlushPolicy
 from mmapkv import attach, index_file
 from mmapkv.bulk import BulkWriter
 from mmapkv.care import Cared
-from mmapkv.changes import Changes
+from mmapkv.changes import Changes, TooOldChoice
 from mmapkv.codecs import Bytes, Codec, checked
 from mmapkv.errors import Conflict, SnapshotTooOld, StoreError
 from mmapkv.index import Index
@@ -252,15 +252,23 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
         return self.snapshot()
 
     def changes(
-        self, since: SupportsIndex | None = 0, *, follow: bool = False, timeout: float | None = None
+        self,
+        since: SupportsIndex | None = 0,
+        *,
+        follow: bool = False,
+        timeout: float | None = None,
+        too_old: TooOldChoice = "raise",
     ) -> Changes:
         """Iterate over the changes from number `since` on, as they were made: :class:`Changes`.
 
         0 begins with the first that there is, None with the next one. It ends with those that were made
         before the call; with `follow` it waits for more, until there was none for `timeout` seconds, if
-        given. What it hands out is to be seen in the store. Costs reading the log from there on. Raises
-        IndexError for a number that the log has not come to, TooOld (which is one) for one that it has no
-        more, Closed.
+        given. What it hands out is to be seen in the store. Costs reading the log from there on.
+
+        Where a compaction has removed what a copy kept by these changes may need, a deletion, the iteration
+        raises TooOld; with `too_old` "skip" it passes that over. Who begins with 0 needs none from before.
+        Raises IndexError for a number that the log has not come to, TooOld (which is one) for one that it
+        has no more, ValueError for another `too_old`, Closed.
 
         >>> import tempfile
         >>> with KVStore.open(tempfile.mkdtemp()) as kv:
@@ -269,7 +277,7 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
         ...     [(change.seq, change.kind, change.key, change.value) for change in kv.changes()]
         [(0, 'put', b'Oslo', b'59.9'), (1, 'delete', b'Oslo', None)]
         """
-        return Changes(self, since, follow, timeout)
+        return Changes(self, since, follow, timeout, too_old)
 
     def _end_view(self, view: Snapshot) -> None:
         self._views.pop(id(view), None)
