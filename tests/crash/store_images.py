@@ -1,4 +1,4 @@
-"""`python -m tests.crash.store_images`: open what a power cut may leave of a store, and see what was durable."""
+"""`python -m tests.crash.store_images`: what a power cut may leave of a store, opened and compared."""
 
 from __future__ import annotations
 

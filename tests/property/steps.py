@@ -1,7 +1,7 @@
-"""`python -m tests.property.steps`: a state machine of this suite for as many steps as are wanted, and how many they were.
+"""`python -m tests.property.steps`: a state machine of this suite for as many steps as are wanted.
 
-Each example is a new store or log and up to 80 steps, after every one of which all of it is compared. What fails is
-shrunk and printed, with what it takes to see it again.
+Each example is a new store or log and up to 80 steps, after every one of which all of it is compared. What
+fails is shrunk and printed, with what it takes to see it again.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failed = False
     while done < chosen.steps and not failed:
         count = min(ROUND_EXAMPLES, (chosen.steps - done + EXAMPLE_STEPS - 1) // EXAMPLE_STEPS)
-        # Not derandomized, for that would go by the machine's name; what is drawn follows from the seed alone.
+        # Not derandomized, for that would go by the machine's name; the seed alone says what is drawn.
         limits = settings(
             max_examples=count,
             stateful_step_count=EXAMPLE_STEPS,

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -43,7 +42,7 @@ POLICIES = {"never": FlushPolicy.NEVER, "manual": FlushPolicy.MANUAL, "every 5":
 policies = st.sampled_from(sorted(POLICIES))
 lost = st.sampled_from([(), ("INDEX",), ("CONTROL",), ("CONTROL", "INDEX")])
 LONG_SECONDS = 1e6
-# A compaction of a few segments has about so many: calls to the system, before and after which it can be killed.
+# About so many calls to the system does a compaction make, before and after each of which it can be killed.
 MOMENTS_MAX = 90
 
 

@@ -23,6 +23,8 @@ _POLICIES = [(8, FlushPolicy.MANUAL), (1, FlushPolicy.every_writes(5)), (1, Flus
 READER_FIRST_SHARE = 0.1
 # More than one bucket has room for: its segment splits.
 COLLIDING = 70
+# Keys that no split parts: fewer than make a new seed necessary.
+TWINS = 20
 ABSENT = b"never"
 
 
@@ -333,14 +335,11 @@ def _sweep(session: StoreSession) -> Call:
 
 def _collide(session: StoreSession) -> Call:
     rng = session.rng
+    inverter = HashInverter(seed_of(session.path))
     if rng.random() < 0.5:
-        keys = list(
-            HashInverter(seed_of(session.path)).keys(rng.getrandbits(3), 3, rng.randrange(512), COLLIDING)
-        )
+        keys = list(inverter.keys(rng.getrandbits(3), 3, rng.randrange(512), COLLIDING))
     else:
-        keys = list(
-            HashInverter(seed_of(session.path)).twins(rng.getrandbits(24), 24, rng.randrange(512), 20)
-        )
+        keys = list(inverter.twins(rng.getrandbits(24), 24, rng.randrange(512), TWINS))
     changes = [Change(key, b"twin") for key in keys]
     return Call(lambda kv: kv.update(dict.fromkeys(keys, b"twin")), tuple([change] for change in changes))
 

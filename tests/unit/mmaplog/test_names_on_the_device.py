@@ -67,10 +67,10 @@ def test_the_name_of_the_directory_is_durable_whoever_made_it(
 def test_who_comes_after_a_roll_makes_its_name_durable(
     tmp_path: Path, calls: list[tuple[str, str]], cleanly: bool
 ) -> None:
-    """Everything was durable when the log rolled, and then its writer was gone. The next one took all names for durable.
+    """Everything was durable when the log rolled, and then its writer was gone.
 
-    The first record of the new segment was acknowledged as durable, in a file whose name a power cut could
-    take away.
+    The next one took all names for durable. The first record of the new segment was acknowledged as durable,
+    in a file whose name a power cut could take away.
     """
     log = Log.open(tmp_path / "log", flush_policy=FlushPolicy.MANUAL)
     log.append(b"first", durable=True)
@@ -90,9 +90,9 @@ def test_who_comes_after_a_roll_makes_its_name_durable(
 def test_a_segment_is_sealed_only_once_its_successor_has_a_durable_name(
     tmp_path: Path, calls: list[tuple[str, str]]
 ) -> None:
-    """A compaction rolled when everything was durable, so that there was nothing to flush, and sealed what it had rolled past.
+    """A compaction rolled when everything was durable, so that there was nothing to flush, and sealed.
 
-    Its footer says what comes next. A power cut could leave it without the name of that, and the log never
+    A footer says what comes next. A power cut could leave it without the name of that, and the log never
     opened again.
     """
     with Log.open(tmp_path / "log", flush_policy=FlushPolicy.MANUAL) as log:
