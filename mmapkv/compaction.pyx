@@ -276,7 +276,7 @@ cdef class Pass:
                     f"the record at offset {scan.offset} does not verify, or is no store's; restore the segment from a backup",
                     segment.path)
             elif pause == OUTGROWN_HERE:
-                self.index.keep_up()
+                self.index.follow()
                 if known == self.index.limit:
                     raise CorruptionError(
                         f"the index leads beyond its {known} bytes; delete it, it is rebuilt from the log", self.index.file.path)

@@ -1,9 +1,8 @@
-"""Being one of several writers of a store: joining the others, and leaving them."""
+"""Leaving a store that others write, too."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
 from mmapio import _fork
@@ -11,39 +10,8 @@ from mmapio.errors import Closed
 from mmapkv import attach, index_file
 
 if TYPE_CHECKING:
-    from mmapkv.index import Index
-    from mmapkv.slots import SlotMap
     from mmapkv.store import KVStore
     from mmaplog.log import Log
-
-
-@contextmanager
-def joined(log: Log) -> Iterator[tuple[Index, SlotMap]]:
-    """The index, brought up to the log or built anew; nobody else writes before the block ends.
-
-    Whatever a writer left half done who was killed is finished, but for a compaction while another one is
-    under way. Costs nothing when nothing is.
-    """
-    alone = log.try_care()
-    try:
-        log.pause()
-        try:
-            if alone:
-                # The others may have compacted since this handle looked.
-                log.segments.relist()
-            found = attach.provide(log, finishing=alone)
-            if alone:
-                log.drop_strays()
-        except BaseException:
-            log.unpause()
-            raise
-    finally:
-        if alone:
-            log.leave_care()
-    try:
-        yield found
-    finally:
-        log.unpause()
 
 
 class Member:
@@ -63,8 +31,8 @@ class Member:
                 # Another thread was faster.
                 return
             try:
-                if not log.others_write():
-                    with joined(log) as (index, _):
+                if not log.has_writer():
+                    with attach.joined(log) as (index, _):
                         log.flush()
                         if index_file.read_mark(index) is None:
                             index_file.mark_clean(index, log.committed, *log.end_of_tail)
@@ -78,16 +46,3 @@ class Member:
                     else:
                         with suppress(Closed):
                             log.end_exclusive()
-
-
-def provide_by_writing(place: str) -> None:
-    """Have an index provided by opening the store in `place` as one more writer, if the others allow it.
-
-    For a reader who finds none: where one was killed who was about to put a new index in the place of the
-    old, the others may not come to write for long.
-    """
-    from mmapio.options import FlushPolicy
-    from mmapkv.store import KVStore
-
-    with suppress(OSError):
-        KVStore.open(place, "w", shared=True, flush_policy=FlushPolicy.NEVER).close()

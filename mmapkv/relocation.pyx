@@ -254,7 +254,8 @@ def carry_out(Index index, Log log, listed, bint paused):
             if not paused:
                 log.pause()
             try:
-                index.keep_up()
+                if index.state.end > index.limit:
+                    index.follow()
                 held = ground_of(index, &ground)
                 at.beyond = False
                 with nogil:

@@ -52,7 +52,8 @@ cdef class Sharer(BulkReader):
         cdef uint64_t seq, count
         if self.index is not index or index.state.root & ROOT_MOVED:
             return REPLACED
-        index.keep_up()
+        if index.state.end > index.limit:
+            index.follow()
         if self.tail_id == 0:
             # Before the first write of this handle; what others did before is none of its own.
             try:

@@ -211,11 +211,6 @@ cdef class Keeper(Appender):
             system.remove_file(self.directory, name)
         return 0
 
-    def others_write(self):
-        """For layers above: whether another handle may write too, and there is one. Between begin_exclusive and end_exclusive."""
-        self.check()
-        return self.append_mutex is not None and self.locks.has_writer()
-
     def try_care(self):
         """For layers above: keep others from truncating and compacting until `leave_care`, if nobody is at it: whether that is so."""
         self.check_writable()

@@ -383,6 +383,11 @@ cdef class Log(Keeper):
             self.raise_forked()
         self.locks.begin()
 
+    def has_writer(self):
+        """For layers above: whether another handle writes the log."""
+        self.check()
+        return self.locks.has_writer()
+
     def claim(self):
         """For layers above: be the writer for a moment, to mend what is derived. Between begin_exclusive and end_exclusive.
 
@@ -484,11 +489,7 @@ cdef class Log(Keeper):
     cdef vouch(self):
         if self.append_mutex is not None:
             if not self.paused:
-                self.append_mutex.take(True, None)
-                try:
-                    self.catch_up()
-                finally:
-                    self.append_mutex.give()
+                self.come_up()
             if self.flushes_on_close:
                 # What others appended who did not come to flush it.
                 self.flush_held(self.control.committed().seq)

@@ -94,6 +94,14 @@ cdef class TailHolder(Syncer):
             self.append_lock.release()
         return 0
 
+    cdef int come_up(self) except -1:
+        # For who keeps the threads of this process from appending.
+        self.append_mutex.take(True, None)
+        try:
+            return self.catch_up()
+        finally:
+            self.append_mutex.give()
+
     cdef int catch_up(self) except -1:
         # With the mutex in hand: to where the other processes have come. Where one died, what it left half done is settled first.
         cdef CommitSlot slot
