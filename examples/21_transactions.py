@@ -1,4 +1,4 @@
-"""Changes that come together: a batch that is written whole or not at all, transactions that read as if alone.
+"""Changes that come together: a batch is written whole or not at all, a transaction reads as if alone.
 
 Prints::
 
