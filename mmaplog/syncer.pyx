@@ -5,7 +5,6 @@ import errno as _errno
 import operator
 import os
 import threading
-import time
 
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -30,6 +29,7 @@ from mmapio import _os as system
 from mmapio.errors import Closed, FlushFailed, InvalidMode, MappingFault
 from mmaplog import control as control_file
 from mmaplog.errors import CorruptionError, LogError, Poisoned, TooOld
+from mmaplog.follow import deadline_after
 
 
 # How long a thread sleeps before it looks for signals.
@@ -69,7 +69,7 @@ cdef class Syncer:
         self.control.check()
         if not 0 <= wanted < committed:
             raise IndexError(f"record {wanted} is not in the log, which holds [{self.segments.first()}, {committed})")
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = deadline_after(timeout)
         while True:
             self.check()
             durable = self.control.durable
