@@ -351,8 +351,8 @@ cdef class Syncer:
 
     cdef reentered(self, what):
         return LogError(
-            _errno.EDEADLK, f"{what} from a destructor or signal handler that interrupted another one of the same log; "
-            "let the handler leave a note instead, and act on it later", self._path)
+            _errno.EDEADLK, f"{what} within the block of a reservation, or from a destructor or signal handler that interrupted another one, "
+            "of the same log; end the block first, or let the handler leave a note and act on it later", self._path)
 
     cdef int refuse_within_flush(self, what) except -1:
         # A destructor that interrupted a sync of this thread has the turn in hand: with that it must not wait for append_lock,
