@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, Self, SupportsIndex, TypeAlias
 
 from mmapkv.decode import take_change
 from mmaplog.errors import TooOld
-from mmaplog.follow import wait_in_thread
+from mmaplog.follow import deadline_after, wait_in_thread
 from mmaplog.subscription import SKIP, checked_choice
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class Changes:
         too_old: TooOldChoice,
     ) -> None:
         checked_choice(too_old)
+        deadline_after(timeout)
         visible, _ = store._visible()
         log, _ = store._open_parts()
         begin = visible if since is None else operator.index(since)
@@ -135,7 +136,7 @@ class Changes:
         """
         if self._gap is not None:
             return True
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = deadline_after(timeout)
         pause = PAUSE_SECONDS
         while True:
             visible, _ = self._store._visible()

@@ -77,6 +77,8 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
     _pins: Pins
     _flush_policy: FlushPolicy
     _ordered: OrderedKeys
+    # Whether the keys are sorted from the beginning.
+    _in_order: bool
     _views: weakref.WeakValueDictionary[int, Snapshot]
     _index_lock: _fork.Lock
     # How a pickled handle is opened again: where, and with which arguments of `open`.
@@ -172,6 +174,7 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         store._open(log, verify)
         store._use(index, slots)
         store._ordered = OrderedKeys()
+        store._in_order = ordered
         store._flush_policy = flush_policy
         if ordered:
             try:
