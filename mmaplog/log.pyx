@@ -490,8 +490,7 @@ cdef class Log(Keeper):
 
     cdef vouch(self):
         if self.append_mutex is not None:
-            if not self.paused:
-                self.come_up()
+            self.come_up()
             if self.flushes_on_close:
                 # What others appended who did not come to flush it.
                 self.flush_held(self.control.committed().seq)
