@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import logging
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from mmapio import _os
+from mmapio.options import FlushPolicy
 from mmapkv import index_file, relocation
 from mmapkv.catch_up import catch_up
+from mmapkv.errors import StoreError
 from mmapkv.index import Index, Reseed
 from mmapkv.slots import SlotMap
-from mmaplog.errors import CorruptionError
-from mmaplog.log import Log
+from mmaplog import manifest as manifest_file
+from mmaplog.errors import CorruptionError, Locked
+from mmaplog.log import DEFAULT_SEGMENT_BYTES, Log, open_log
 
 logger = logging.getLogger("mmapkv")
 
@@ -19,6 +25,63 @@ NAME = "INDEX"
 TEMPORARY = "INDEX.tmp"
 # Another seed each time: keys that collide under three random ones do not exist.
 REBUILDS_MAX = 3
+# How long a reader waits for a writer that is just opening the store, or rebuilding its index.
+WAIT_SECONDS_MAX = 10.0
+WAIT_STEP_SECONDS = 0.005
+# What stands in the way of a writer's work.
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def provide_for(log: Log, place: str) -> tuple[Index, SlotMap]:
+    """The index for a handle just opened in `place`, whatever that takes and whatever the handle may do.
+
+    Costs nothing after a clean close. Raises StoreError when a writer does not come to provide it, LogError
+    in who has interrupted a write of his own.
+    """
+    return _write_index(log) if log.writable else _read_index(log, place)
+
+
+@contextmanager
+def joined(log: Log) -> Iterator[tuple[Index, SlotMap]]:
+    """The index, brought up to the log or built anew; nobody else writes before the block ends.
+
+    Whatever a writer left half done who was killed is finished, but for a compaction while another one is
+    under way. Costs nothing when nothing is.
+    """
+    alone = log.try_care()
+    try:
+        log.pause()
+        try:
+            if alone:
+                # The others may have compacted since this handle looked.
+                log.segments.relist()
+            found = provide(log, finishing=alone)
+            if alone:
+                log.drop_strays()
+        except BaseException:
+            log.unpause()
+            raise
+    finally:
+        if alone:
+            log.leave_care()
+    try:
+        yield found
+    finally:
+        log.unpause()
+
+
+def is_outdated(log: Log, index: Index) -> bool:
+    """Whether somebody has written who does not keep this index up, nor the end of the log that goes with it.
+
+    That is so only where a reader may write neither. To be asked after a Pin was taken: when not, whoever
+    compacts later knows of that.
+    """
+    basis = index.basis
+    if basis is None:
+        return False
+    if log.has_writer() or index.progress()[0] != log.committed:
+        return True
+    return manifest_file.read(log.segments.directory, log.path) != basis
 
 
 def load(log: Log, *, writing: bool) -> tuple[Index, SlotMap] | None:
@@ -68,9 +131,10 @@ def consider(log: Log, *, writing: bool) -> tuple[tuple[Index, SlotMap] | None, 
     return (found, slots), None
 
 
-def provide(log: Log) -> tuple[Index, SlotMap]:
-    """The index, brought up to the log or built anew; for who holds the writer's lock.
+def provide(log: Log, *, finishing: bool = True) -> tuple[Index, SlotMap]:
+    """The index, brought up to the log or built anew; for who keeps others from writing.
 
+    With `finishing` a compaction that was cut short is carried out; not while another process may be at one.
     Costs nothing after a clean close.
     """
     found = load(log, writing=True)
@@ -80,10 +144,15 @@ def provide(log: Log) -> tuple[Index, SlotMap]:
     # What a killed writer left half done: a split, the entries of its last records.
     index.resume()
     # And entries that a compaction was leading elsewhere.
-    if not relocation.finish(index, log):
+    if finishing and not relocation.finish(index, log):
         return rebuild(log, index)
     seq, _ = index.progress()
     if seq < log.committed:
+        try:
+            # Somebody may have appended to the log alone.
+            index_file.clear_mark(index)
+        except CorruptionError:
+            return rebuild(log, index)
         catch_up(index, log.replay(seq))
     return found
 
@@ -105,6 +174,8 @@ def rebuild(log: Log, old: Index | None) -> tuple[Index, SlotMap]:
     made.adopt(log.control.incarnation)
     old = old or _open(log, SlotMap(log.segments), writable=True)
     if old is not None:
+        # What compaction has removed is missing here, too. A damaged one may say anything.
+        made.raise_horizon(min(old.horizon, log.committed))
         old.retire()
     _os.replace_file(directory, TEMPORARY, NAME)
     return made, slots
@@ -112,9 +183,92 @@ def rebuild(log: Log, old: Index | None) -> tuple[Index, SlotMap]:
 
 def build_private(log: Log) -> tuple[Index, SlotMap]:
     """Build an index in memory, for a reader who may not write beside the log."""
+    log.segments.relist()
+    basis = log.segments.manifest
     made, slots = _build(log, _os.anonymous_file(NAME))
     made.adopt(log.control.incarnation)
+    made.private = True
+    made.basis = basis
     return made, slots
+
+
+def _write_index(log: Log) -> tuple[Index, SlotMap]:
+    # What this would wait for, others hold who wait for the tail.
+    log.refuse_within_tail("opening an index")
+    log.begin_exclusive()
+    try:
+        if log.shared:
+            with joined(log) as joint:
+                return joint
+        found = provide(log)
+        log.drop_strays()
+        return found
+    finally:
+        log.end_exclusive()
+
+
+def _read_index(log: Log, place: str) -> tuple[Index, SlotMap]:
+    if log.control.private:
+        return _read_picture(log)
+    deadline = time.monotonic() + WAIT_SECONDS_MAX
+    while True:
+        found = None
+        log.begin_exclusive()
+        try:
+            found = load(log, writing=False)
+            if found is not None and found[0].progress()[0] == log.committed:
+                return found
+            # To bring it up is a writer's work; done in its place where there is none and it is allowed.
+            log.claim()
+            try:
+                provide(log)
+            finally:
+                log.unclaim()
+        except Locked:
+            # The writer is between two stores, or about to provide an index.
+            if found is not None:
+                return found
+            if time.monotonic() > deadline:
+                raise StoreError(
+                    f"waited {WAIT_SECONDS_MAX} s for the writer to provide an index", log.path
+                ) from None
+        except OSError as error:
+            if error.errno not in FORBIDDEN:
+                raise
+            # What an index that is a little behind lacks was never acknowledged; and it is live, which a
+            # private one is not.
+            return found or build_private(log)
+        finally:
+            log.end_exclusive()
+        _have_it_provided(place)
+        time.sleep(WAIT_STEP_SECONDS)
+
+
+def _have_it_provided(place: str) -> None:
+    # By being one more writer for a moment, where those that there are allow it. One may have been killed who
+    # was about to put a new index in the place of the old, and the others not come to write for long.
+    with suppress(OSError):
+        log = open_log(Log, place, "w", FlushPolicy.NEVER, False, DEFAULT_SEGMENT_BYTES, (NAME,), True)
+        try:
+            provide_for(log, place)
+        finally:
+            log.close()
+
+
+def _read_picture(log: Log) -> tuple[Index, SlotMap]:
+    # The log is seen as it was found. An index that was closed just there is as good as one built from it.
+    basis = log.segments.manifest
+    log.begin_exclusive()
+    try:
+        found = load(log, writing=False)
+    except PermissionError:
+        found = None
+    finally:
+        log.end_exclusive()
+    if found is None:
+        return build_private(log)
+    found[0].basis = basis
+    return found
 
 
 def _build(log: Log, opened: _os.Descriptor) -> tuple[Index, SlotMap]:

@@ -50,6 +50,8 @@ cdef class Index:
     cdef uint32_t *dead         # beside it: units of 8 bytes of records that nobody needs
     cdef uint64_t seed
     cdef SlotMap slots
+    cdef public bint private    # in the memory of a process that may write nothing; who finds it out of date builds another
+    cdef public object basis    # for a reader who may write nothing: the MANIFEST by which it is right; else None
     cdef bint check_pages       # the file was closed cleanly: index segments are verified when first touched
     cdef unsigned char *checked
     cdef uint64_t checked_pages
@@ -70,7 +72,7 @@ cdef class Index:
     cdef uint64_t hash_of(self, uint64_t address) noexcept nogil
     cdef void publish(self, uint64_t seq, uint64_t count) noexcept nogil
     cdef void applied(self, uint64_t *seq, uint64_t *count) noexcept nogil
-    cdef void follow(self) noexcept
+    cdef int follow(self) except -1
     cdef uint64_t locate(self, uint64_t seq) except 0
     cdef uint64_t slot_of(self, uint64_t segment_id) except? 0xFFFFFFFF
     cdef void free_slot(self, uint64_t slot) noexcept

@@ -81,6 +81,9 @@ def load(Descriptor opened, log_uuid, SlotMap slots, bint writable):
     if header.magic != INDEX_MAGIC:
         raise FormatError(
             f"not an index: it begins with {raw[:8]!r}; move it away, the index is then rebuilt from the log", opened.path)
+    if header.version == 0:
+        # There never was such a version: a power cut has come between the words of the header.
+        raise CorruptionError("the index was never written whole", opened.path)
     if header.version != INDEX_VERSION:
         raise FormatError(f"the index has version {header.version}, this code knows {INDEX_VERSION}; upgrade mmapkv", opened.path)
     if header.checksum != xxh3(&header, sizeof(header) - 8, 0):
@@ -134,7 +137,8 @@ def mark_clean(Index index, uint64_t seq, uint64_t segment_id, uint64_t end):
 def clear_mark(Index index):
     """Take the clean mark back, durably, before the first store. CorruptionError when the index turns out not to be sound."""
     cdef uint64_t page
-    if index.check_pages:
+    # Where several write, another one may have done so.
+    if index.check_pages and index.state.clean:
         for page in segment_pages(index):
             if not index.sound_page(page):
                 raise CorruptionError(f"page {page} of the index does not match its checksum", index.file.path)

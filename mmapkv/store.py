@@ -22,21 +22,22 @@ from mmapkv.changes import Changes
 from mmapkv.codecs import Bytes, Codec, checked
 from mmapkv.errors import Conflict, SnapshotTooOld, StoreError
 from mmapkv.index import Index
+from mmapkv.membership import Member
 from mmapkv.namespace import Namespace
 from mmapkv.ordered import OrderedKeys
 from mmapkv.pins import Pin, Pins
 from mmapkv.scan import Scanned
-from mmapkv.slots import SlotMap
 from mmapkv.snapshot import Snapshot
 from mmapkv.transaction import Transaction
 from mmapkv.typed import TypedStore
 from mmapkv.views import Items, Values
 from mmapkv.walk import EXPIRED, KEYS, Walk
-from mmaplog.errors import CorruptionError, Locked
+from mmaplog.errors import CorruptionError
 from mmaplog.log import DEFAULT_POLICY, DEFAULT_SEGMENT_BYTES, Log, open_log
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
 
 _T = TypeVar("_T")
 
@@ -48,22 +49,19 @@ class _Keyed(Protocol):
     def __getitem__(self, key: Any, /) -> str | Buffer: ...
 
 
-# How long a reader waits for a writer that is just opening the store, or rebuilding its index.
-WAIT_SECONDS_MAX = 10.0
-WAIT_STEP_SECONDS = 0.005
 # Between two attempts of a transaction at most; a random part of it, twice as much each time.
 BACKOFF_SECONDS_FIRST = 0.001
 BACKOFF_SECONDS_MAX = 0.1
 
 
-class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
+class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
     """A persistent mapping of bytes keys to bytes values; a store is a directory.
 
     Make one with :meth:`open`. Look-ups cost a constant number of cache misses whatever the size. A write is
     committed when the call returns: seen by every process, surviving ``kill -9``; it is durable as the flush
-    policy says. One handle writes, any number of handles read in any process, live and without locks. A
-    handle serves any number of threads. Keys and values may be any buffer or str (as UTF-8); they come back
-    as bytes.
+    policy says. One handle writes, or several that say so (`shared`), any number of handles read in any
+    process, live and without locks. A handle serves any number of threads. Keys and values may be any buffer
+    or str (as UTF-8); they come back as bytes.
 
     Iteration is over the store as it was when the iteration began, in the order of the last change.
 
@@ -80,6 +78,8 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
     _pins: Pins
     _flush_policy: FlushPolicy
     _ordered: OrderedKeys
+    # Whether the keys are sorted from the beginning.
+    _in_order: bool
     _views: weakref.WeakValueDictionary[int, Snapshot]
     _index_lock: _fork.Lock
     # How a pickled handle is opened again: where, and with which arguments of `open`.
@@ -102,6 +102,7 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
         path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
         mode: Literal["r", "w", "c", "n"] = "c",
         *,
+        shared: bool = ...,
         flush_policy: FlushPolicy = ...,
         segment_bytes: SupportsIndex = ...,
         verify: bool = ...,
@@ -115,6 +116,7 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
         path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
         mode: Literal["r", "w", "c", "n"] = "c",
         *,
+        shared: bool = ...,
         flush_policy: FlushPolicy = ...,
         segment_bytes: SupportsIndex = ...,
         verify: bool = ...,
@@ -127,6 +129,7 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
         path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
         mode: Literal["r", "w", "c", "n"] = "c",
         *,
+        shared: bool = False,
         flush_policy: FlushPolicy = DEFAULT_POLICY,
         segment_bytes: SupportsIndex = DEFAULT_SEGMENT_BYTES,
         verify: bool = True,
@@ -136,20 +139,22 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
         """Open or create the store in the directory `path`.
 
         `mode` is as in dbm: "r" reads, "w" writes an existing store, "c" creates it if missing, "n" starts a
-        new one. `flush_policy` says when writes become durable by themselves; `segment_bytes` (of a new
-        store) is how large its log's files grow; `verify=False` skips the checksum of each record read;
-        with `ordered` the keys are sorted now, and not when :meth:`scan` is first called. With a `codec` the
-        result is a :class:`TypedStore`. Costs O(1) after a clean close or a killed process; after a power cut
-        the index is rebuilt from the log.
+        new one. With `shared` other handles, of this process and others, that say so too may write at the
+        same time; each write then takes a mutex between processes. `flush_policy` says when writes become
+        durable by themselves; `segment_bytes` (of a new store) is how large its log's files grow;
+        `verify=False` skips the checksum of each record read; with `ordered` the keys are sorted now, and not
+        when :meth:`scan` is first called. With a `codec` the result is a :class:`TypedStore`. Costs O(1)
+        after a clean close or a killed process; after a power cut the index is rebuilt from the log.
 
-        Raises FileNotFoundError, NotADirectoryError, PermissionError, ValueError for another mode, Locked
-        (naming the process that writes), FormatError, CorruptionError.
+        Raises FileNotFoundError, NotADirectoryError, PermissionError, ValueError for another mode or for
+        `shared` with "r" and "n", Locked (naming the process that writes), FormatError, CorruptionError;
+        Unsupported for `shared` where there are no robust mutexes.
         """
         if codec is not None:
             checked(codec)
         # Before anything can change the current directory.
         place = os.path.realpath(os.fsdecode(path))
-        log = open_log(Log, path, mode, flush_policy, False, segment_bytes, (attach.NAME,))
+        log = open_log(Log, path, mode, flush_policy, False, segment_bytes, (attach.NAME,), shared)
         store = cls.__new__(cls)
         store._log = log
         store._oldest = None
@@ -158,16 +163,19 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
         store._pins = Pins(log)
         store._views = weakref.WeakValueDictionary()
         store._index_lock = _fork.Lock()
-        # Whatever this handle may: one process writes.
+        # Whatever this handle may: one process writes, unless all say otherwise.
         store._reopened = place, {"mode": "r", "verify": verify}
+        if shared:
+            store._reopened[1].update(mode="w", shared=True, flush_policy=flush_policy)
         try:
-            index, slots = _write_index(log) if log.writable else _read_index(log)
+            index, slots = attach.provide_for(log, place)
         except BaseException:
             log.close()
             raise
         store._open(log, verify)
         store._use(index, slots)
         store._ordered = OrderedKeys()
+        store._in_order = ordered
         store._flush_policy = flush_policy
         if ordered:
             try:
@@ -186,6 +194,11 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
     def closed(self) -> bool:
         """True after :meth:`close`."""
         return self._log.closed
+
+    @property
+    def shared(self) -> bool:
+        """Whether other handles may write too."""
+        return self._log.shared
 
     @property
     def flush_policy(self) -> FlushPolicy:
@@ -256,15 +269,23 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
         return self.snapshot()
 
     def changes(
-        self, since: SupportsIndex | None = 0, *, follow: bool = False, timeout: float | None = None
+        self,
+        since: SupportsIndex | None = 0,
+        *,
+        follow: bool = False,
+        timeout: float | None = None,
+        too_old: Literal["raise", "skip"] = "raise",
     ) -> Changes:
         """Iterate over the changes from number `since` on, as they were made: :class:`Changes`.
 
         0 begins with the first that there is, None with the next one. It ends with those that were made
         before the call; with `follow` it waits for more, until there was none for `timeout` seconds, if
-        given. What it hands out is to be seen in the store. Costs reading the log from there on. Raises
-        IndexError for a number that the log has not come to, TooOld (which is one) for one that it has no
-        more, Closed.
+        given. What it hands out is to be seen in the store. Costs reading the log from there on.
+
+        Where a compaction has removed what a copy kept by these changes may need, a deletion, the iteration
+        raises TooOld; with `too_old` "skip" it passes that over. Who begins with 0 needs none from before.
+        Raises IndexError for a number that the log has not come to, TooOld (which is one) for one that it
+        has no more, ValueError for another `too_old`, Closed.
 
         >>> import tempfile
         >>> with KVStore.open(tempfile.mkdtemp()) as kv:
@@ -273,7 +294,7 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
         ...     [(change.seq, change.kind, change.key, change.value) for change in kv.changes()]
         [(0, 'put', b'Oslo', b'59.9'), (1, 'delete', b'Oslo', None)]
         """
-        return Changes(self, since, follow, timeout)
+        return Changes(self, since, follow, timeout, too_old)
 
     def _end_view(self, view: Snapshot) -> None:
         self._views.pop(id(view), None)
@@ -359,7 +380,10 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
             self._forget()
             return
         with self._careful("a close"):
-            self._close_writer(log)
+            if log.shared:
+                self._leave(log)
+            else:
+                self._close_writer(log)
 
     def _close_writer(self, log: Log) -> None:
         # Held to the end, so that no other thread's put comes between the mark and the farewell.
@@ -428,6 +452,7 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
 
     def _pinned(self) -> tuple[int, int, Pin | None]:
         # The same, and what keeps compaction from removing what was current; a forked child has no locks.
+        deadline = time.monotonic() + attach.WAIT_SECONDS_MAX
         while True:
             seq, count = self._visible()
             _, index = self._open_parts()
@@ -436,7 +461,13 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
             except Closed:
                 return seq, count, None
             if index.horizon <= seq and not index.retired:
-                return seq, count, pin
+                if not attach.is_outdated(*self._open_parts()):
+                    return seq, count, pin
+                if time.monotonic() > deadline:
+                    raise StoreError(
+                        errno.ETIMEDOUT, "waited for the writer to provide an index; open it again", self.path
+                    )
+                self._reload_index(index)
             # Compaction had asked before; what it goes by is newer.
             pin.release()
 
@@ -454,14 +485,33 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
             log, index = self._open_parts()
             if index is not stale:
                 return
-            if log.writable:
+            if log.writable and not log.shared:
                 # Nobody else replaces the writer's index: the mark that it was is damage.
                 self._rebuild_index(stale)
-            else:
-                self._use(*_read_index(log))
+                return
+            if log.control.private:
+                log = self._attach_again(log)
+            self._use(*attach.provide_for(log, self._reopened[0]))
+
+    def _attach_again(self, known: Log) -> Log:
+        # Where nothing may be written, the end of the log is what was found when it was opened. Walks and
+        # snapshots keep the one that they began with.
+        place, arguments = self._reopened
+        log = open_log(Log, place, "r", self._flush_policy, False, DEFAULT_SEGMENT_BYTES, (attach.NAME,))
+        if log.segments.log_uuid != known.segments.log_uuid:
+            log.close()
+            raise StoreError(errno.ESTALE, "another store is in its place by now; open it again", known.path)
+        self._log = log
+        self._pins = Pins(log)
+        self._open(log, arguments["verify"])
+        return log
 
     def _mend_index(self, stale: Index) -> None:
         log, _ = self._open_parts()
+        if log.control.private:
+            with self._index_lock:
+                self._use(*attach.build_private(log))
+            return
         if not log.writable:
             raise CorruptionError(
                 "the index is damaged; open the store for writing once, which rebuilds it", log.path
@@ -475,7 +525,11 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
                 return
             log.pause()
             try:
-                self._use(*attach.rebuild(log, index))
+                if log.shared and index.retired:
+                    # Another process was faster.
+                    self._use(*attach.provide(log, finishing=False))
+                else:
+                    self._use(*attach.rebuild(log, index))
             finally:
                 log.unpause()
 
@@ -494,53 +548,6 @@ def _reopen(cls: type[KVStore], path: str, arguments: dict[str, Any]) -> KVStore
     except OSError as error:
         error.add_note(
             f"A pickled handle is opened again by its path, which was {path!r}: the store must be there, "
-            "on the same machine, and allow reading."
+            "on the same machine, and allow what the handle did."
         )
         raise
-
-
-def _write_index(log: Log) -> tuple[Index, SlotMap]:
-    log.begin_exclusive()
-    try:
-        found = attach.provide(log)
-        log.drop_strays()
-        return found
-    finally:
-        log.end_exclusive()
-
-
-def _read_index(log: Log) -> tuple[Index, SlotMap]:
-    if log.control.private:
-        # The log is seen as it was found; an index that others keep writing would not go with it.
-        return attach.build_private(log)
-    deadline = time.monotonic() + WAIT_SECONDS_MAX
-    while True:
-        found = None
-        log.begin_exclusive()
-        try:
-            found = attach.load(log, writing=False)
-            if found is not None and found[0].progress()[0] == log.committed:
-                return found
-            # To bring it up is a writer's work; done in its place where there is none and it is allowed.
-            log.claim()
-            try:
-                attach.provide(log)
-            finally:
-                log.unclaim()
-        except Locked:
-            # The writer is between two stores, or about to provide an index.
-            if found is not None:
-                return found
-            if time.monotonic() > deadline:
-                raise StoreError(
-                    f"waited {WAIT_SECONDS_MAX} s for the writer to provide an index", log.path
-                ) from None
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-                raise
-            # What an index that is a little behind lacks was never acknowledged; and it is live, which a
-            # private one is not.
-            return found or attach.build_private(log)
-        finally:
-            log.end_exclusive()
-        time.sleep(WAIT_STEP_SECONDS)
