@@ -485,10 +485,12 @@ cdef class Index:
         cdef uint64_t *line
         cdef uint64_t *cell
         cdef uint64_t bucket, entry, tag, bit, hash
-        cdef int i
+        cdef int i, length
         for bucket in range(BUCKETS):
             line = <uint64_t *>(lines + bucket * LINE)
+            length = 0
             while True:
+                length += 1
                 for i in range(ENTRIES):
                     entry = line[i]
                     if entry == 0:
@@ -505,7 +507,7 @@ cdef class Index:
                     cell[0] = entry
                 if line[ENTRIES] == 0:
                     break
-                if line[ENTRIES] > OVERFLOW_LINES:
+                if line[ENTRIES] > OVERFLOW_LINES or length == CHAIN_MAX:
                     return False
                 line = <uint64_t *>(lines + (BUCKETS - 1 + line[ENTRIES]) * LINE)
         return True

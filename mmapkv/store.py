@@ -18,7 +18,7 @@ from mmapio.options import FlushPolicy
 from mmapkv import attach, index_file
 from mmapkv.bulk import BulkWriter
 from mmapkv.care import Cared
-from mmapkv.changes import Changes, TooOldChoice
+from mmapkv.changes import Changes
 from mmapkv.codecs import Bytes, Codec, checked
 from mmapkv.errors import Conflict, SnapshotTooOld, StoreError
 from mmapkv.index import Index
@@ -36,6 +36,7 @@ from mmaplog.log import DEFAULT_POLICY, DEFAULT_SEGMENT_BYTES, Log, open_log
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
 
 _T = TypeVar("_T")
 
@@ -260,7 +261,7 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
         *,
         follow: bool = False,
         timeout: float | None = None,
-        too_old: TooOldChoice = "raise",
+        too_old: Literal["raise", "skip"] = "raise",
     ) -> Changes:
         """Iterate over the changes from number `since` on, as they were made: :class:`Changes`.
 
