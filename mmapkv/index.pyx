@@ -74,6 +74,7 @@ from mmaplog.format cimport (
 )
 from mmaplog.replay cimport Replay
 
+from mmapio import _os as system
 from mmapkv.errors import SnapshotTooOld, StoreError
 from mmaplog.errors import CorruptionError, FormatError, TooOld
 
@@ -346,7 +347,7 @@ cdef class Index:
         try:
             self.file.grow_to(max(least, self.limit + step))
         except OSError as error:
-            if error.errno != _errno.ENOSPC:
+            if not system.is_full(error):
                 raise
             self.file.grow_to(least)
         self.follow()

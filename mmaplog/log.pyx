@@ -25,6 +25,7 @@ from mmaplog import control as control_file
 from mmaplog import reserve
 from mmaplog.backup import backup
 from mmaplog.batch import Batch
+from mmaplog.bookmark_format import name_of
 from mmaplog.consumer import consumers, open_consumer, remove_consumer
 from mmaplog.errors import Locked, LogError, TooOld
 from mmaplog.follow import Follower
@@ -330,6 +331,7 @@ cdef class Log(Keeper):
             "segments": len(self.segments.bases()),
             "segment_bytes": self.segments.manifest.segment_bytes,
             "epoch": self.epoch,
+            "consumers": sum(name_of(name) is not None for name in system.list_directory(self.directory)),
             "bytes_on_disk": used,
             "log_uuid": str(self.segments.log_uuid),
             "poison": self.control.poison,
