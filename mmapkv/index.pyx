@@ -362,7 +362,6 @@ cdef class Index:
         self.slot_table = <uint64_t *>(self.base + SLOT_TABLE_OFFSET)
         self.dead = <uint32_t *>(self.base + DEAD_TABLE_OFFSET)
         self.limit = min(self.file.length, self.region.reserved)
-        return 0
 
     cdef uint64_t locate(self, uint64_t seq) except 0:
         # The address of the record with this number, found by walking its segment.

@@ -494,8 +494,7 @@ cdef class Log(Keeper):
         if self.append_mutex is not None:
             self.come_up()
             if self.flushes_on_close:
-                # What others appended who did not come to flush it.
-                self.flush_held(self.control.committed().seq)
+                self.flush_held(self.control.committed().seq)  # what others appended who did not come to flush it
         if not self.control.poison:
             self.give_back()
         if self.flushes_on_close and self.control.durable == self.control.committed().seq:
@@ -517,7 +516,6 @@ cdef class Log(Keeper):
 
     def __exit__(self, *exc):
         self.close()
-        return False
 
     def __repr__(self):
         state = "closed" if self.control is None else f"{'writing' if self.writable else 'reading'}, {len(self)} records"
