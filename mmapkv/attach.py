@@ -7,8 +7,9 @@ from contextlib import suppress
 
 from mmapio import _os
 from mmapkv import index_file, relocation
+from mmapkv.building import build
 from mmapkv.catch_up import catch_up
-from mmapkv.index import Index, Reseed
+from mmapkv.index import Index
 from mmapkv.slots import SlotMap
 from mmaplog.errors import CorruptionError
 from mmaplog.log import Log
@@ -17,8 +18,6 @@ logger = logging.getLogger("mmapkv")
 
 NAME = "INDEX"
 TEMPORARY = "INDEX.tmp"
-# Another seed each time: keys that collide under three random ones do not exist.
-REBUILDS_MAX = 3
 
 
 def load(log: Log, *, writing: bool) -> tuple[Index, SlotMap] | None:
@@ -91,7 +90,7 @@ def provide(log: Log) -> tuple[Index, SlotMap]:
 def rebuild(log: Log, old: Index | None) -> tuple[Index, SlotMap]:
     """Build the index from the log alone, put it in place of the old one and tell those who have that mapped.
 
-    Costs about a microsecond a record. Nothing may be appended meanwhile.
+    Costs what `build` does. Nothing may be appended meanwhile.
     """
     directory = log.segments.directory
     if len(log):
@@ -101,7 +100,8 @@ def rebuild(log: Log, old: Index | None) -> tuple[Index, SlotMap]:
     with suppress(FileNotFoundError):
         _os.remove_file(directory, TEMPORARY)
     opened = _os.open_file(TEMPORARY, True, create=True, exclusive=True, follow=False, directory=directory)
-    made, slots = _build(log, opened)
+    # One that will not do may be so for its seed, which the hints have too.
+    made, slots = build(log, opened, by_hints=old is None)
     made.adopt(log.control.incarnation)
     old = old or _open(log, SlotMap(log.segments), writable=True)
     if old is not None:
@@ -112,23 +112,8 @@ def rebuild(log: Log, old: Index | None) -> tuple[Index, SlotMap]:
 
 def build_private(log: Log) -> tuple[Index, SlotMap]:
     """Build an index in memory, for a reader who may not write beside the log."""
-    made, slots = _build(log, _os.anonymous_file(NAME))
+    made, slots = build(log, _os.anonymous_file(NAME), by_hints=True)
     made.adopt(log.control.incarnation)
-    return made, slots
-
-
-def _build(log: Log, opened: _os.Descriptor) -> tuple[Index, SlotMap]:
-    for attempt in range(1, REBUILDS_MAX + 1):
-        _os.set_size(opened, 0)
-        slots = SlotMap(log.segments)
-        made = index_file.create(opened, log.segments.log_uuid, slots)
-        try:
-            catch_up(made, log.replay())
-        except Reseed:
-            if attempt == REBUILDS_MAX:
-                raise
-        else:
-            break
     return made, slots
 
 

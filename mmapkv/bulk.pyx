@@ -251,6 +251,7 @@ cdef class BulkWriter(StoreUpdater):
         if self.tail_id != log.segment_id:
             self.tail_slot = index.slot_of(log.segment_id)
             self.tail_id = log.segment_id
+            self._segment_filled()
         return 0
 
     cdef int publish_changes(self, Index index, Batch batch, uint64_t written, uint64_t total) except -1:

@@ -48,7 +48,7 @@ cdef class Index:
     cdef State *state
     cdef uint64_t *slot_table
     cdef uint32_t *dead         # beside it: units of 8 bytes of records that nobody needs
-    cdef uint64_t seed
+    cdef readonly uint64_t seed
     cdef SlotMap slots
     cdef bint check_pages       # the file was closed cleanly: index segments are verified when first touched
     cdef unsigned char *checked

@@ -48,7 +48,8 @@ cdef double TTL_SECONDS_MAX = 1e10
 cdef class StoreWriter(BulkReader):
     """The writing half of ``KVStore``, per operation.
 
-    The subclass gives the methods that replace the index or ready it for writing: `_rebuild_index`, `_begin_writing`.
+    The subclass gives the methods that replace the index or ready it for writing: `_rebuild_index`, `_begin_writing`; and
+    `_segment_filled`, which is told when another segment is written to.
     """
 
     def __setitem__(self, key, value):
@@ -203,6 +204,7 @@ cdef class StoreWriter(BulkReader):
         segment_id = self.log.segment_id
         self.tail_slot = index.slot_of(segment_id)
         self.tail_id = segment_id
+        self._segment_filled()
         return 0
 
     cdef int split(self, Index index, uint64_t hash) except -1:
