@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import queue
 import sys
 import threading
 import weakref
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from mmapio import _fork
@@ -32,10 +34,11 @@ class Hinter:
 
     def __init__(self, store: KVStore, *, threaded: bool) -> None:
         self._threaded = threaded
-        self._wake = threading.Event()
+        # Of calls for the thread. One may be made by a destructor that interrupted anything, that thread too.
+        self._calls: queue.SimpleQueue[None] = queue.SimpleQueue()
         # Weak, so that a store that was dropped without close() can go.
-        wake = self._wake
-        self._store = weakref.ref(store, lambda _: wake.set())
+        calls = self._calls
+        self._store = weakref.ref(store, lambda _: calls.put(None))
         self._thread: threading.Thread | None = None
         self._ended = False
         self._pid = os.getpid()
@@ -49,8 +52,13 @@ class Hinter:
             return
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="mmapkv-hinter", daemon=True)
-            self._thread.start()
-        self._wake.set()
+            try:
+                self._thread.start()
+            except RuntimeError:
+                # There are too many, or the interpreter is about to end.
+                self._thread = None
+                return
+        self._calls.put(None)
 
     def flushed(self, log: Log, index: Index) -> None:
         """What was filled may be sealed now."""
@@ -68,9 +76,10 @@ class Hinter:
         # The thread is frozen by then, and a forked child never had it.
         if sys.is_finalizing() or os.getpid() != self._pid:
             return
-        self._wake.set()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
+        self._calls.put(None)
+        thread = self._thread
+        if thread is not None and thread.is_alive() and thread is not threading.current_thread():
+            thread.join()
 
     def make(self, log: Log, index: Index) -> bool:
         """Make some that are missing, of the newest segments; whether each full segment has one then."""
@@ -108,10 +117,10 @@ class Hinter:
 
     def _run(self) -> None:
         while not self._ended:
-            self._wake.wait()
-            self._wake.clear()
+            self._calls.get()
             for delay in DELAYS_SECONDS:
-                self._wake.wait(delay)
+                with suppress(queue.Empty):
+                    self._calls.get(timeout=delay)
                 if self._ended or self._made_all():
                     break
 

@@ -1,9 +1,13 @@
 from typing import final
 
+from mmaplog.manifest import Manifest
+
 class Reseed(Exception): ...
 
 @final
 class Index:
+    private: bool
+    basis: Manifest | None
     @property
     def seed(self) -> int: ...
     @property
