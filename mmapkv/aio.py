@@ -52,7 +52,6 @@ from typing import (
 from mmapio.aio import check_anyio, in_thread, in_thread_all_the_same
 from mmapio.options import FlushPolicy, Trigger
 from mmapkv.aio_steps import RECORDS_MAX, AsyncChanges, Scan, Turns, Walk
-from mmapkv.changes import TooOldChoice
 from mmapkv.store import KVStore
 from mmaplog.log import DEFAULT_POLICY, DEFAULT_SEGMENT_BYTES
 
@@ -458,7 +457,7 @@ class AsyncKVStore:
         *,
         follow: bool = False,
         timeout: float | None = None,
-        too_old: TooOldChoice = "raise",
+        too_old: Literal["raise", "skip"] = "raise",
     ) -> AsyncChanges:
         """:meth:`KVStore.changes`, which waits in a thread."""
         return AsyncChanges(self._store.changes(since, follow=follow, timeout=timeout, too_old=too_old))

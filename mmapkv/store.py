@@ -18,7 +18,7 @@ from mmapio.options import FlushPolicy, Trigger
 from mmapkv import attach, index_file
 from mmapkv.bulk import BulkWriter
 from mmapkv.care import Cared
-from mmapkv.changes import Changes, TooOldChoice
+from mmapkv.changes import Changes
 from mmapkv.codecs import Bytes, Codec, checked
 from mmapkv.errors import Conflict, SnapshotTooOld, StoreError
 from mmapkv.hinter import Hinter
@@ -37,6 +37,7 @@ from mmaplog.log import DEFAULT_POLICY, DEFAULT_SEGMENT_BYTES, Log, open_log
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
 
 _T = TypeVar("_T")
 
@@ -264,7 +265,7 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
         *,
         follow: bool = False,
         timeout: float | None = None,
-        too_old: TooOldChoice = "raise",
+        too_old: Literal["raise", "skip"] = "raise",
     ) -> Changes:
         """Iterate over the changes from number `since` on, as they were made: :class:`Changes`.
 
