@@ -23,6 +23,7 @@ from mmapkv.format cimport (
     HINT_SHIFT,
     HINT_VERSION,
     KIND_DELETE,
+    KIND_PUT,
     PAYLOAD_HEADER_SIZE,
     HintHeader,
     PayloadHeader,
@@ -109,16 +110,21 @@ cdef bytes assemble(HintHeader *header, const Draft *draft):
     cdef bytes made = PyBytes_FromStringAndSize(NULL, file_size(header))
     cdef char *start = PyBytes_AS_STRING(made)
     cdef char *to = start + sizeof(header[0])
-    memcpy(to, draft.hashes, 4 * header.records)
-    to += 4 * header.records
-    memcpy(to, draft.runs.bytes, header.runs_size)
-    to += header.runs_size
-    memcpy(to, draft.steps.bytes, header.steps_size)
-    to += header.steps_size
-    memcpy(to, draft.bits, bits_size(header.records))
-    header.content = xxh3(start + sizeof(header[0]), PyBytes_GET_SIZE(made) - sizeof(header[0]), header.segment_id)
-    header.checksum = xxh3(header, sizeof(header[0]) - 8, header.segment_id)
-    memcpy(start, header, sizeof(header[0]))
+    cdef uint64_t size = PyBytes_GET_SIZE(made)
+    with nogil:
+        memcpy(to, draft.hashes, 4 * header.records)
+        to += 4 * header.records
+        # What there is none of has no memory, and a copy from nowhere is undefined even of nothing.
+        if header.runs_size:
+            memcpy(to, draft.runs.bytes, header.runs_size)
+        to += header.runs_size
+        if header.steps_size:
+            memcpy(to, draft.steps.bytes, header.steps_size)
+        to += header.steps_size
+        memcpy(to, draft.bits, bits_size(header.records))
+        header.content = xxh3(start + sizeof(header[0]), size - sizeof(header[0]), header.segment_id)
+        header.checksum = xxh3(header, sizeof(header[0]) - 8, header.segment_id)
+        memcpy(start, header, sizeof(header[0]))
     return made
 
 
@@ -135,7 +141,8 @@ cdef Outcome gather(
     while draft.offset < footer.end:
         # Verified: what stands in a hint is believed later without a look at the record.
         if (read_record(base, draft.offset, footer.end, segment_id, base_seq, True, &record) != Found.RECORD
-                or not split_payload(&record, &payload, &key) or at == footer.records or record.seq < expected):
+                or not split_payload(&record, &payload, &key) or at == footer.records or record.seq < expected
+                or not (payload.kind == KIND_PUT or payload.kind == KIND_DELETE)):
             return STRANGE
         kind = HINT_DELETE if payload.kind == KIND_DELETE else 0
         if payload.flags & FLAG_CREATES:
