@@ -15,6 +15,8 @@ from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
 from mmapio cimport _memory as memory
+from mmapio cimport _vm
+from mmapio._vm cimport ADVICE_HUGE_PAGE, READ_WRITE
 from mmapkv.bucket cimport candidates_of, is_same, lowest_bit
 from mmapkv.format cimport (
     ADDRESS_BITS,
@@ -80,6 +82,10 @@ cdef uint64_t SEGMENT_SIZE = SEGMENT_PAGES * PAGE
 # The file grows by an eighth, but by no less than the first and no more than the second.
 cdef uint64_t STEP_MIN = 128 << 10
 cdef uint64_t STEP_MAX = 8 << 20
+# Who looks keys up misses the processor's tables of pages less with huge ones. But for any change in one the kernel writes all of it to the
+# device, twice a minute or so: none in the first, which opening and closing sync, and none beyond this.
+cdef uint64_t HUGE = 2 << 20
+cdef uint64_t HUGE_END = 64 << 20
 
 
 class Reseed(Exception):
@@ -331,11 +337,14 @@ cdef class Index:
 
     cdef int make_room(self) except -1:
         cdef uint64_t least = self.state.end + directory_size((self.state.root & 0x7F) + 1) + 2 * SEGMENT_SIZE
-        cdef uint64_t step = min(max(self.limit // 8, STEP_MIN), STEP_MAX)
+        cdef uint64_t wanted = self.limit + min(max(self.limit // 8, STEP_MIN), STEP_MAX)
+        if wanted > HUGE:
+            # By whole huge pages: what the file has a part of only is never one.
+            wanted = (wanted + HUGE - 1) & ~<uint64_t>(HUGE - 1)
         if self.file.learn_length() < self.limit:
             self.region.fail()  # cut by others: growing would fill with zeros what is gone
         try:
-            self.file.grow_to(max(least, self.limit + step))
+            self.file.grow_to(max(least, wanted))
         except OSError as error:
             if error.errno != _errno.ENOSPC:
                 raise
@@ -345,7 +354,10 @@ cdef class Index:
 
     cdef void follow(self) noexcept:
         # The file has grown; beyond the address space reserved for it, it was mapped anew elsewhere.
-        self.region = self.file.region
+        if self.region is not self.file.region:
+            self.region = self.file.region
+            if self.file.kind == READ_WRITE and self.region.reserved > HUGE:
+                _vm.advise(self.region.base + HUGE, min(self.region.reserved, HUGE_END) - HUGE, ADVICE_HUGE_PAGE)
         self.base = self.region.base
         self.state = <State *>(self.base + STATE_OFFSET)
         self.slot_table = <uint64_t *>(self.base + SLOT_TABLE_OFFSET)
