@@ -15,8 +15,7 @@ from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
 from mmapio cimport _memory as memory
-from mmapio cimport _vm
-from mmapio._vm cimport ADVICE_HUGE_PAGE, READ_WRITE
+from mmapio._vm cimport READ_WRITE
 from mmapkv.bucket cimport candidates_of, is_same, lowest_bit
 from mmapkv.format cimport (
     ADDRESS_BITS,
@@ -59,6 +58,7 @@ from mmapkv.format cimport (
     word_page,
     word_tag_base,
 )
+from mmapkv.index_pages cimport ask_for_huge_pages, grown
 from mmapkv.slots cimport Slot
 from mmaplog.checksum cimport xxh3
 from mmaplog.format cimport (
@@ -79,13 +79,6 @@ from mmapkv.errors import SnapshotTooOld, StoreError
 from mmaplog.errors import CorruptionError, FormatError, TooOld
 
 cdef uint64_t SEGMENT_SIZE = SEGMENT_PAGES * PAGE
-# The file grows by an eighth, but by no less than the first and no more than the second.
-cdef uint64_t STEP_MIN = 128 << 10
-cdef uint64_t STEP_MAX = 8 << 20
-# Who looks keys up misses the processor's tables of pages less with huge ones. But for any change in one the kernel writes all of it to the
-# device, twice a minute or so: none in the first, which opening and closing sync, and none beyond this.
-cdef uint64_t HUGE = 2 << 20
-cdef uint64_t HUGE_END = 64 << 20
 
 
 class Reseed(Exception):
@@ -275,7 +268,7 @@ cdef class Index:
             if hit.previous == 0:
                 return TOO_OLD if hit.trimmed else ABSENT
             outcome = self.match(hit.previous, hit.key, hit.key_size, verify, &older)
-            if outcome == UNMAPPED:
+            if outcome == UNMAPPED and not (self.private and self.state.root & ROOT_MOVED):
                 slot_id = memory.load_acquire(&self.slot_table[older.slot])
                 if slot_id != 0 and slot_id != self.slots.slots[older.slot].id:
                     hit.slot = older.slot
@@ -303,10 +296,14 @@ cdef class Index:
 
     cdef int settle(self, Outcome outcome, Hit *hit) except -1:
         # Makes it possible to look again after UNMAPPED or OUTGROWN; raises for damage.
+        cdef Hit older
         cdef uint64_t known
         if outcome == UNMAPPED:
             self.slots.resolve(hit.slot, memory.load_acquire(&self.slot_table[hit.slot]))
             self.slots.drop_stale(self.slot_table)
+            if self.private and self.slots.vain:
+                # Compaction has removed the segment; nobody leads the entries of this one elsewhere.
+                self.retire()
         elif outcome == OUTGROWN:
             known = self.limit
             self.file.refresh()
@@ -314,7 +311,12 @@ cdef class Index:
             if self.limit == known:
                 raise CorruptionError(f"the index leads beyond its {known} bytes; delete it, it is rebuilt from the log", self.file.path)
         elif outcome == STRAY:
-            hit.previous = self.locate(hit.previous_seq)
+            known = self.locate(hit.previous_seq)
+            if self.match(known, hit.key, hit.key_size, True, &older) == ABSENT:
+                raise CorruptionError(
+                    f"record {hit.seq} names record {hit.previous_seq} as the version before it, which is about another key; restore "
+                    "the segment from a backup", self.slots.segment(hit.slot).path)
+            hit.previous = known
         elif outcome == TOO_OLD:
             raise SnapshotTooOld(
                 f"compaction has removed a version from before record {hit.seq}; begin anew, with what the store holds now",
@@ -337,14 +339,10 @@ cdef class Index:
 
     cdef int make_room(self) except -1:
         cdef uint64_t least = self.state.end + directory_size((self.state.root & 0x7F) + 1) + 2 * SEGMENT_SIZE
-        cdef uint64_t wanted = self.limit + min(max(self.limit // 8, STEP_MIN), STEP_MAX)
-        if wanted > HUGE:
-            # By whole huge pages: what the file has a part of only is never one.
-            wanted = (wanted + HUGE - 1) & ~<uint64_t>(HUGE - 1)
         if self.file.learn_length() < self.limit:
             self.region.fail()  # cut by others: growing would fill with zeros what is gone
         try:
-            self.file.grow_to(max(least, wanted))
+            self.file.grow_to(max(least, grown(self.limit)))
         except OSError as error:
             if error.errno != _errno.ENOSPC:
                 raise
@@ -356,8 +354,7 @@ cdef class Index:
         # The file has grown; beyond the address space reserved for it, it was mapped anew elsewhere.
         if self.region is not self.file.region:
             self.region = self.file.region
-            if self.file.kind == READ_WRITE and self.region.reserved > HUGE:
-                _vm.advise(self.region.base + HUGE, min(self.region.reserved, HUGE_END) - HUGE, ADVICE_HUGE_PAGE)
+            ask_for_huge_pages(self.file)
         self.base = self.region.base
         self.state = <State *>(self.base + STATE_OFFSET)
         self.slot_table = <uint64_t *>(self.base + SLOT_TABLE_OFFSET)
@@ -376,6 +373,9 @@ cdef class Index:
             found = False
         if not found:
             raise SnapshotTooOld(f"compaction has removed record {seq}; begin anew, with what the store holds now", self.file.path)
+        if self.state.root & ROOT_MOVED and self.file.kind != READ_WRITE:
+            # Slots are not given out any more in an index that was replaced, least of all by a reader.
+            raise SnapshotTooOld(f"the index was replaced while record {seq} was searched for; begin anew", self.file.path)
         slot = self.slot_of(replay.segment.id)
         self.slots.adopt(slot, replay.segment)
         return make_address(slot, replay.offset - record.size)
