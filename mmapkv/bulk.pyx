@@ -7,11 +7,11 @@ from libc.stdint cimport uint8_t, uint64_t
 from mmapio cimport _fault
 from mmapio cimport _memory as memory
 from mmapio._os cimport now_ns
+from mmapkv.approach cimport fetch_bucket, fetch_record
 from mmapkv.batch cimport Batch, Change, Fate, batch_of
 from mmapkv.format cimport (
     ADDRESS_BITS,
     BUCKETS,
-    ENTRIES,
     FLAG_CREATES,
     FLAG_EXPIRY,
     FLAG_PREVIOUS,
@@ -20,19 +20,15 @@ from mmapkv.format cimport (
     KIND_PUT,
     LINE,
     PAGE,
-    address_offset,
     address_slot,
     make_address,
-    tag_of,
     top_bits,
     value_offset,
     word_page,
-    word_tag_base,
 )
 from mmapkv.index cimport ABSENT, PRESENT, REPLACED, UNSOUND, Hit, Index, Outcome
 from mmapkv.plan cimport Plan, plan_of
 from mmapkv.reader cimport as_bytes
-from mmapkv.slots cimport Slot
 from mmapkv.updater cimport StoreUpdater
 from mmapkv.writer cimport expiry_of, lay_out
 from mmaplog.appender cimport BATCH_SIZE_MAX, record_size
@@ -327,24 +323,3 @@ cdef inline char *segment_of(Index index, uint64_t hash) noexcept nogil:
 
 cdef inline char *bucket_of(char *segment, uint64_t hash) noexcept nogil:
     return segment + LINE + (hash & (BUCKETS - 1)) * LINE
-
-
-cdef inline void fetch_bucket(Index index, uint64_t hash) noexcept nogil:
-    memory.prefetch(bucket_of(segment_of(index, hash), hash))
-
-
-cdef inline void fetch_record(Index index, uint64_t hash) noexcept nogil:
-    # The first one in the bucket that may be of this key. A hint: nothing is checked but that it is mapped.
-    cdef uint64_t root = index.state.root
-    cdef uint64_t word = (<uint64_t *>(index.base + (root >> 8) * PAGE))[top_bits(hash, root & 0x7F)]
-    cdef uint64_t *line = <uint64_t *>bucket_of(index.base + word_page(word) * PAGE, hash)
-    cdef uint64_t tag = tag_of(hash, word_tag_base(word))
-    cdef Slot *slot
-    cdef int i
-    for i in range(ENTRIES):
-        if line[i] >> ADDRESS_BITS == tag and line[i] != 0:
-            slot = &index.slots.slots[address_slot(line[i])]
-            if slot.base != NULL:
-                memory.prefetch(slot.base + address_offset(line[i]))
-                memory.prefetch(slot.base + address_offset(line[i]) + LINE)
-            return

@@ -58,6 +58,7 @@ from mmapkv.format cimport (
     word_page,
     word_tag_base,
 )
+from mmapkv.index_pages cimport ask_for_huge_pages, grown
 from mmapkv.slots cimport Slot
 from mmaplog.checksum cimport xxh3
 from mmaplog.format cimport (
@@ -79,9 +80,6 @@ from mmapkv.errors import SnapshotTooOld, StoreError
 from mmaplog.errors import CorruptionError, FormatError, TooOld
 
 cdef uint64_t SEGMENT_SIZE = SEGMENT_PAGES * PAGE
-# The file grows by an eighth, but by no less than the first and no more than the second.
-cdef uint64_t STEP_MIN = 128 << 10
-cdef uint64_t STEP_MAX = 8 << 20
 
 
 class Reseed(Exception):
@@ -341,11 +339,10 @@ cdef class Index:
 
     cdef int make_room(self) except -1:
         cdef uint64_t least = self.state.end + directory_size((self.state.root & 0x7F) + 1) + 2 * SEGMENT_SIZE
-        cdef uint64_t step = min(max(self.limit // 8, STEP_MIN), STEP_MAX)
         if self.file.learn_length() < self.limit:
             self.region.fail()  # cut by others: growing would fill with zeros what is gone
         try:
-            self.file.grow_to(max(least, self.limit + step))
+            self.file.grow_to(max(least, grown(self.limit)))
         except OSError as error:
             if not system.is_full(error):
                 raise
@@ -356,7 +353,9 @@ cdef class Index:
     cdef int follow(self) except -1:
         # The file has grown, by this process or another; beyond the address space reserved for it, it is mapped anew elsewhere.
         self.file.refresh()
-        self.region = self.file.region
+        if self.region is not self.file.region:
+            self.region = self.file.region
+            ask_for_huge_pages(self.file)
         self.base = self.region.base
         self.state = <State *>(self.base + STATE_OFFSET)
         self.slot_table = <uint64_t *>(self.base + SLOT_TABLE_OFFSET)

@@ -11,6 +11,8 @@ from libc.string cimport memcpy, memset
 from mmapio cimport _fault
 from mmapio cimport _memory as memory
 from mmapio._os cimport now_ns
+from mmapkv.approach cimport fetch_bucket, fetch_record
+from mmapkv.bulk_reader cimport BulkReader
 from mmapkv.format cimport (
     ADDRESS_BITS,
     EXPIRY_SIZE,
@@ -20,11 +22,12 @@ from mmapkv.format cimport (
     KEY_SIZE_MAX,
     KIND_DELETE,
     KIND_PUT,
+    LINE,
     PAYLOAD_HEADER_SIZE,
-    PREVIOUS_SIZE,
     VALUE_SIZE_MAX,
     PayloadHeader,
     Previous,
+    head_size,
     make_address,
     value_offset,
 )
@@ -33,6 +36,7 @@ from mmapkv.reader cimport as_bytes
 from mmapkv.sharer cimport Sharer
 from mmaplog.appender cimport RECORD_START_END, record_size
 from mmaplog.checksum cimport xxh3
+from mmaplog.format cimport RECORD_HEADER_SIZE
 from mmaplog.log cimport Log
 
 from mmapkv.errors import InvalidKey, ValueTooLarge
@@ -71,6 +75,7 @@ cdef class StoreWriter(Sharer):
         cdef Content content = None
         key = as_bytes(key, "key")
         begin_version(&version, KIND_PUT, <bytes>key)
+        version.settled = True
         if PyBytes_CheckExact(value):
             version.value = PyBytes_AS_STRING(value)
             version.value_size = PyBytes_GET_SIZE(value)
@@ -87,6 +92,7 @@ cdef class StoreWriter(Sharer):
         cdef Version version
         key = as_bytes(key, "key")
         begin_version(&version, KIND_DELETE, <bytes>key)
+        version.settled = True
         self.seek(&version, False, &spot)
         if not spot.live:
             self.let_go()
@@ -118,6 +124,12 @@ cdef class StoreWriter(Sharer):
             raise ValueTooLarge(f"a value has at most {VALUE_SIZE_MAX} bytes, this one has {value_size}", self._path)
         return 0
 
+    cdef void make_ahead(self, Version *version) noexcept:
+        # All of a record but its head, for a key that is known, or new, as the last one was. Where that is wrong, `commit` does it again.
+        version.made_flags = self.last_known | (FLAG_EXPIRY if version.expires else 0)
+        lay_out_body(self.record + RECORD_HEADER_SIZE, version.made_flags, version)
+        version.made = True
+
     cdef int seek(self, Version *version, bint verify, Spot *spot) except -1:
         # Finds where the next version of a key goes, with room for it. All that can fail, and all that may let
         # go of the GIL, is in here; whatever let go of it starts the loop again. So between this and `commit` no other
@@ -128,26 +140,35 @@ cdef class StoreWriter(Sharer):
         cdef uint64_t key_size = version.key_size, value_size = version.head_size + version.value_size, worst, hash
         cdef Index index
         cdef Outcome outcome
+        cdef bint ahead
         self.require(key_size, value_size)
         if self.index is None:
             self.raise_closed()
         worst = value_offset(FLAG_PREVIOUS | FLAG_EXPIRY, key_size) + value_size
+        ahead = version.settled and record_size(worst, False) <= MADE_MAX
         while True:
-            if log.end + record_size(worst, False) > log.room or log.end >= RECORD_START_END:
-                if self.several:
-                    return self.seek_shared(version, worst, verify, spot)
-                log.make_room(worst)
-                continue
+            if self.several:
+                return self.seek_shared(version, worst, verify, spot)
             index = self.index
             if index is None:
                 self.raise_closed()
+            # Each wait for memory begins as early as it can, and is filled with what does not need that memory.
+            hash = xxh3(version.key, key_size, index.seed)
+            fetch_bucket(index, hash)
+            if ahead:
+                self.make_ahead(version)
+            if log.end + record_size(worst, False) > log.room or log.end >= RECORD_START_END:
+                log.make_room(worst)
+                continue
             if self.tail_id != log.segment_id:
                 self.prepare(index)
                 continue
             if not index.has_room():
                 index.make_room()
                 continue
-            hash = xxh3(version.key, key_size, index.seed)
+            if ahead:
+                fetch_tail(log.base + log.end)
+                fetch_record(index, hash)
             outcome = index.find(hash, version.key, key_size, verify, &spot.hit)
             if _fault.faults() != self.faults:
                 self.check_faults()
@@ -219,14 +240,23 @@ cdef class StoreWriter(Sharer):
         cdef Log log = self.log
         cdef Index index = self.index
         cdef uint64_t payload_size, seq, count
+        cdef char *payload
         cdef int flags = FLAG_PREVIOUS if spot.known else 0
+        self.last_known = flags
         if version.expires:
             flags |= FLAG_EXPIRY
         if version.kind == KIND_PUT and (not spot.known or spot.hit.deleted):
             flags |= FLAG_CREATES
         payload_size = value_offset(flags, version.key_size) + version.head_size + version.value_size
-        lay_out(log.begin(payload_size), flags, version, spot.hit.seq, spot.hit.address)
-        log.commit(payload_size)
+        if version.made:
+            payload = self.record + RECORD_HEADER_SIZE
+            if (flags ^ version.made_flags) & FLAG_PREVIOUS:
+                lay_out_body(payload, flags, version)
+            lay_out_head(payload, flags, version, spot.hit.seq, spot.hit.address)
+            log.commit_made(self.record, payload_size)
+        else:
+            lay_out(log.begin(payload_size), flags, version, spot.hit.seq, spot.hit.address)
+            log.commit(payload_size)
 
         if spot.known and not spot.hit.deleted:
             index.add_dead(spot.hit.slot, spot.hit.size)
@@ -343,25 +373,32 @@ cdef void set_value(Version *version, Content content, uint64_t expires) noexcep
 
 cdef void lay_out(char *payload, int flags, Version *version, uint64_t previous_seq, uint64_t previous) noexcept nogil:
     # Writes a payload into memory that has room for it.
+    lay_out_body(payload, flags, version)
+    lay_out_head(payload, flags, version, previous_seq, previous)
+
+
+cdef inline void lay_out_head(char *payload, int flags, Version *version, uint64_t previous_seq, uint64_t previous) noexcept nogil:
     cdef PayloadHeader header
     cdef Previous before
-    cdef char *value = payload + value_offset(flags, version.key_size)
     header.key_length = <unsigned short>version.key_size
     header.kind = version.kind
     header.flags = flags
     header.value_length = <unsigned int>(version.head_size + version.value_size)
-    # The gap between key and value is zeroed first, the key written over its beginning.
-    memset(value - 8, 0, 8)
     memcpy(payload, &header, sizeof(header))
-    payload += PAYLOAD_HEADER_SIZE
     if flags & FLAG_PREVIOUS:
         before.seq = previous_seq
         before.address = previous
-        memcpy(payload, &before, sizeof(before))
-        payload += PREVIOUS_SIZE
+        memcpy(payload + PAYLOAD_HEADER_SIZE, &before, sizeof(before))
+
+
+cdef inline void lay_out_body(char *payload, int flags, Version *version) noexcept nogil:
+    # What follows the head.
+    cdef char *value = payload + value_offset(flags, version.key_size)
+    # The gap between key and value is zeroed first, the key written over its beginning.
+    memset(value - 8, 0, 8)
+    payload += head_size(flags)
     if flags & FLAG_EXPIRY:
-        memcpy(payload, &version.expires, EXPIRY_SIZE)
-        payload += EXPIRY_SIZE
+        memcpy(payload - EXPIRY_SIZE, &version.expires, EXPIRY_SIZE)
     memcpy(payload, version.key, version.key_size)
     # A deletion has no value, and a copy from nowhere is undefined even of nothing.
     if version.head_size:
@@ -369,3 +406,10 @@ cdef void lay_out(char *payload, int flags, Version *version, uint64_t previous_
         value += version.head_size
     if version.value_size:
         memcpy(value, version.value, version.value_size)
+
+
+cdef inline void fetch_tail(char *end) noexcept nogil:
+    # Where the record will be written.
+    memory.prefetch_write(end)
+    memory.prefetch_write(end + LINE)
+    memory.prefetch_write(end + 2 * LINE)

@@ -36,6 +36,7 @@ cdef class Appender(TailHolder):
     cdef int refuse_size(self, uint64_t payload_size) except -1
     cdef char *begin(self, uint64_t payload_size) noexcept nogil
     cdef void commit(self, uint64_t payload_size) noexcept nogil
+    cdef void commit_made(self, char *record, uint64_t payload_size) noexcept nogil
     cdef void seal_next(self, uint64_t payload_size, uint8_t flags) noexcept nogil
     cdef void publish(self) noexcept nogil
     cdef uint64_t write_bulk(self, Pieces pieces, uint64_t at, bint atomic) except? 0
