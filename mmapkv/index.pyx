@@ -74,9 +74,9 @@ from mmaplog.format cimport (
 )
 from mmaplog.replay cimport Replay
 
-from mmapio import _os as system
 from mmapkv.errors import SnapshotTooOld, StoreError
 from mmaplog.errors import CorruptionError, FormatError, TooOld
+from mmaplog.reserve import is_full
 
 cdef uint64_t SEGMENT_SIZE = SEGMENT_PAGES * PAGE
 # The file grows by an eighth, but by no less than the first and no more than the second.
@@ -348,7 +348,7 @@ cdef class Index:
         try:
             self.file.grow_to(max(least, self.limit + step))
         except OSError as error:
-            if not system.is_full(error):
+            if not is_full(error):
                 raise
             self.file.grow_to(least)
         self.follow()

@@ -252,6 +252,8 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
         return snapshot
 
     def _snapshot_for_scan(self) -> Snapshot:
+        # Of a reader who may not write, what he goes by may be replaced first.
+        self._pinned()
         self._ordered.prepare(self)
         return self.snapshot()
 
