@@ -309,7 +309,6 @@ cdef class Index:
                 self.retire()
         elif outcome == OUTGROWN:
             known = self.limit
-            self.file.refresh()
             self.follow()
             if self.limit == known:
                 raise CorruptionError(f"the index leads beyond its {known} bytes; delete it, it is rebuilt from the log", self.file.path)
@@ -317,8 +316,7 @@ cdef class Index:
             known = self.locate(hit.previous_seq)
             if self.match(known, hit.key, hit.key_size, True, &older) == ABSENT:
                 raise CorruptionError(
-                    f"record {hit.seq} names record {hit.previous_seq} as the version before it, which is about another key; restore "
-                    "the segment from a backup", self.slots.segment(hit.slot).path)
+                    f"record {hit.seq} names record {hit.previous_seq}, of another key, as the version before it; restore a backup", self.slots.segment(hit.slot).path)
             hit.previous = known
         elif outcome == TOO_OLD:
             raise SnapshotTooOld(
@@ -334,7 +332,7 @@ cdef class Index:
                 self.slots.segment(hit.slot).path)
         return 0
 
-    # What follows is for the one writer.
+    # What follows is for the one writer, or who has the tail of the log in hand.
 
     cdef bint has_room(self) noexcept nogil:
         # Space for the largest thing one insertion can need: a directory twice the size and two segments.
@@ -354,14 +352,16 @@ cdef class Index:
         self.follow()
         return 0
 
-    cdef void follow(self) noexcept:
-        # The file has grown; beyond the address space reserved for it, it was mapped anew elsewhere.
+    cdef int follow(self) except -1:
+        # The file has grown, by this process or another; beyond the address space reserved for it, it is mapped anew elsewhere.
+        self.file.refresh()
         self.region = self.file.region
         self.base = self.region.base
         self.state = <State *>(self.base + STATE_OFFSET)
         self.slot_table = <uint64_t *>(self.base + SLOT_TABLE_OFFSET)
         self.dead = <uint32_t *>(self.base + DEAD_TABLE_OFFSET)
         self.limit = min(self.file.length, self.region.reserved)
+        return 0
 
     cdef uint64_t locate(self, uint64_t seq) except 0:
         # The address of the record with this number, found by walking its segment.

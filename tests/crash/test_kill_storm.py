@@ -31,6 +31,7 @@ def test_no_acknowledged_write_is_lost_and_none_invented(tmp_path: Path) -> None
     assert count(ran.stdout, "acknowledged writes, in all") > KILLS
     # Kills that only ever met an idle writer would have shown nothing.
     assert count_of_kind(ran.stdout, "write in flight: there was none") < KILLS
+    assert count(ran.stdout, "killed inside a compaction") > 0
     assert list(tmp_path.iterdir()) == []
 
 
