@@ -75,9 +75,9 @@ from mmaplog.format cimport (
 )
 from mmaplog.replay cimport Replay
 
-from mmapio import _os as system
 from mmapkv.errors import SnapshotTooOld, StoreError
 from mmaplog.errors import CorruptionError, FormatError, TooOld
+from mmaplog.reserve import is_full
 
 cdef uint64_t SEGMENT_SIZE = SEGMENT_PAGES * PAGE
 
@@ -314,8 +314,7 @@ cdef class Index:
             known = self.locate(hit.previous_seq)
             if self.match(known, hit.key, hit.key_size, True, &older) == ABSENT:
                 raise CorruptionError(
-                    f"record {hit.seq} names record {hit.previous_seq} as the version before it, which is about another key; restore "
-                    "the segment from a backup", self.slots.segment(hit.slot).path)
+                    f"record {hit.seq} names record {hit.previous_seq}, of another key, as the version before it; restore a backup", self.slots.segment(hit.slot).path)
             hit.previous = known
         elif outcome == TOO_OLD:
             raise SnapshotTooOld(
@@ -344,7 +343,7 @@ cdef class Index:
         try:
             self.file.grow_to(max(least, grown(self.limit)))
         except OSError as error:
-            if not system.is_full(error):
+            if not is_full(error):
                 raise
             self.file.grow_to(least)
         self.follow()

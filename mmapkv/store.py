@@ -271,6 +271,8 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         return snapshot
 
     def _snapshot_for_scan(self) -> Snapshot:
+        # Of a reader who may not write, what he goes by may be replaced first.
+        self._pinned()
         self._ordered.prepare(self)
         return self.snapshot()
 

@@ -39,6 +39,7 @@ from mmaplog.tail cimport TailHolder
 
 from mmapio import _os as system
 from mmaplog.errors import RecordTooLarge
+from mmaplog.reserve import is_full
 from mmaplog.segment import create_segment
 
 # A segment starts with this and doubles, by no more than the second at a time.
@@ -461,7 +462,7 @@ cdef class Appender(TailHolder):
             made = create_segment(
                 self.directory, self.segments.log_uuid, self.seq, self.tail.epoch, capacity, size)
         except OSError as error:
-            if not system.is_full(error):
+            if not is_full(error):
                 raise
             made = create_segment(
                 self.directory, self.segments.log_uuid, self.seq, self.tail.epoch, capacity, SEGMENT_HEADER_SIZE + need)
@@ -590,7 +591,7 @@ cdef grow_or_just_enough(Segment segment, uint64_t size, uint64_t least):
     except OSError as error:
         # The failed attempt may have been seen half way.
         segment.refresh()
-        if not system.is_full(error):
+        if not is_full(error):
             raise
         try:
             segment.grow(least)

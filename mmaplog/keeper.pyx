@@ -177,6 +177,11 @@ cdef class Keeper(Appender):
         finally:
             self.give_tail()
 
+    def has_writer(self):
+        """For layers above: whether another handle writes the log."""
+        self.check()
+        return self.locks.has_writer()
+
     def hold_past(self, seq):
         """For layers above: tell those who compact, in whichever process, that the log is looked at as it was below `seq`."""
         self.check()

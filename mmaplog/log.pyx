@@ -387,11 +387,6 @@ cdef class Log(Keeper):
             self.raise_forked()
         self.locks.begin()
 
-    def has_writer(self):
-        """For layers above: whether another handle writes the log."""
-        self.check()
-        return self.locks.has_writer()
-
     def claim(self):
         """For layers above: be the writer for a moment, to mend what is derived. Between begin_exclusive and end_exclusive.
 
@@ -540,10 +535,8 @@ def open_log(cls, path, mode, flush_policy, timestamps, segment_bytes, derived, 
         raise TypeError(f"flush_policy must be a mmapio.FlushPolicy, not {flush_policy!r}")
     if reserve_bytes is not None:
         reserve_bytes = operator.index(reserve_bytes)
-        if reserve_bytes < 0:
-            raise ValueError(f"a reserve of {reserve_bytes} bytes cannot be kept: it is blocks of the disk, 0 or more bytes")
-        if mode == "r":
-            raise ValueError(f"a reserve of {reserve_bytes} bytes cannot be kept by who opens with mode 'r': it is for a writer")
+        if reserve_bytes < 0 or mode == "r":
+            raise ValueError(f"a reserve of {reserve_bytes} bytes cannot be kept with mode {mode!r}: a writer keeps one, of 0 or more bytes")
     log._path = os.fsdecode(path)
     found = attach.attach(log._path, mode, segment_bytes, derived, shared=shared)
     try:

@@ -7,6 +7,7 @@ full they take it from here, and the reserve is filled again from what they free
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 from collections.abc import Callable
 from typing import TypeVar
@@ -19,6 +20,11 @@ logger = logging.getLogger("mmaplog")
 NAME = "RESERVE"
 
 _Result = TypeVar("_Result")
+
+
+def is_full(error: OSError) -> bool:
+    """Whether it says that there is no room: none on the disk, or none that a quota allows."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def keep(directory: _os.Descriptor, path: str, size: int) -> None:
@@ -34,7 +40,7 @@ def keep(directory: _os.Descriptor, path: str, size: int) -> None:
     try:
         _fill(directory, size)
     except OSError as error:
-        if not _os.is_full(error):
+        if not is_full(error):
             raise
         logger.warning("%s: no room for a reserve of %d bytes: the disk is full", path, size)
 
@@ -49,7 +55,7 @@ def spend_if_full(directory: _os.Descriptor, operation: Callable[[], _Result]) -
         return operation()
     except OSError as error:
         # What the log itself raises says that it was begun.
-        if size == 0 or isinstance(error, LogError) or not _os.is_full(error):
+        if size == 0 or isinstance(error, LogError) or not is_full(error):
             raise
     _empty(_opened(directory), size)
     return operation()
