@@ -143,6 +143,9 @@ cdef class BulkWriter(StoreUpdater):
             self.settle(index, outcome, &hit)
         if written:
             log.flush_if_due(durable)
+        if self.rolled:
+            self.rolled = False
+            self._rolled()
         return written
 
     cdef Outcome check_reads(self, Index index, list reads, uint64_t stop, bint alone, Hit *hit) except *:
@@ -251,6 +254,7 @@ cdef class BulkWriter(StoreUpdater):
         if self.tail_id != log.segment_id:
             self.tail_slot = index.slot_of(log.segment_id)
             self.tail_id = log.segment_id
+            self.rolled = True
         return 0
 
     cdef int publish_changes(self, Index index, Batch batch, uint64_t written, uint64_t total) except -1:
@@ -310,6 +314,8 @@ cdef class BulkWriter(StoreUpdater):
                 index.add_dead(address_slot(change.previous), change.superseded)
             if change.version.kind == KIND_DELETE:
                 index.add_dead(self.tail_slot, record_size(payload_size_of(change), False))
+            if change.version.expires:
+                index.state.expiring = log.seq
             memory.store_release(change.cell, change.tag | change.address)
 
     cdef int raise_conflict(self, const char *key, uint64_t key_size, uint64_t seq) except -1:

@@ -43,6 +43,7 @@ cdef struct Hit:
 cdef class Index:
     cdef MappedFile file
     cdef Region region
+    cdef tuple moved            # (the region before, and so on): what had pointers into one may be at work without the GIL
     cdef char *base
     cdef uint64_t limit         # bytes of the file that may be touched
     cdef State *state
@@ -71,6 +72,7 @@ cdef class Index:
     cdef void publish(self, uint64_t seq, uint64_t count) noexcept nogil
     cdef void applied(self, uint64_t *seq, uint64_t *count) noexcept nogil
     cdef void follow(self) noexcept
+    cdef int check(self) except -1
     cdef uint64_t locate(self, uint64_t seq) except 0
     cdef uint64_t slot_of(self, uint64_t segment_id) except? 0xFFFFFFFF
     cdef void free_slot(self, uint64_t slot) noexcept

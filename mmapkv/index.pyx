@@ -344,13 +344,25 @@ cdef class Index:
         return 0
 
     cdef void follow(self) noexcept:
-        # The file has grown; beyond the address space reserved for it, it was mapped anew elsewhere.
+        # The file has grown; beyond the address space reserved for it, it was mapped anew elsewhere. There is twice as much each time, so
+        # that these are few.
+        if self.region is not None and self.region is not self.file.region:
+            self.moved = (self.region, self.moved)
         self.region = self.file.region
         self.base = self.region.base
         self.state = <State *>(self.base + STATE_OFFSET)
         self.slot_table = <uint64_t *>(self.base + SLOT_TABLE_OFFSET)
         self.dead = <uint32_t *>(self.base + DEAD_TABLE_OFFSET)
         self.limit = min(self.file.length, self.region.reserved)
+
+    cdef int check(self) except -1:
+        # MappingFault when an access through whichever mapping met a page that is gone.
+        cdef tuple before = self.moved
+        self.region.check()
+        while before is not None:
+            (<Region>before[0]).check()
+            before = before[1]
+        return 0
 
     cdef uint64_t locate(self, uint64_t seq) except 0:
         # The address of the record with this number, found by walking its segment.

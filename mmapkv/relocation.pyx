@@ -66,6 +66,7 @@ cdef struct Cursor:
     uint64_t new_offset
     uint64_t stop               # the first number that is not in the old segment any more
     uint64_t dead               # bytes of copies that nothing leads to
+    uint64_t gone               # keys that are not counted any more: their value had expired
     bint beyond
 
 
@@ -164,7 +165,10 @@ cdef int relocate_some(Cursor *at, const Ground *ground, uint64_t count) noexcep
             if fate == CURRENT:
                 memory.store_release(cell, cell[0] >> ADDRESS_BITS << ADDRESS_BITS | make_address(at.new_slot, at.new_offset))
         elif fate == CURRENT:
-            # A tombstone that was left out.
+            # What was left out: a tombstone, or a value that had expired.
+            if payload.kind == KIND_PUT:
+                memory.store_release(&(<State *>(ground.base + STATE_OFFSET)).counting, 1)
+                at.gone += 1
             memory.store_release(cell, 0)
     return 1
 
@@ -201,6 +205,7 @@ def carry_out(Index index, Log log, listed, bint paused):
     cdef Cursor at
     cdef Region held
     cdef uint64_t slot, left = 0
+    cdef uint64_t seq, count
     cdef int more
     made = segments.by_id(listed.segment_id)
     at.new = made.base
@@ -236,8 +241,12 @@ def carry_out(Index index, Log log, listed, bint paused):
             try:
                 held = ground_of(index, &ground)
                 at.beyond = False
+                at.gone = 0
                 with nogil:
                     more = relocate_some(&at, &ground, PIECE)
+                if at.gone:
+                    index.applied(&seq, &count)
+                    index.publish(seq, count - at.gone)
             finally:
                 if not paused:
                     log.unpause()
@@ -250,6 +259,7 @@ def carry_out(Index index, Log log, listed, bint paused):
     index.add_dead(at.new_slot, at.dead)
     for _, segment_id, _ in olds:
         forget(index, segment_id)
+    memory.store_release(&index.state.counting, 0)
     memory.store_release(&index.state.moving, 0)
     index.slots.drop_stale(index.slot_table)
     return True
@@ -261,6 +271,8 @@ def finish(Index index, Log log):
     That is also when a segment is gone that the index knows.
     """
     cdef uint64_t slot, moving = index.state.moving
+    if index.state.counting:
+        return False
     if moving:
         for listed in log.segments.manifest.compacted:
             if listed.segment_id == moving:

@@ -20,6 +20,7 @@ from mmapkv.bulk import BulkWriter
 from mmapkv.care import Cared
 from mmapkv.changes import Changes
 from mmapkv.codecs import Bytes, Codec, checked
+from mmapkv.compactor import Compactor
 from mmapkv.errors import Conflict, SnapshotTooOld, StoreError
 from mmapkv.index import Index
 from mmapkv.namespace import Namespace
@@ -106,6 +107,7 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
         segment_bytes: SupportsIndex = ...,
         verify: bool = ...,
         ordered: bool = ...,
+        compaction: bool = ...,
         codec: None = None,
     ) -> Self: ...
     @overload
@@ -119,6 +121,7 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
         segment_bytes: SupportsIndex = ...,
         verify: bool = ...,
         ordered: bool = ...,
+        compaction: bool = ...,
         codec: Codec[_T],
     ) -> TypedStore[bytes, _T]: ...
     @classmethod
@@ -131,6 +134,7 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
         segment_bytes: SupportsIndex = DEFAULT_SEGMENT_BYTES,
         verify: bool = True,
         ordered: bool = False,
+        compaction: bool = True,
         codec: Codec[Any] | None = None,
     ) -> Self | TypedStore[bytes, Any]:
         """Open or create the store in the directory `path`.
@@ -138,8 +142,9 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
         `mode` is as in dbm: "r" reads, "w" writes an existing store, "c" creates it if missing, "n" starts a
         new one. `flush_policy` says when writes become durable by themselves; `segment_bytes` (of a new
         store) is how large its log's files grow; `verify=False` skips the checksum of each record read;
-        with `ordered` the keys are sorted now, and not when :meth:`scan` is first called. With a `codec` the
-        result is a :class:`TypedStore`. Costs O(1) after a clean close or a killed process; after a power cut
+        with `ordered` the keys are sorted now, and not when :meth:`scan` is first called. A writer has what is
+        superseded or deleted removed in the background, unless `compaction` is false: then :meth:`compact` does.
+        With a `codec` the result is a :class:`TypedStore`. Costs O(1) after a clean close or a killed process; after a power cut
         the index is rebuilt from the log.
 
         Raises FileNotFoundError, NotADirectoryError, PermissionError, ValueError for another mode, Locked
@@ -156,6 +161,7 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
         store._care = _fork.Lock()
         store._caring = 0
         store._pins = Pins(log)
+        store._compactor = Compactor(store, automatic=True) if compaction and log.writable else None
         store._views = weakref.WeakValueDictionary()
         store._index_lock = _fork.Lock()
         # Whatever this handle may: one process writes.
@@ -354,6 +360,7 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
         log, index = self._parts()
         if index is None:
             return
+        self._stop_compacting(log)
         if not log.flushes_on_close:
             log.close()
             self._forget()
@@ -478,6 +485,10 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
                 self._use(*attach.rebuild(log, index))
             finally:
                 log.unpause()
+
+    def _rolled(self) -> None:
+        if self._compactor is not None:
+            self._compactor.rolled(self)
 
     def _begin_writing(self, index: Index) -> None:
         try:

@@ -48,7 +48,8 @@ cdef double TTL_SECONDS_MAX = 1e10
 cdef class StoreWriter(BulkReader):
     """The writing half of ``KVStore``, per operation.
 
-    The subclass gives the methods that replace the index or ready it for writing: `_rebuild_index`, `_begin_writing`.
+    The subclass gives the methods that replace the index or ready it for writing, `_rebuild_index` and `_begin_writing`, and `_rolled`, which
+    is told when the log went on to another segment, and may wait.
     """
 
     def __setitem__(self, key, value):
@@ -179,6 +180,8 @@ cdef class StoreWriter(BulkReader):
         if version.kind == KIND_DELETE:
             index.add_dead(self.tail_slot, record_size(payload_size, False))
         # Committed. A reader that sees the entry now sees a record that no crash takes away.
+        if version.expires:
+            index.state.expiring = log.seq
         memory.store_release(spot.cell, spot.tag | make_address(self.tail_slot, log.last))
         index.applied(&seq, &count)
         if flags & FLAG_CREATES:
@@ -203,6 +206,7 @@ cdef class StoreWriter(BulkReader):
         segment_id = self.log.segment_id
         self.tail_slot = index.slot_of(segment_id)
         self.tail_id = segment_id
+        self._rolled()
         return 0
 
     cdef int split(self, Index index, uint64_t hash) except -1:
