@@ -29,7 +29,7 @@ from mmapkv.format cimport (
     make_address,
 )
 from mmapkv.index cimport ABSENT, PRESENT, STRAY, TOO_OLD, UNMAPPED, Hit, Index, Outcome
-from mmapkv.relocation cimport Fate, Ground, fate_of, ground_of, split_payload
+from mmapkv.relocation cimport Fate, Ground, fate_of, fetch_bucket, ground_of, split_payload
 from mmapkv.writer cimport StoreWriter
 from mmaplog.checksum cimport xxh3
 from mmaplog.compaction cimport settle_copy
@@ -99,8 +99,20 @@ cdef struct Scan:
     uint64_t held               # of these, records that stay for a snapshot's sake
 
 
+cdef enum:
+    # So many records are looked up side by side.
+    BLOCK = 32
+
+
+cdef struct Seen:
+    Record record
+    PayloadHeader payload
+    const char *key
+    uint64_t hash
+
+
 def usage(StoreWriter store, dict sizes):
-    """(bytes of the log's segments, bytes of dead records in them, how large a segment may grow). `sizes` remembers of segments by id what does not change any more.
+    """(bytes of the log's records, bytes of dead records in them, how large a segment may grow). `sizes` remembers of segments by id what does not change any more.
 
     Costs a look at the header of each segment that it was not called with before. Also for readers; what is dead is as the writer counted it.
     """
@@ -117,18 +129,18 @@ def usage(StoreWriter store, dict sizes):
         segment_id = entry[1]
         present.add(segment_id)
         if segment_id == slot.segment_id:
-            size += <uint64_t>slot.end * UNIT
+            size += <uint64_t>slot.end * UNIT - SEGMENT_HEADER_SIZE
         elif segment_id in sizes:
-            size += <uint64_t>sizes[segment_id]
+            size += <uint64_t>sizes[segment_id] - SEGMENT_HEADER_SIZE
         else:
             segment = segments.open(entry)
             if segment is None:
                 continue
             if segment.load_footer(&footer):
                 sizes[segment_id] = footer.end
-                size += footer.end
+                size += footer.end - SEGMENT_HEADER_SIZE
             else:
-                size += segment.limit
+                size += segment.limit - SEGMENT_HEADER_SIZE
     for segment_id in sizes.keys() - present:
         del sizes[segment_id]
     for at in range(min(index.state.slots_used, <uint64_t>SLOTS)):
@@ -177,8 +189,9 @@ def step(StoreWriter store, pins, choose, halted):
 
     `choose` is called with the sealed segments in order, as (first number, first number after it, id, size, bytes of it that are
     dead), and with the number from which on a walk or snapshot may need what was current. What it returns says which `segments`
-    to take, by id, below which number tombstones may go, `sweepable`, how many bytes must be freed for anything to be written,
-    `bytes_least`, and how large that may be, `size_max`: then it is made of the first ones alone. Or None, when there are none to take.
+    to take, by id, which of them is `wanted`, below which number tombstones may go, `sweepable`, how many bytes must be freed for anything
+    to be written, `bytes_least`, and how large that may be, `size_max`: where there is no room for all, those next to `wanted` are left out.
+    Or None, when there are none to take.
 
     Returns None then, and else for each segment that was looked at how many bytes stay dead in it, and how many of these for a snapshot's
     sake; the id of the segment that was written, or 0; and what that did. `halted` is called now and then, and may raise.
@@ -313,7 +326,11 @@ cdef class Pass:
             stop = segments.boundary_of(segment, 0)
             places = self.survey(segment, &scan, min(<uint64_t>choice.sweepable, self.needed))
             if self.group is not None and not fits(self.group, segment, stop, scan.size, size_max):
-                break
+                if choice.wanted in seen:
+                    break
+                # More stays of those before than was thought.
+                self.group = None
+                seen, before = {}, 0
             seen[segment.id] = scan.dead, scan.held
             segment.load_footer(&footer)
             before += footer.end
@@ -500,36 +517,51 @@ cdef class Pass:
 
 cdef Pause scan_some(Scan *scan, const Ground *ground, uint64_t records, uint64_t count) noexcept nogil:
     # Judges so many records. One that does not verify is damage: the segment is sealed.
-    cdef Record record
-    cdef PayloadHeader payload
-    cdef const char *key
+    cdef Seen block[BLOCK]
+    cdef Seen *seen
     cdef uint64_t *cell
+    cdef uint64_t known, ahead, i
     cdef Fate fate
     while scan.offset < scan.end:
-        if count == 0:
+        if count < BLOCK:
             return MORE
-        count -= 1
-        if (read_record(scan.base, scan.offset, scan.end, scan.id, scan.base_seq, True, &record) != Found.RECORD
-                or not split_payload(&record, &payload, &key) or scan.count == records):
-            return DAMAGED_HERE
-        fate = fate_of(
-            ground, xxh3(key, payload.key_length, ground.seed), make_address(scan.slot, scan.offset), &cell)
-        if fate == Fate.BEYOND:
-            return OUTGROWN_HERE
-        if fate == Fate.UNDECIDED:
-            return ASKING
-        if fate == Fate.CURRENT and not (record.seq < scan.sweepable and (payload.kind == KIND_DELETE or has_expired(scan, &payload, key))):
-            keep(scan, &record, &payload, payload.kind == KIND_DELETE)
-        else:
-            drop(scan, &record)
+        count -= BLOCK
+        # The lines that are needed come from memory while others are asked for.
+        known = 0
+        ahead = scan.offset
+        while known < BLOCK and ahead < scan.end:
+            seen = &block[known]
+            if (read_record(scan.base, ahead, scan.end, scan.id, scan.base_seq, True, &seen.record) != Found.RECORD
+                    or not split_payload(&seen.record, &seen.payload, &seen.key) or scan.count + known >= records):
+                if known == 0:
+                    return DAMAGED_HERE
+                break
+            seen.hash = xxh3(seen.key, seen.payload.key_length, ground.seed)
+            fetch_bucket(ground, seen.hash)
+            ahead += seen.record.size
+            known += 1
+        for i in range(known):
+            seen = &block[i]
+            fate = fate_of(ground, seen.hash, make_address(scan.slot, scan.offset), &cell)
+            if fate == Fate.BEYOND:
+                return OUTGROWN_HERE
+            if fate == Fate.UNDECIDED:
+                return ASKING
+            if fate == Fate.CURRENT and not (seen.record.seq < scan.sweepable and may_go(scan, seen)):
+                keep(scan, &seen.record, &seen.payload, seen.payload.kind == KIND_DELETE)
+            else:
+                drop(scan, &seen.record)
     return DONE
 
 
-cdef bint has_expired(const Scan *scan, const PayloadHeader *payload, const char *key) noexcept nogil:
+cdef bint may_go(const Scan *scan, const Seen *seen) noexcept nogil:
+    # Though it is the newest of its key: a deletion, or what is over.
     cdef uint64_t expires
-    if not payload.flags & FLAG_EXPIRY:
+    if seen.payload.kind == KIND_DELETE:
+        return True
+    if not seen.payload.flags & FLAG_EXPIRY:
         return False
-    memcpy(&expires, key - EXPIRY_SIZE, sizeof(expires))
+    memcpy(&expires, seen.key - EXPIRY_SIZE, sizeof(expires))
     return expires <= scan.expired
 
 

@@ -151,14 +151,13 @@ class Compactor:
                 self._all = False
                 self.done += compaction.compact(store, store._pins, self._halted).segments_written
                 return True
-            log, _ = store._open_parts()
             limits, _ = self._look(store)
             chosen: tuple[Choice, list[Sealed], int] | None = None
 
             def choose(found: list[tuple[int, int, int, int, int]], needed: int) -> Choice | None:
                 nonlocal chosen
                 sealed = [Sealed(*each) for each in found]
-                choice = self._planner.choose(sealed, needed, log.committed, limits)
+                choice = self._planner.choose(sealed, needed, limits)
                 if choice is not None:
                     chosen = choice, sealed, needed
                 return choice

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-#: A store is kept in about so many segments, of no less than the second and no more than its `segment_bytes`.
-SEGMENTS = 32
-SEGMENT_BYTES_MIN = 4 << 20
+#: A store is kept in about so many segments, of no less than the second and no more than its `segment_bytes`. Two of
+#: them are what a store takes besides its records: the end of the log, and what is being written by a compaction.
+SEGMENTS = 64
+SEGMENT_BYTES_MIN = 2 << 20
 #: A segment is rewritten when this part of it would go.
 SHARE = 0.2
-#: And when it is less, where all dead bytes together are more than that part of the live ones, and some segments.
-SHARE_LEAST = 0.04
-DEAD_AIM = 0.06
-#: From here on who writes waits.
-DEAD_MAX = 0.08
+#: And when it is less, where all dead bytes together are more than this part of the live ones, and half of the least segment.
+SHARE_LEAST = 0.03
+DEAD_AIM = 0.03
+#: From here on, and the least segment, who writes waits.
+DEAD_MAX = 0.04
 #: Neighbours of what is rewritten come along when less than this part of a segment is live in them.
-SMALL = 0.25
+SMALL = 0.5
 #: Tombstones are swept out, by a pass from the first segment on, when they are this part of the log.
 SWEPT = 0.1
 #: More segments than would do, by so many, are merged.
@@ -37,6 +38,7 @@ class Choice(NamedTuple):
     """Neighbours that are to become one segment: as :func:`mmapkv.compaction.step` takes it."""
 
     segments: list[int]
+    wanted: int
     sweepable: int
     bytes_least: int
     size_max: int
@@ -55,8 +57,8 @@ class Limits:
 
     def __init__(self, live: int, segment_bytes: int) -> None:
         self.segment_bytes = min(max(SEGMENT_BYTES_MIN, live // SEGMENTS), segment_bytes)
-        self.dead_aim = int(DEAD_AIM * live) + SEGMENT_BYTES_MIN
-        self.dead_max = int(DEAD_MAX * live) + 2 * SEGMENT_BYTES_MIN
+        self.dead_aim = int(DEAD_AIM * live) + SEGMENT_BYTES_MIN // 2
+        self.dead_max = int(DEAD_MAX * live) + SEGMENT_BYTES_MIN
 
 
 class Planner:
@@ -78,29 +80,29 @@ class Planner:
         self._in_vain = 0
         self._unmergeable: set[int] = set()
 
-    def choose(self, found: Sequence[Sealed], needed: int, committed: int, limits: Limits) -> Choice | None:
+    def choose(self, found: Sequence[Sealed], needed: int, limits: Limits) -> Choice | None:
         """The segments to rewrite next, of all that are sealed, or None when nothing is worth it.
 
-        `needed` is the number from which on somebody may need what was current, `committed` the log's end.
+        Somebody may need what was current at `needed` or later; whatever is below it was in the index before
+        `found` was.
         """
         self._forget(found, needed)
-        self._advance(found)
+        self._learn_clean(found, needed)
         removable = [max(each.dead - self._left_in(each), 0) for each in found]
         least = SHARE if sum(each.dead for each in found) <= limits.dead_aim else SHARE_LEAST
         shares = [part / max(each.size, 1) for part, each in zip(removable, found, strict=True)]
         best = max(range(len(found)), key=shares.__getitem__, default=0)
         worth = bool(found) and shares[best] >= least
-        at = self._next_to_sweep(found, committed, limits)
+        at = self._next_to_sweep(found, needed, limits)
         if at is not None and not (worth and self._swept_last):
             self._swept_last = True
-            return self._choice(found[at : at + 1], 0, limits)
+            return self._choice(found, [each.dead for each in found], at, 0, limits)
         self._swept_last = False
         if worth:
-            group = _around(found, removable, best, limits.segment_bytes)
-            return self._choice(group, int(least / 2 * found[best].size), limits)
+            return self._choice(found, removable, best, int(least / 2 * found[best].size), limits)
         at = self._first_to_merge(found, removable, limits.segment_bytes)
         if at is not None:
-            return self._choice(found[at : at + 2], 0, limits)
+            return Choice([found[at].id, found[at + 1].id], found[at].id, 0, 0, limits.segment_bytes)
         return None
 
     def learn(
@@ -115,12 +117,12 @@ class Planner:
         else:
             for key, (dead, _) in seen.items():
                 self._stuck[key] = Stuck(dead, until)
-            if len(choice.segments) > 1:
-                self._unmergeable.add(choice.segments[0])
-        if not held and (made or choice.bytes_least == 0) and looked_at[0].base <= self._swept:
-            self._swept = max(self._swept, looked_at[-1].stop)
+            self._unmergeable.add(choice.wanted)
         if held:
-            self._end_sweep(found)
+            if self._sweeping:
+                self._end_sweep(found, in_vain=True)
+        elif (made or choice.bytes_least == 0) and looked_at[0].base <= self._swept:
+            self._swept = max(self._swept, looked_at[-1].stop)
 
     def _forget(self, found: Sequence[Sealed], needed: int) -> None:
         present = {each.id: self._stuck[each.id] for each in found if each.id in self._stuck}
@@ -128,37 +130,42 @@ class Planner:
         if len(self._stuck) < len(present):
             # Those who held it are gone.
             self._in_vain = 0
-        self._unmergeable.intersection_update(each.id for each in found)
+        self._unmergeable.intersection_update([each.id for each in found])
 
     def _left_in(self, each: Sealed) -> int:
         stuck = self._stuck.get(each.id)
         return stuck.dead if stuck else 0
 
-    def _advance(self, found: Sequence[Sealed]) -> None:
+    def _learn_clean(self, found: Sequence[Sealed], needed: int) -> None:
+        # As far as nothing is dead now, or only tombstones are. While sweeping, these are to go.
+        clean = self._swept if self._sweeping else 0
         for each in found:
             stuck = self._stuck.get(each.id)
-            only_tombstones = stuck is not None and stuck.needed == 0 and each.dead <= stuck.dead
-            if each.base <= self._swept < each.stop and (each.dead == 0 or only_tombstones):
-                self._swept = each.stop
+            tombstones = not self._sweeping and stuck is not None and stuck.needed == 0 and each.dead <= stuck.dead
+            if each.base <= clean < each.stop and (each.dead == 0 or tombstones):
+                clean = each.stop
+        if clean >= self._swept:
+            self._swept = clean
+            if not self._sweeping:
+                self._sweepable = needed
 
-    def _next_to_sweep(self, found: Sequence[Sealed], committed: int, limits: Limits) -> int | None:
+    def _next_to_sweep(self, found: Sequence[Sealed], needed: int, limits: Limits) -> int | None:
         if not self._sweeping:
             size = sum(each.size for each in found)
             if self._tombstones(found) < max(SWEPT * size, limits.segment_bytes, self._in_vain):
                 return None
             self._sweeping = True
-            self._swept, self._sweepable = found[0].base, committed
-            self._advance(found)
+            self._swept, self._sweepable = 0, needed
+            self._learn_clean(found, needed)
         for at, each in enumerate(found):
             if each.base >= self._swept and each.dead:
                 return at
-        self._end_sweep(found)
+        self._end_sweep(found, in_vain=needed <= self._sweepable)
         return None
 
-    def _end_sweep(self, found: Sequence[Sealed]) -> None:
-        if self._sweeping:
-            self._sweeping = False
-            self._in_vain = 2 * self._tombstones(found)
+    def _end_sweep(self, found: Sequence[Sealed], *, in_vain: bool) -> None:
+        self._sweeping = False
+        self._in_vain = 2 * self._tombstones(found) if in_vain else 0
 
     def _tombstones(self, found: Sequence[Sealed]) -> int:
         return sum(min(self._left_in(each), each.dead) for each in found)
@@ -173,9 +180,12 @@ class Planner:
                 return at
         return None
 
-    def _choice(self, group: Sequence[Sealed], bytes_least: int, limits: Limits) -> Choice:
+    def _choice(
+        self, found: Sequence[Sealed], removable: Sequence[int], at: int, bytes_least: int, limits: Limits
+    ) -> Choice:
+        group = _around(found, removable, at, limits.segment_bytes)
         sweepable = self._sweepable if group[0].base <= self._swept else 0
-        return Choice([each.id for each in group], sweepable, bytes_least, limits.segment_bytes)
+        return Choice([each.id for each in group], found[at].id, sweepable, bytes_least, limits.segment_bytes)
 
 
 def _around(found: Sequence[Sealed], removable: Sequence[int], at: int, size_max: int) -> Sequence[Sealed]:
