@@ -167,7 +167,7 @@ def compact(StoreWriter store, pins, halted=None):
     try:
         for attempt in range(ATTEMPTS):
             make_ready(store)
-            if store.index.dead[store.tail_slot]:
+            if store.index.dead[store.tail_slot] or store.index.state.expiring > log.base_seq:
                 log.roll_tail()
             log.flush()
             current = begin_pass(store, pins, counts)

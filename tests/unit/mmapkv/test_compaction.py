@@ -205,3 +205,58 @@ def test_a_reader_cannot_compact(tmp_path: Path) -> None:
     opened(tmp_path / "kv").close()
     with KVStore.open(tmp_path / "kv", "r") as reader, pytest.raises(InvalidMode):
         reader.compact()
+
+
+SHORT = 1e-6
+LONG = 1e6
+
+
+def test_what_has_expired_leaves(tmp_path: Path) -> None:
+    """And is not counted any more; nor is it in an index built from what is left."""
+    path = tmp_path / "kv"
+    with opened(path) as store:
+        store.update((key, b"before" * 50) for key in KEYS)
+        for at, key in enumerate(KEYS):
+            store.put(key, b"short" * 50, ttl=SHORT if at % 2 else LONG)
+        store.put(b"never seen again", b"", ttl=SHORT)
+        assert len(store) == len(KEYS) + 1
+        assert store.compact().records_removed == len(KEYS) + len(KEYS) // 2 + 1
+        require_same(store, dict.fromkeys(KEYS[::2], b"short" * 50))
+        assert store.compact().segments_replaced == 0
+        store[KEYS[1]] = b"again"
+        assert store.verify().damages == ()
+    (path / "INDEX").unlink()
+    with opened(path) as store:
+        require_same(store, dict.fromkeys(KEYS[::2], b"short" * 50) | {KEYS[1]: b"again"})
+
+
+def test_what_has_expired_stays_while_what_it_hides_is_there(tmp_path: Path) -> None:
+    """A walk keeps the old value, an index built from the log would bring it back."""
+    path = tmp_path / "kv"
+    with opened(path) as store:
+        store.update((key, bytes(1000)) for key in KEYS)
+        walk = iter(store.items())
+        store.put(KEYS[0], b"", ttl=SHORT)
+        store.compact()
+        (path / "INDEX").unlink()
+        store._rebuild_index(store._parts()[1])  # type: ignore[arg-type]
+        assert KEYS[0] not in store
+        assert dict(walk) == dict.fromkeys(KEYS, bytes(1000))
+        assert store.compact().records_removed == 2
+        assert len(store) == len(KEYS) - 1
+
+
+def test_a_snapshot_keeps_what_lived_when_it_was_taken(tmp_path: Path) -> None:
+    """Though it is over by now, and though nothing is newer than it."""
+    with opened(tmp_path / "kv") as store:
+        store.update((key, bytes(100)) for key in KEYS)
+        store.put(b"short", b"lived", ttl=0.5)
+        with store.snapshot() as snapshot:
+            assert snapshot[b"short"] == b"lived"
+            while b"short" in store:
+                continue
+            store.compact()
+            assert snapshot[b"short"] == b"lived"
+            assert len(store) == len(KEYS) + 1
+        store.compact()
+        assert len(store) == len(KEYS)
