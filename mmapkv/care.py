@@ -76,7 +76,7 @@ class Cared:
         if self._caring == threading.get_ident():
             raise self._reentered("a close")
         try:
-            # Refused where this thread was interrupted in the middle of a write, for that would be waited for.
+            # Refused where this thread was interrupted in a write, for that would be waited for.
             log.pause()
         except (Closed, Poisoned, MappingFault):
             pass
@@ -110,8 +110,8 @@ class Cared:
         `keys`; of the log, `records`, the numbers `first_seq`, `committed` and `durable`, `segments`, the
         `segment_bytes` that each may have, how often its end was dropped, `epoch`; `bytes_on_disk` of all
         files; open `snapshots`, those of transactions and scans too; of the index, its depth, segments, and
-        bytes in use and allocated. `live_bytes` and `dead_bytes` of records: these are superseded, or say that a
-        key is absent. `compactions` that this handle did in the background, each of some segments, and
+        bytes in use and allocated. `live_bytes` and `dead_bytes` of records: these are superseded, or say
+        that a key is absent. `compactions` that this handle did in the background, each of some segments, and
         `compaction_error`, the errno of what keeps it from the next one, or 0. Raises Closed.
         """
         log, index = self._store._open_parts()

@@ -10,42 +10,19 @@ import array
 from functools import partial
 
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
 from mmapio._os cimport now_ns
 from mmapio.region cimport Region
-from mmapkv.format cimport (
-    EXPIRY_SIZE,
-    FLAG_CREATES,
-    FLAG_EXPIRY,
-    FLAG_PREVIOUS,
-    KIND_DELETE,
-    PAYLOAD_HEADER_SIZE,
-    PREVIOUS_SIZE,
-    SLOTS,
-    PayloadHeader,
-    make_address,
-)
+from mmapkv.format cimport SLOTS, PayloadHeader
 from mmapkv.index cimport ABSENT, PRESENT, STRAY, TOO_OLD, UNMAPPED, Hit, Index, Outcome
-from mmapkv.relocation cimport Fate, Ground, fate_of, fetch_bucket, ground_of, split_payload
+from mmapkv.relocation cimport Ground, ground_of, split_payload
+from mmapkv.survey cimport Pause, Scan, copy_one, drop, keep, scan_some
 from mmapkv.writer cimport StoreWriter
 from mmaplog.checksum cimport xxh3
-from mmaplog.compaction cimport settle_copy
-from mmaplog.format cimport (
-    FLAG_TIME,
-    RECORD_HEADER_SIZE,
-    SEGMENT_HEADER_SIZE,
-    TIME_SIZE,
-    UNIT,
-    CommitSlot,
-    Footer,
-    Found,
-    Record,
-    RecordHeader,
-    read_record,
-)
+from mmaplog.format cimport SEGMENT_HEADER_SIZE, UNIT, CommitSlot, Footer, Record, read_record
 from mmaplog.log cimport Log
 from mmaplog.segment cimport Segment
 from mmaplog.segment_set cimport SegmentSet
@@ -69,46 +46,6 @@ class Replaced(Exception):
 
 class Halted(Exception):
     """Whoever asked for it does not want it any more; what was not finished is as it was."""
-
-
-cdef enum Pause:
-    DONE
-    MORE
-    ASKING                      # the record at `offset` is for the caller to decide
-    DAMAGED_HERE
-    OUTGROWN_HERE
-
-
-cdef struct Scan:
-    # Going through one segment.
-    const char *base
-    uint64_t end
-    uint64_t id
-    uint64_t base_seq
-    uint64_t slot
-    uint64_t offset
-    uint64_t needed             # what was current at this number or later is needed
-    uint64_t sweepable          # nothing in earlier segments could bring a key back whose last record is below this number
-    uint64_t expired            # what had expired at this time may leave, in nanoseconds since 1970; 0: nothing
-    uint32_t *places            # of what stays
-    uint64_t count
-    uint64_t size               # of the copies
-    uint64_t removed
-    uint64_t removed_bytes
-    uint64_t dead               # bytes of what stays though nothing leads to it, or only to say that a key is absent
-    uint64_t held               # of these, records that stay for a snapshot's sake
-
-
-cdef enum:
-    # So many records are looked up side by side.
-    BLOCK = 32
-
-
-cdef struct Seen:
-    Record record
-    PayloadHeader payload
-    const char *key
-    uint64_t hash
 
 
 def usage(StoreWriter store, dict sizes):
@@ -388,7 +325,7 @@ cdef class Pass:
         cdef Ground ground
         cdef Region held
         cdef unsigned int[::1] view
-        cdef Pause pause = MORE
+        cdef Pause pause = Pause.MORE
         cdef uint64_t known = 0, slot = self.slot_in(segment.id), before = 0 if slot == SLOTS else self.index.dead[slot]
         memset(scan, 0, sizeof(scan[0]))
         scan.slot = slot
@@ -407,20 +344,20 @@ cdef class Pass:
             return places
         view = places
         scan.places = <uint32_t *>&view[0]
-        while pause != DONE:
+        while pause != Pause.DONE:
             held = ground_of(self.index, &ground)
             ground.aged = self.aged
             with nogil:
                 pause = scan_some(scan, &ground, footer.records, PIECE)
             segment.region.check()
             held.check()
-            if pause == ASKING:
+            if pause == Pause.ASKING:
                 self.decide(scan)
-            elif pause == DAMAGED_HERE:
+            elif pause == Pause.DAMAGED_HERE:
                 raise CorruptionError(
                     f"the record at offset {scan.offset} does not verify, or is no store's; restore the segment from a backup",
                     segment.path)
-            elif pause == OUTGROWN_HERE:
+            elif pause == Pause.OUTGROWN_HERE:
                 if known == self.index.limit:
                     raise CorruptionError(
                         f"the index leads beyond its {known} bytes; delete it, it is rebuilt from the log", self.index.file.path)
@@ -513,98 +450,3 @@ cdef class Pass:
         """Lead the index to the segment that is listed now."""
         if not relocation.carry_out(self.index, self.log, listed, False):
             self.store._rebuild_index(self.index)
-
-
-cdef Pause scan_some(Scan *scan, const Ground *ground, uint64_t records, uint64_t count) noexcept nogil:
-    # Judges so many records. One that does not verify is damage: the segment is sealed.
-    cdef Seen block[BLOCK]
-    cdef Seen *seen
-    cdef uint64_t *cell
-    cdef uint64_t known, ahead, i
-    cdef Fate fate
-    while scan.offset < scan.end:
-        if count < BLOCK:
-            return MORE
-        count -= BLOCK
-        # The lines that are needed come from memory while others are asked for.
-        known = 0
-        ahead = scan.offset
-        while known < BLOCK and ahead < scan.end:
-            seen = &block[known]
-            if (read_record(scan.base, ahead, scan.end, scan.id, scan.base_seq, True, &seen.record) != Found.RECORD
-                    or not split_payload(&seen.record, &seen.payload, &seen.key) or scan.count + known >= records):
-                if known == 0:
-                    return DAMAGED_HERE
-                break
-            seen.hash = xxh3(seen.key, seen.payload.key_length, ground.seed)
-            fetch_bucket(ground, seen.hash)
-            ahead += seen.record.size
-            known += 1
-        for i in range(known):
-            seen = &block[i]
-            fate = fate_of(ground, seen.hash, make_address(scan.slot, scan.offset), &cell)
-            if fate == Fate.BEYOND:
-                return OUTGROWN_HERE
-            if fate == Fate.UNDECIDED:
-                return ASKING
-            if fate == Fate.CURRENT and not (seen.record.seq < scan.sweepable and may_go(scan, seen)):
-                keep(scan, &seen.record, &seen.payload, seen.payload.kind == KIND_DELETE)
-            else:
-                drop(scan, &seen.record)
-    return DONE
-
-
-cdef bint may_go(const Scan *scan, const Seen *seen) noexcept nogil:
-    # Though it is the newest of its key: a deletion, or what is over.
-    cdef uint64_t expires
-    if seen.payload.kind == KIND_DELETE:
-        return True
-    if not seen.payload.flags & FLAG_EXPIRY:
-        return False
-    memcpy(&expires, seen.key - EXPIRY_SIZE, sizeof(expires))
-    return expires <= scan.expired
-
-
-cdef void keep(Scan *scan, const Record *record, const PayloadHeader *payload, bint dead) noexcept nogil:
-    scan.places[scan.count] = <uint32_t>(scan.offset // UNIT)
-    scan.count += 1
-    scan.size += record.size
-    if payload.flags & FLAG_PREVIOUS and record.seq < scan.needed:
-        scan.size -= PREVIOUS_SIZE
-    if dead:
-        scan.dead += record.size
-    scan.offset += record.size
-
-
-cdef void drop(Scan *scan, const Record *record) noexcept nogil:
-    scan.removed += 1
-    scan.removed_bytes += record.size
-    scan.offset += record.size
-
-
-cdef uint64_t copy_one(Segment source, const char *record, Segment target, uint64_t end, uint64_t needed) noexcept nogil:
-    # How many bytes the copy has; 0 when there is no room for it.
-    cdef RecordHeader header
-    cdef PayloadHeader payload
-    cdef uint64_t head, size
-    cdef bint trims
-    memcpy(&header, record, sizeof(header))
-    size = <uint64_t>header.length * UNIT
-    head = RECORD_HEADER_SIZE + (TIME_SIZE if header.flags & FLAG_TIME else 0)
-    memcpy(&payload, record + head, sizeof(payload))
-    trims = payload.flags & FLAG_PREVIOUS and source.base_seq + header.seq < needed
-    if size - (PREVIOUS_SIZE if trims else 0) > target.limit - end:
-        return 0
-    if trims:
-        payload.flags &= <uint8_t>~(FLAG_PREVIOUS | FLAG_CREATES)
-        header.length -= PREVIOUS_SIZE // UNIT
-        memcpy(target.base + end, record, head)
-        memcpy(target.base + end, &header, sizeof(header))
-        memcpy(target.base + end + head, &payload, sizeof(payload))
-        head += PAYLOAD_HEADER_SIZE
-        size -= PREVIOUS_SIZE
-        memcpy(target.base + end + head, record + head + PREVIOUS_SIZE, size - head)
-    else:
-        memcpy(target.base + end, record, size)
-    settle_copy(source, target, end)
-    return size

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import errno
 import logging
-import os
 import sys
 import threading
 import time
@@ -45,15 +44,20 @@ def _stop_at_exit() -> None:
 
 
 class Compactor:
-    """Compacts the store of one handle in the background: started by the first roll that finds enough dead bytes.
+    """Compacts the store of one handle in the background, once a roll has found enough dead bytes.
 
-    It holds the store weakly. What it waits on and is told by may be used in destructors and signal handlers.
+    It holds the store weakly. Destructors and signal handlers may use what it waits on and is told by.
     """
 
     def __init__(self, store: KVStore, *, automatic: bool) -> None:
         self._automatic = automatic
         self._told: SimpleQueue[None] = SimpleQueue()
-        self._store = weakref.ref(store, lambda _, told=self._told: told.put(None))
+        told = self._told
+
+        def is_gone(_: object) -> None:
+            told.put(None)
+
+        self._store = weakref.ref(store, is_gone)
         self._thread: threading.Thread | None = None
         self._planner = Planner()
         self._sizes: dict[int, int] = {}
@@ -67,7 +71,10 @@ class Compactor:
         _fork.register(self)
 
     def rolled(self, store: KVStore) -> None:
-        """To be called by who writes, holding no lock, when the log went on to a new segment. Waits where too much is dead."""
+        """Whoever writes, and holds no lock, calls this when the log went on to a new segment.
+
+        Waits where too much is dead.
+        """
         if not self._automatic:
             return
         limits, dead = self._look(store)
@@ -93,10 +100,14 @@ class Compactor:
         StoreError where compaction has ended for good, RuntimeError when there is no thread to be had.
         """
         if self._ending:
-            raise StoreError(self.error, "compaction in the background has ended; the log named mmapkv says why")
+            raise StoreError(
+                self.error, "compaction in the background has ended; the log named mmapkv says why"
+            )
         self._all = True
         if not self._wake():
-            raise RuntimeError("no thread can be started for a compaction in the background; compact without it")
+            raise RuntimeError(
+                "no thread can be started for a compaction in the background; compact without it"
+            )
 
     def stop(self) -> None:
         """End the thread and wait for that; what it is at is left as it was. The second time does nothing."""
@@ -109,8 +120,8 @@ class Compactor:
         if thread.is_alive():
             raise StoreError(
                 errno.EDEADLK,
-                f"a compaction in the background did not end within {JOIN_SECONDS_MAX:.0f} s; if this is a destructor or signal "
-                "handler, let it leave a note instead, and close later",
+                f"a compaction in the background did not end within {JOIN_SECONDS_MAX:.0f} s; if this is a "
+                "destructor or signal handler, let it leave a note instead, and close later",
             )
 
     def _look(self, store: KVStore) -> tuple[Limits, int]:

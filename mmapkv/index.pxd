@@ -34,6 +34,8 @@ cdef struct Hit:
     uint64_t value_size
     bint deleted
     bint trimmed                # compaction took the way to the version before away
+    bint creates                # the version before, if there is one, is a deletion
+    uint64_t deletion_gone      # the number after that of a deletion before it which is not there any more, or 0
     uint64_t expires            # nanoseconds since 1970, or 0
     uint64_t previous           # address of the version before, or 0
     uint64_t previous_seq

@@ -15,11 +15,10 @@ from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
 from mmapio cimport _memory as memory
-from mmapkv.bucket cimport candidates_of, is_same, lowest_bit
+from mmapkv.bucket cimport candidates_of, free_cell, is_same, lowest_bit
 from mmapkv.format cimport (
     ADDRESS_BITS,
     BUCKETS,
-    CHAIN_MAX,
     DEAD_TABLE_OFFSET,
     DEPTH_MAX,
     ENTRIES,
@@ -115,6 +114,11 @@ cdef class Index:
         cdef bint moved = self.state.root & ROOT_MOVED != 0
         self.region.check()
         return moved
+
+    @property
+    def settled(self):
+        """Whether no compaction is in the middle of leading entries elsewhere, or was killed there."""
+        return memory.load_acquire(&self.state.moving) == 0 and memory.load_acquire(&self.state.counting) == 0
 
     def retire(self):
         """Tell every process that has this file mapped to open its successor."""
@@ -249,6 +253,8 @@ cdef class Index:
         hit.value_size = payload.value_length
         hit.deleted = payload.kind == KIND_DELETE
         hit.trimmed = not payload.flags & (FLAG_CREATES | FLAG_PREVIOUS)
+        hit.creates = payload.flags & FLAG_CREATES != 0
+        hit.deletion_gone = 0
         hit.previous = 0
         hit.expires = 0
         if payload.flags & FLAG_EXPIRY:
@@ -267,7 +273,7 @@ cdef class Index:
         cdef uint64_t slot_id
         while hit.seq >= stop:
             if hit.previous == 0:
-                return TOO_OLD if hit.trimmed else ABSENT
+                return TOO_OLD if hit.trimmed or hit.deletion_gone > stop else ABSENT
             outcome = self.match(hit.previous, hit.key, hit.key_size, verify, &older)
             if outcome == UNMAPPED:
                 slot_id = memory.load_acquire(&self.slot_table[older.slot])
@@ -308,7 +314,14 @@ cdef class Index:
             if self.limit == known:
                 raise CorruptionError(f"the index leads beyond its {known} bytes; delete it, it is rebuilt from the log", self.file.path)
         elif outcome == STRAY:
-            hit.previous = self.locate(hit.previous_seq)
+            try:
+                hit.previous = self.locate(hit.previous_seq)
+            except SnapshotTooOld:
+                if not hit.creates:
+                    raise
+                # A deletion, which compaction left out when the key was just being put again. What was before nobody needed.
+                hit.deletion_gone = hit.previous_seq + 1
+                hit.previous = 0
         elif outcome == TOO_OLD:
             raise SnapshotTooOld(
                 f"compaction has removed a version from before record {hit.seq}; begin anew, with what the store holds now",
@@ -344,8 +357,7 @@ cdef class Index:
         return 0
 
     cdef void follow(self) noexcept:
-        # The file has grown; beyond the address space reserved for it, it was mapped anew elsewhere. There is twice as much each time, so
-        # that these are few.
+        # The file has grown; beyond the address space reserved for it, it was mapped anew elsewhere, with twice as much: these are few.
         if self.region is not None and self.region is not self.file.region:
             self.moved = (self.region, self.moved)
         self.region = self.file.region
@@ -565,27 +577,6 @@ cdef class Index:
     cdef void add_dead(self, uint64_t slot, uint64_t size) noexcept nogil:
         # Before the store that makes the record superfluous: killed in between, too much is counted, never too little.
         self.dead[slot] += <uint32_t>(size // UNIT)
-
-
-cdef uint64_t *free_cell(char *segment, uint64_t bucket) noexcept nogil:
-    # An empty entry in the chain of a bucket, which is lengthened if need be.
-    cdef SegmentLine *head = <SegmentLine *>segment
-    cdef uint64_t *line = <uint64_t *>(segment + LINE + bucket * LINE)
-    cdef int i, length = 1
-    while True:
-        for i in range(ENTRIES):
-            if line[i] == 0:
-                return &line[i]
-        if line[ENTRIES] == 0 or line[ENTRIES] > OVERFLOW_LINES or length >= CHAIN_MAX:
-            break
-        line = <uint64_t *>(segment + LINE + (BUCKETS - 1 + line[ENTRIES]) * LINE)
-        length += 1
-    if line[ENTRIES] != 0 or head.overflow_used >= OVERFLOW_LINES or length >= CHAIN_MAX:
-        return NULL
-    # Taken before it is linked: killed in between, the line is lost until the split, but never in two chains.
-    head.overflow_used += 1
-    memory.store_release(&line[ENTRIES], head.overflow_used)
-    return <uint64_t *>(segment + LINE + (BUCKETS - 1 + head.overflow_used) * LINE)
 
 
 cdef uint64_t directory_size(uint64_t depth) noexcept nogil:

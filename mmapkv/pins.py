@@ -74,7 +74,7 @@ class Pins:
             return self._log.oldest_past(min([seq, *self._counts]))
 
     def any_below(self, stop: int) -> bool:
-        """Whether anybody holds a number below `stop`, which may be one more than the index holds. For who compacts."""
+        """Whether anybody holds a number below `stop`. For who compacts."""
         with self._lock:
             return min(self._counts, default=stop) < stop or self._log.oldest_past(stop) < stop
 

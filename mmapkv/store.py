@@ -142,10 +142,10 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
         `mode` is as in dbm: "r" reads, "w" writes an existing store, "c" creates it if missing, "n" starts a
         new one. `flush_policy` says when writes become durable by themselves; `segment_bytes` (of a new
         store) is how large its log's files grow; `verify=False` skips the checksum of each record read;
-        with `ordered` the keys are sorted now, and not when :meth:`scan` is first called. A writer has what is
-        superseded or deleted removed in the background, unless `compaction` is false: then :meth:`compact` does.
-        With a `codec` the result is a :class:`TypedStore`. Costs O(1) after a clean close or a killed process; after a power cut
-        the index is rebuilt from the log.
+        with `ordered` the keys are sorted now, and not when :meth:`scan` is first called. What is superseded
+        or deleted is removed in the background, unless `compaction` is false: then :meth:`compact` does that.
+        With a `codec` the result is a :class:`TypedStore`. Costs O(1) after a clean close or a killed process;
+        after a power cut the index is rebuilt from the log.
 
         Raises FileNotFoundError, NotADirectoryError, PermissionError, ValueError for another mode, Locked
         (naming the process that writes), FormatError, CorruptionError.
@@ -530,7 +530,7 @@ def _read_index(log: Log) -> tuple[Index, SlotMap]:
         log.begin_exclusive()
         try:
             found = attach.load(log, writing=False)
-            if found is not None and found[0].progress()[0] == log.committed:
+            if found is not None and found[0].settled and found[0].progress()[0] == log.committed:
                 return found
             # To bring it up is a writer's work; done in its place where there is none and it is allowed.
             log.claim()

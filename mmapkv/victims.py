@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-#: A store is kept in about so many segments, of no less than the second and no more than its `segment_bytes`. Two of
-#: them are what a store takes besides its records: the end of the log, and what is being written by a compaction.
+#: A store is kept in about so many segments, of no less than the second and no more than its
+#: `segment_bytes`. Besides its records it takes two of them: the end of the log, and what is being made.
 SEGMENTS = 64
 SEGMENT_BYTES_MIN = 2 << 20
 #: A segment is rewritten when this part of it would go.
 SHARE = 0.2
-#: And when it is less, where all dead bytes together are more than this part of the live ones, and half of the least segment.
+#: And when it is less, where all dead bytes together are more than this part of the live ones, and half of
+#: the least segment.
 SHARE_LEAST = 0.03
-DEAD_AIM = 0.03
+DEAD_AIM = 0.04
 #: From here on, and the least segment, who writes waits.
-DEAD_MAX = 0.04
+DEAD_MAX = 0.055
 #: Neighbours of what is rewritten come along when less than this part of a segment is live in them.
 SMALL = 0.5
 #: Tombstones are swept out, by a pass from the first segment on, when they are this part of the log.
@@ -48,7 +49,7 @@ class Stuck(NamedTuple):
     """Dead bytes that a compaction found in a segment and had to leave."""
 
     dead: int
-    #: Some of them until nobody looks at the store as it was below this number; 0: for tombstones' sake alone.
+    #: Some of them until nobody looks at the store as it was below this number; 0: tombstones alone.
     needed: int
 
 
@@ -64,9 +65,9 @@ class Limits:
 class Planner:
     """Chooses, and remembers what came of it. For one thread.
 
-    A tombstone may go when no earlier segment holds a record of its key, or an index built from the log would bring
-    that back. Whatever the tombstones below some number hide was dead before they were written: so a pass from
-    the first segment on, which leaves nothing dead behind it, sees to that, whatever dies meanwhile.
+    A tombstone may go when no earlier segment holds a record of its key, or an index built from the log
+    would bring that back. What the tombstones below some number hide was dead before they were written. So a
+    pass from the first segment on, which leaves nothing dead behind it, sees to it, whatever dies meanwhile.
     """
 
     def __init__(self) -> None:
@@ -106,7 +107,12 @@ class Planner:
         return None
 
     def learn(
-        self, choice: Choice, found: Sequence[Sealed], needed: int, seen: dict[int, tuple[int, int]], made: int
+        self,
+        choice: Choice,
+        found: Sequence[Sealed],
+        needed: int,
+        seen: dict[int, tuple[int, int]],
+        made: int,
     ) -> None:
         """What came of a choice: of each segment, what is still dead in it, and how much of that is held."""
         looked_at = [each for each in found if each.id in seen]
@@ -141,7 +147,9 @@ class Planner:
         clean = self._swept if self._sweeping else 0
         for each in found:
             stuck = self._stuck.get(each.id)
-            tombstones = not self._sweeping and stuck is not None and stuck.needed == 0 and each.dead <= stuck.dead
+            tombstones = (
+                not self._sweeping and stuck is not None and stuck.needed == 0 and each.dead <= stuck.dead
+            )
             if each.base <= clean < each.stop and (each.dead == 0 or tombstones):
                 clean = each.stop
         if clean >= self._swept:

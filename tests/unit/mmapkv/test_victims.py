@@ -26,7 +26,10 @@ def limits() -> Limits:
 
 @dataclass
 class Row:
-    """A segment: for each superseded record the number of what superseded it, and those of its tombstones, 10 bytes each."""
+    """A segment: of each superseded record the number of what superseded it, and its tombstones.
+
+    A record has 10 bytes.
+    """
 
     base: int
     stop: int
@@ -65,9 +68,12 @@ class Log:
         made.tombstones = [each for row in group for each in row.tombstones if each >= sweepable]
         gone = [each for row in group for each in row.tombstones if each < sweepable]
         # Nothing that one of these may hide is in an earlier segment.
-        assert not any(number <= max(gone, default=-1) for each in self.rows[:at] for number in each.superseded)
+        assert not any(
+            number <= max(gone, default=-1) for each in self.rows[:at] for number in each.superseded
+        )
         seen = {
-            each.id: (each.held + 10 * sum(number >= sweepable for number in each.tombstones), each.held) for each in group
+            each.id: (each.held + 10 * sum(number >= sweepable for number in each.tombstones), each.held)
+            for each in group
         }
         freed = sum(each.sealed().size for each in group) - made.sealed().size
         gains = freed >= choice.bytes_least and (freed or len(group) > 1)
