@@ -15,10 +15,12 @@ from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
 from mmapio cimport _memory as memory
+from mmapio._vm cimport READ_WRITE
 from mmapkv.bucket cimport candidates_of, free_cell, is_same, lowest_bit
 from mmapkv.format cimport (
     ADDRESS_BITS,
     BUCKETS,
+    CHAIN_MAX,
     DEAD_TABLE_OFFSET,
     DEPTH_MAX,
     ENTRIES,
@@ -114,11 +116,6 @@ cdef class Index:
         cdef bint moved = self.state.root & ROOT_MOVED != 0
         self.region.check()
         return moved
-
-    @property
-    def settled(self):
-        """Whether no compaction is in the middle of leading entries elsewhere, or was killed there."""
-        return memory.load_acquire(&self.state.moving) == 0 and memory.load_acquire(&self.state.counting) == 0
 
     def retire(self):
         """Tell every process that has this file mapped to open its successor."""
@@ -275,7 +272,7 @@ cdef class Index:
             if hit.previous == 0:
                 return TOO_OLD if hit.trimmed or hit.deletion_gone > stop else ABSENT
             outcome = self.match(hit.previous, hit.key, hit.key_size, verify, &older)
-            if outcome == UNMAPPED:
+            if outcome == UNMAPPED and not (self.private and self.state.root & ROOT_MOVED):
                 slot_id = memory.load_acquire(&self.slot_table[older.slot])
                 if slot_id != 0 and slot_id != self.slots.slots[older.slot].id:
                     hit.slot = older.slot
@@ -303,10 +300,14 @@ cdef class Index:
 
     cdef int settle(self, Outcome outcome, Hit *hit) except -1:
         # Makes it possible to look again after UNMAPPED or OUTGROWN; raises for damage.
+        cdef Hit older
         cdef uint64_t known
         if outcome == UNMAPPED:
             self.slots.resolve(hit.slot, memory.load_acquire(&self.slot_table[hit.slot]))
             self.slots.drop_stale(self.slot_table)
+            if self.private and self.slots.vain:
+                # Compaction has removed the segment; nobody leads the entries of this one elsewhere.
+                self.retire()
         elif outcome == OUTGROWN:
             known = self.limit
             self.file.refresh()
@@ -315,13 +316,19 @@ cdef class Index:
                 raise CorruptionError(f"the index leads beyond its {known} bytes; delete it, it is rebuilt from the log", self.file.path)
         elif outcome == STRAY:
             try:
-                hit.previous = self.locate(hit.previous_seq)
+                known = self.locate(hit.previous_seq)
             except SnapshotTooOld:
                 if not hit.creates:
                     raise
                 # A deletion, which compaction left out when the key was just being put again. What was before nobody needed.
                 hit.deletion_gone = hit.previous_seq + 1
                 hit.previous = 0
+                return 0
+            if self.match(known, hit.key, hit.key_size, True, &older) == ABSENT:
+                raise CorruptionError(
+                    f"record {hit.seq} names record {hit.previous_seq} as the version before it, which is about another key; restore "
+                    "the segment from a backup", self.slots.segment(hit.slot).path)
+            hit.previous = known
         elif outcome == TOO_OLD:
             raise SnapshotTooOld(
                 f"compaction has removed a version from before record {hit.seq}; begin anew, with what the store holds now",
@@ -388,6 +395,9 @@ cdef class Index:
             found = False
         if not found:
             raise SnapshotTooOld(f"compaction has removed record {seq}; begin anew, with what the store holds now", self.file.path)
+        if self.state.root & ROOT_MOVED and self.file.kind != READ_WRITE:
+            # Slots are not given out any more in an index that was replaced, least of all by a reader.
+            raise SnapshotTooOld(f"the index was replaced while record {seq} was searched for; begin anew", self.file.path)
         slot = self.slot_of(replay.segment.id)
         self.slots.adopt(slot, replay.segment)
         return make_address(slot, replay.offset - record.size)
@@ -495,10 +505,12 @@ cdef class Index:
         cdef uint64_t *line
         cdef uint64_t *cell
         cdef uint64_t bucket, entry, tag, bit, hash
-        cdef int i
+        cdef int i, length
         for bucket in range(BUCKETS):
             line = <uint64_t *>(lines + bucket * LINE)
+            length = 0
             while True:
+                length += 1
                 for i in range(ENTRIES):
                     entry = line[i]
                     if entry == 0:
@@ -515,7 +527,7 @@ cdef class Index:
                     cell[0] = entry
                 if line[ENTRIES] == 0:
                     break
-                if line[ENTRIES] > OVERFLOW_LINES:
+                if line[ENTRIES] > OVERFLOW_LINES or length == CHAIN_MAX:
                     return False
                 line = <uint64_t *>(lines + (BUCKETS - 1 + line[ENTRIES]) * LINE)
         return True

@@ -302,6 +302,11 @@ def carry_out(Index index, Log log, listed, bint paused):
     return True
 
 
+def is_settled(Index index):
+    """Whether no compaction is in the middle of leading entries elsewhere, or was killed there."""
+    return memory.load_acquire(&index.state.moving) == 0 and memory.load_acquire(&index.state.counting) == 0
+
+
 def finish(Index index, Log log):
     """Carry out what a killed compaction has begun, for who opens the store. False when the index must be built anew.
 
