@@ -142,8 +142,8 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
         store) is how large its log's files grow; `verify=False` skips the checksum of each record read;
         with `ordered` the keys are sorted now, and not when :meth:`scan` is first called. What is superseded
         or deleted is removed in the background, unless `compaction` is false: then :meth:`compact` does that.
-        With a `codec` the result is a :class:`TypedStore`. Costs O(1) after a clean close or a killed process;
-        after a power cut the index is rebuilt from the log.
+        with `ordered` keys are sorted now, and not when :meth:`scan` is first called. What is superseded or
+        deleted is removed in the background, unless `compaction` is false: then :meth:`compact` does that.
 
         Raises FileNotFoundError, NotADirectoryError, PermissionError, ValueError for another mode, Locked
         (naming the process that writes), FormatError, CorruptionError.

@@ -20,7 +20,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def limits() -> Limits:
-    """A segment has 1,000 bytes, and 800 of dead ones are borne."""
+    """A segment has 1,000 bytes, and 900 of dead ones are borne."""
     return Limits(LIVE, SIZE)
 
 
@@ -115,7 +115,7 @@ def test_a_little_is_left_until_there_is_much() -> None:
         row.superseded = [800] * 10
     assert log.step() is None
     for row in log.rows[4:]:
-        row.superseded = [800] * 11
+        row.superseded = [800] * 15
     assert log.run() > 0
     assert 10 * sum(len(row.superseded) for row in log.rows) <= limits().dead_aim
 
