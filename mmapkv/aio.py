@@ -16,6 +16,7 @@ through a whole store, is done in a worker thread, so that the event loop goes o
 | get and its like, contains, count, ttl, snapshot | open, close, flush, stats, compact, verify, backup, run |
 | get_many, get_many_into of up to 1,000 keys | those of more, and of keys that are an iterator |
 | put, delete, incr and the like | those that are durable; all where the flush policy has writers wait |
+| | all, of a store that several processes write |
 | the end of a batch or transaction | the same, and if it is long |
 | | put_many, update, delete_many, popitem, clear, sweep, retry |
 | each step of an iteration | what a scan reads before it begins, once it is much; waiting for changes |
@@ -52,7 +53,6 @@ from typing import (
 from mmapio.aio import check_anyio, in_thread, in_thread_all_the_same
 from mmapio.options import FlushPolicy, Trigger
 from mmapkv.aio_steps import RECORDS_MAX, AsyncChanges, Scan, Turns, Walk
-from mmapkv.changes import TooOldChoice
 from mmapkv.store import KVStore
 from mmaplog.log import DEFAULT_POLICY, DEFAULT_SEGMENT_BYTES
 
@@ -83,7 +83,8 @@ __all__ = ["AsyncChanges", "AsyncKVStore"]
 T = TypeVar("T")
 _Changes_T = TypeVar("_Changes_T", "Batch", "Transaction")
 
-# The policies under which a change may wait until it is on the device.
+# The policies under which a change may wait until it is on the device. Of a shared store any may wait for
+# another process.
 _WAITING = frozenset({Trigger.ALWAYS, Trigger.BYTES, Trigger.WRITES})
 
 
@@ -100,7 +101,7 @@ class AsyncKVStore:
     def __init__(self, store: KVStore) -> None:
         check_anyio()
         self._store = store
-        self._waits = store.flush_policy.trigger in _WAITING
+        self._waits = store.shared or store.flush_policy.trigger in _WAITING
         self._turns = Turns()
 
     @classmethod
@@ -109,6 +110,7 @@ class AsyncKVStore:
         path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
         mode: Literal["r", "w", "c", "n"] = "c",
         *,
+        shared: bool = False,
         flush_policy: FlushPolicy = DEFAULT_POLICY,
         segment_bytes: SupportsIndex = DEFAULT_SEGMENT_BYTES,
         verify: bool = True,
@@ -126,6 +128,7 @@ class AsyncKVStore:
                 KVStore.open(
                     path,
                     mode,
+                    shared=shared,
                     flush_policy=flush_policy,
                     segment_bytes=segment_bytes,
                     verify=verify,
@@ -156,6 +159,11 @@ class AsyncKVStore:
     def closed(self) -> bool:
         """True after :meth:`close`."""
         return self._store.closed
+
+    @property
+    def shared(self) -> bool:
+        """Whether other handles may write too."""
+        return self._store.shared
 
     @property
     def flush_policy(self) -> FlushPolicy:
@@ -467,7 +475,7 @@ class AsyncKVStore:
         *,
         follow: bool = False,
         timeout: float | None = None,
-        too_old: TooOldChoice = "raise",
+        too_old: Literal["raise", "skip"] = "raise",
     ) -> AsyncChanges:
         """:meth:`KVStore.changes`, which waits in a thread."""
         return AsyncChanges(self._store.changes(since, follow=follow, timeout=timeout, too_old=too_old))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import logging
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from mmapio import _os
+from mmapio.options import FlushPolicy
 from mmapkv import index_file, relocation
 from mmapkv.catch_up import catch_up
 from mmapkv.errors import StoreError
@@ -15,7 +17,7 @@ from mmapkv.index import Index, Reseed
 from mmapkv.slots import SlotMap
 from mmaplog import manifest as manifest_file
 from mmaplog.errors import CorruptionError, Locked
-from mmaplog.log import Log
+from mmaplog.log import DEFAULT_SEGMENT_BYTES, Log, open_log
 
 logger = logging.getLogger("mmapkv")
 
@@ -30,12 +32,42 @@ WAIT_STEP_SECONDS = 0.005
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
-def provide_for(log: Log) -> tuple[Index, SlotMap]:
-    """The index for a handle just opened, whatever that takes and whatever the handle may do.
+def provide_for(log: Log, place: str) -> tuple[Index, SlotMap]:
+    """The index for a handle just opened in `place`, whatever that takes and whatever the handle may do.
 
-    Costs nothing after a clean close. Raises StoreError when a writer does not come to provide it.
+    Costs nothing after a clean close. Raises StoreError when a writer does not come to provide it, LogError
+    in who has interrupted a write of his own.
     """
-    return _write_index(log) if log.writable else _read_index(log)
+    return _write_index(log) if log.writable else _read_index(log, place)
+
+
+@contextmanager
+def joined(log: Log) -> Iterator[tuple[Index, SlotMap]]:
+    """The index, brought up to the log or built anew; nobody else writes before the block ends.
+
+    Whatever a writer left half done who was killed is finished, but for a compaction while another one is
+    under way. Costs nothing when nothing is.
+    """
+    alone = log.try_care()
+    try:
+        log.pause()
+        try:
+            if alone:
+                # The others may have compacted since this handle looked.
+                log.segments.relist()
+            found = provide(log, finishing=alone)
+            if alone:
+                log.drop_strays()
+        except BaseException:
+            log.unpause()
+            raise
+    finally:
+        if alone:
+            log.leave_care()
+    try:
+        yield found
+    finally:
+        log.unpause()
 
 
 def is_outdated(log: Log, index: Index) -> bool:
@@ -99,9 +131,10 @@ def consider(log: Log, *, writing: bool) -> tuple[tuple[Index, SlotMap] | None, 
     return (found, slots), None
 
 
-def provide(log: Log) -> tuple[Index, SlotMap]:
-    """The index, brought up to the log or built anew; for who holds the writer's lock.
+def provide(log: Log, *, finishing: bool = True) -> tuple[Index, SlotMap]:
+    """The index, brought up to the log or built anew; for who keeps others from writing.
 
+    With `finishing` a compaction that was cut short is carried out; not while another process may be at one.
     Costs nothing after a clean close.
     """
     found = load(log, writing=True)
@@ -111,7 +144,7 @@ def provide(log: Log) -> tuple[Index, SlotMap]:
     # What a killed writer left half done: a split, the entries of its last records.
     index.resume()
     # And entries that a compaction was leading elsewhere.
-    if not relocation.finish(index, log):
+    if finishing and not relocation.finish(index, log):
         return rebuild(log, index)
     seq, _ = index.progress()
     if seq < log.committed:
@@ -141,6 +174,8 @@ def rebuild(log: Log, old: Index | None) -> tuple[Index, SlotMap]:
     made.adopt(log.control.incarnation)
     old = old or _open(log, SlotMap(log.segments), writable=True)
     if old is not None:
+        # What compaction has removed is missing here, too. A damaged one may say anything.
+        made.raise_horizon(min(old.horizon, log.committed))
         old.retire()
     _os.replace_file(directory, TEMPORARY, NAME)
     return made, slots
@@ -158,8 +193,13 @@ def build_private(log: Log) -> tuple[Index, SlotMap]:
 
 
 def _write_index(log: Log) -> tuple[Index, SlotMap]:
+    # What this would wait for, others hold who wait for the tail.
+    log.refuse_within_tail("opening an index")
     log.begin_exclusive()
     try:
+        if log.shared:
+            with joined(log) as joint:
+                return joint
         found = provide(log)
         log.drop_strays()
         return found
@@ -167,7 +207,7 @@ def _write_index(log: Log) -> tuple[Index, SlotMap]:
         log.end_exclusive()
 
 
-def _read_index(log: Log) -> tuple[Index, SlotMap]:
+def _read_index(log: Log, place: str) -> tuple[Index, SlotMap]:
     if log.control.private:
         return _read_picture(log)
     deadline = time.monotonic() + WAIT_SECONDS_MAX
@@ -200,7 +240,19 @@ def _read_index(log: Log) -> tuple[Index, SlotMap]:
             return found or build_private(log)
         finally:
             log.end_exclusive()
+        _have_it_provided(place)
         time.sleep(WAIT_STEP_SECONDS)
+
+
+def _have_it_provided(place: str) -> None:
+    # By being one more writer for a moment, where those that there are allow it. One may have been killed who
+    # was about to put a new index in the place of the old, and the others not come to write for long.
+    with suppress(OSError):
+        log = open_log(Log, place, "w", FlushPolicy.NEVER, False, DEFAULT_SEGMENT_BYTES, (NAME,), True)
+        try:
+            provide_for(log, place)
+        finally:
+            log.close()
 
 
 def _read_picture(log: Log) -> tuple[Index, SlotMap]:

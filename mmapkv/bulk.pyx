@@ -116,15 +116,18 @@ cdef class BulkWriter(StoreUpdater):
             index = self.index
             if index is None:
                 self.raise_closed()
-            if self.tail_id == 0:
+            if self.tail_id == 0 and not self.several:
                 log.check_writable()
                 self.prepare(index)
                 continue
             try:
-                # From here on no other thread writes, whoever lets go of the GIL.
-                log.hold_tail("a batch")
+                # From here on nobody else writes, whoever lets go of the GIL.
+                if self.several:
+                    index = self.hold("a batch")
+                else:
+                    log.hold_tail("a batch")
                 try:
-                    if self.index is not index or self.tail_id == 0:
+                    if self.index is not index or self.tail_id == 0 and not self.several:
                         continue
                     outcome = self.check_reads(index, reads, stop, alone, &hit)
                     if outcome == PRESENT:
@@ -251,11 +254,8 @@ cdef class BulkWriter(StoreUpdater):
         if written[0] > 1 and total[0] > BATCH_SIZE_MAX:
             log.refuse_batch(written[0], total[0])
         log.find_room(total[0], written[0], True)
-        if self.tail_id != log.segment_id:
-            self.tail_slot = index.slot_of(log.segment_id)
-            self.tail_id = log.segment_id
-            self.rolled = True
-        return 0
+        self.rolled = self.rolled or self.tail_id != log.segment_id
+        return self.enter_tail(index)
 
     cdef int publish_changes(self, Index index, Batch batch, uint64_t written, uint64_t total) except -1:
         cdef Log log = self.log

@@ -97,12 +97,12 @@ def compact(StoreWriter store, pins, halted=None):
     """Rewrite every segment of the log that has something to remove: what :meth:`mmapkv.KVStore.compact` does."""
     cdef Log log = store.log
     cdef Pass current
-    cdef int attempt
+    cdef int attempts = 0
     cdef uint64_t segment_id, seq, end
     counts = [0, 0, 0, 0]
     log.begin_care("a compaction")
     try:
-        for attempt in range(ATTEMPTS):
+        while True:
             make_ready(store)
             if store.index.dead[store.tail_slot] or store.index.state.expiring > log.base_seq:
                 log.roll_tail()
@@ -112,7 +112,9 @@ def compact(StoreWriter store, pins, halted=None):
             try:
                 current.run()
             except Replaced:
-                if attempt + 1 == ATTEMPTS:
+                attempts += 1
+                # By another process it may be built anew for reasons of its own.
+                if attempts == ATTEMPTS and not store.several:
                     raise
             else:
                 break
@@ -184,8 +186,7 @@ cdef int make_ready(StoreWriter store) except -1:
     cdef Log log = store.log
     cdef Index index
     with store._index_lock:
-        while store.tail_id != log.segment_id:
-            store.prepare(store.index)
+        store.get_ready()
         index = store.index
         log.pause()
         try:
@@ -358,6 +359,7 @@ cdef class Pass:
                     f"the record at offset {scan.offset} does not verify, or is no store's; restore the segment from a backup",
                     segment.path)
             elif pause == Pause.OUTGROWN_HERE:
+                self.index.follow()
                 if known == self.index.limit:
                     raise CorruptionError(
                         f"the index leads beyond its {known} bytes; delete it, it is rebuilt from the log", self.index.file.path)
@@ -369,7 +371,9 @@ cdef class Pass:
                 raise Replaced
         if slot != SLOTS:
             # What writers added meanwhile may be in both parts, but in one at least.
+            self.log.pause()
             self.index.dead[slot] += <uint32_t>((scan.dead + scan.removed_bytes) // UNIT) - <uint32_t>before
+            self.log.unpause()
         view = None
         return places[:scan.count]
 
@@ -434,19 +438,27 @@ cdef class Pass:
         """Put a segment in the place of others in MANIFEST, then in the index; then they go."""
         cdef Log log = self.log
         with self.store._index_lock:
-            if self.store.index is not self.index:
+            if self.store.index is not self.index or self.index.retired:
                 raise Replaced
-            relocation.begin(self.index, made.id)
+            relocation.begin(self.index, self.log, made.id)
             try:
                 log.replace_segments(made, listed, names, partial(self.lead, listed))
                 self.made = made.id
             except BaseException:
                 log.segments.relist()
                 if listed not in log.segments.manifest.compacted:
-                    relocation.give_up(self.index)
+                    relocation.give_up(self.index, log)
                 raise
 
     def lead(self, listed):
         """Lead the index to the segment that is listed now."""
-        if not relocation.carry_out(self.index, self.log, listed, False):
-            self.store._rebuild_index(self.index)
+        cdef Index index = self.index
+        while True:
+            if not relocation.carry_out(index, self.log, listed, False):
+                self.store._rebuild_index(index)
+            if not (self.store.several and index.retired):
+                return
+            # Another process has put another one in its place, which may lead to what was there before. One that is built from now
+            # on does not.
+            self.store._reload_index(index)
+            index = self.store.index

@@ -75,7 +75,7 @@ cdef class Index:
     cdef uint64_t hash_of(self, uint64_t address) noexcept nogil
     cdef void publish(self, uint64_t seq, uint64_t count) noexcept nogil
     cdef void applied(self, uint64_t *seq, uint64_t *count) noexcept nogil
-    cdef void follow(self) noexcept
+    cdef int follow(self) except -1
     cdef int check(self) except -1
     cdef uint64_t locate(self, uint64_t seq) except 0
     cdef uint64_t slot_of(self, uint64_t segment_id) except? 0xFFFFFFFF

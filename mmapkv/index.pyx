@@ -310,7 +310,6 @@ cdef class Index:
                 self.retire()
         elif outcome == OUTGROWN:
             known = self.limit
-            self.file.refresh()
             self.follow()
             if self.limit == known:
                 raise CorruptionError(f"the index leads beyond its {known} bytes; delete it, it is rebuilt from the log", self.file.path)
@@ -343,7 +342,7 @@ cdef class Index:
                 self.slots.segment(hit.slot).path)
         return 0
 
-    # What follows is for the one writer.
+    # What follows is for the one writer, or who has the tail of the log in hand.
 
     cdef bint has_room(self) noexcept nogil:
         # Space for the largest thing one insertion can need: a directory twice the size and two segments.
@@ -363,8 +362,9 @@ cdef class Index:
         self.follow()
         return 0
 
-    cdef void follow(self) noexcept:
-        # The file has grown; beyond the address space reserved for it, it was mapped anew elsewhere, with twice as much: these are few.
+    cdef int follow(self) except -1:
+        # The file has grown, whoever did it; beyond the address space reserved for it, it is mapped anew elsewhere, with twice as much.
+        self.file.refresh()
         if self.region is not None and self.region is not self.file.region:
             self.moved = (self.region, self.moved)
         self.region = self.file.region
@@ -373,6 +373,7 @@ cdef class Index:
         self.slot_table = <uint64_t *>(self.base + SLOT_TABLE_OFFSET)
         self.dead = <uint32_t *>(self.base + DEAD_TABLE_OFFSET)
         self.limit = min(self.file.length, self.region.reserved)
+        return 0
 
     cdef int check(self) except -1:
         # MappingFault when an access through whichever mapping met a page that is gone.

@@ -137,7 +137,8 @@ def mark_clean(Index index, uint64_t seq, uint64_t segment_id, uint64_t end):
 def clear_mark(Index index):
     """Take the clean mark back, durably, before the first store. CorruptionError when the index turns out not to be sound."""
     cdef uint64_t page
-    if index.check_pages:
+    # Where several write, another one may have done so.
+    if index.check_pages and index.state.clean:
         for page in segment_pages(index):
             if not index.sound_page(page):
                 raise CorruptionError(f"page {page} of the index does not match its checksum", index.file.path)

@@ -210,16 +210,29 @@ cdef bint relocate(Cursor *at, const Ground *ground, const Move *move) noexcept 
     return True
 
 
-def begin(Index index, uint64_t segment_id):
+def begin(Index index, Log log, uint64_t segment_id):
     """Say which segment is about to be listed in MANIFEST, and make it known to the index. StoreError when there are too many."""
-    index.slot_of(segment_id)
-    memory.store_release(&index.state.moving, segment_id)
+    log.pause()
+    try:
+        index.slot_of(segment_id)
+        memory.store_release(&index.state.moving, segment_id)
+    finally:
+        log.unpause()
 
 
-def give_up(Index index):
+def give_up(Index index, Log log):
     """Take back what `begin` said of a segment that did not come to be listed."""
+    log.pause()
+    try:
+        take_back(index)
+    finally:
+        log.unpause()
+
+
+cdef int take_back(Index index) except -1:
     forget(index, index.state.moving)
     memory.store_release(&index.state.moving, 0)
+    return 0
 
 
 cdef int forget(Index index, uint64_t segment_id) except -1:
@@ -249,16 +262,23 @@ def carry_out(Index index, Log log, listed, bint paused):
     at.new_limit = made.limit
     at.new_id = made.id
     at.new_base = made.base_seq
-    at.new_slot = index.slot_of(made.id)
     at.stop = listed.stop
     at.dead = 0
     olds = [
         entry for entry in list_segments(segments.directory)
         if listed.base_seq <= entry[0] < listed.stop and entry[1] != listed.segment_id]
-    counting = {segment_id for _, segment_id, _ in segments.listing()} | {segment_id for _, segment_id, _ in olds}
-    for slot in range(index.state.slots_used):
-        if index.slot_table[slot] != 0 and index.slot_table[slot] not in counting:
-            return False
+    if not paused:
+        log.pause()
+    try:
+        # Now that nobody rolls, each segment that the index knows is known here.
+        at.new_slot = index.slot_of(made.id)
+        counting = {segment_id for _, segment_id, _ in segments.listing()} | {segment_id for _, segment_id, _ in olds}
+        for slot in range(index.state.slots_used):
+            if index.slot_table[slot] != 0 and index.slot_table[slot] not in counting:
+                return False
+    finally:
+        if not paused:
+            log.unpause()
     for _, segment_id, name in olds:
         slot = slot_in(index, segment_id)
         if slot == SLOTS:
@@ -276,6 +296,8 @@ def carry_out(Index index, Log log, listed, bint paused):
             if not paused:
                 log.pause()
             try:
+                if index.state.end > index.limit:
+                    index.follow()
                 held = ground_of(index, &ground)
                 at.beyond = False
                 at.gone = 0
@@ -292,12 +314,18 @@ def carry_out(Index index, Log log, listed, bint paused):
         segment.region.check()
         made.region.check()
         held.check()
-    # Copies that were superseded before they were led to.
-    index.add_dead(at.new_slot, at.dead)
-    for _, segment_id, _ in olds:
-        forget(index, segment_id)
-    memory.store_release(&index.state.counting, 0)
-    memory.store_release(&index.state.moving, 0)
+    if not paused:
+        log.pause()
+    try:
+        # Copies that were superseded before they were led to.
+        index.add_dead(at.new_slot, at.dead)
+        for _, segment_id, _ in olds:
+            forget(index, segment_id)
+        memory.store_release(&index.state.counting, 0)
+        memory.store_release(&index.state.moving, 0)
+    finally:
+        if not paused:
+            log.unpause()
     index.slots.drop_stale(index.slot_table)
     return True
 
@@ -308,9 +336,9 @@ def is_settled(Index index):
 
 
 def finish(Index index, Log log):
-    """Carry out what a killed compaction has begun, for who opens the store. False when the index must be built anew.
+    """Carry out what a killed compaction has begun, for who keeps all others from writing. False when the index must be built anew.
 
-    That is also when a segment is gone that the index knows.
+    That is also when a segment is gone that the index knows. While nobody else compacts.
     """
     cdef uint64_t slot, moving = index.state.moving
     if index.state.counting:
@@ -319,7 +347,7 @@ def finish(Index index, Log log):
         for listed in log.segments.manifest.compacted:
             if listed.segment_id == moving:
                 return carry_out(index, log, listed, True)
-        give_up(index)
+        take_back(index)
     counting = {segment_id for _, segment_id, _ in log.segments.listing()}
     for slot in range(index.state.slots_used):
         if index.slot_table[slot] != 0 and index.slot_table[slot] not in counting:

@@ -18,11 +18,12 @@ from mmapio.options import FlushPolicy
 from mmapkv import attach, index_file
 from mmapkv.bulk import BulkWriter
 from mmapkv.care import Cared
-from mmapkv.changes import Changes, TooOldChoice
+from mmapkv.changes import Changes
 from mmapkv.codecs import Bytes, Codec, checked
 from mmapkv.compactor import Compactor
 from mmapkv.errors import Conflict, SnapshotTooOld, StoreError
 from mmapkv.index import Index
+from mmapkv.membership import Member
 from mmapkv.namespace import Namespace
 from mmapkv.ordered import OrderedKeys
 from mmapkv.pins import Pin, Pins
@@ -37,6 +38,7 @@ from mmaplog.log import DEFAULT_POLICY, DEFAULT_SEGMENT_BYTES, Log, open_log
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
 
 _T = TypeVar("_T")
 
@@ -53,14 +55,14 @@ BACKOFF_SECONDS_FIRST = 0.001
 BACKOFF_SECONDS_MAX = 0.1
 
 
-class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
+class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
     """A persistent mapping of bytes keys to bytes values; a store is a directory.
 
     Make one with :meth:`open`. Look-ups cost a constant number of cache misses whatever the size. A write is
     committed when the call returns: seen by every process, surviving ``kill -9``; it is durable as the flush
-    policy says. One handle writes, any number of handles read in any process, live and without locks. A
-    handle serves any number of threads. Keys and values may be any buffer or str (as UTF-8); they come back
-    as bytes.
+    policy says. One handle writes, or several that say so (`shared`), any number of handles read in any
+    process, live and without locks. A handle serves any number of threads. Keys and values may be any buffer
+    or str (as UTF-8); they come back as bytes.
 
     Iteration is over the store as it was when the iteration began, in the order of the last change.
 
@@ -101,6 +103,7 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
         path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
         mode: Literal["r", "w", "c", "n"] = "c",
         *,
+        shared: bool = ...,
         flush_policy: FlushPolicy = ...,
         segment_bytes: SupportsIndex = ...,
         verify: bool = ...,
@@ -115,6 +118,7 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
         path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
         mode: Literal["r", "w", "c", "n"] = "c",
         *,
+        shared: bool = ...,
         flush_policy: FlushPolicy = ...,
         segment_bytes: SupportsIndex = ...,
         verify: bool = ...,
@@ -128,6 +132,7 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
         path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
         mode: Literal["r", "w", "c", "n"] = "c",
         *,
+        shared: bool = False,
         flush_policy: FlushPolicy = DEFAULT_POLICY,
         segment_bytes: SupportsIndex = DEFAULT_SEGMENT_BYTES,
         verify: bool = True,
@@ -138,34 +143,40 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
         """Open or create the store in the directory `path`.
 
         `mode` is as in dbm: "r" reads, "w" writes an existing store, "c" creates it if missing, "n" starts a
-        new one. `flush_policy` says when writes become durable by themselves; `segment_bytes` (of a new
-        store) is how large its log's files grow; `verify=False` skips the checksum of each record read;
-        with `ordered` the keys are sorted now, and not when :meth:`scan` is first called. What is superseded
-        or deleted is removed in the background, unless `compaction` is false: then :meth:`compact` does that.
-        with `ordered` keys are sorted now, and not when :meth:`scan` is first called. What is superseded or
-        deleted is removed in the background, unless `compaction` is false: then :meth:`compact` does that.
+        new one. With `shared` other handles, of this process and others, that say so too may write at the
+        same time; each write then takes a mutex between processes. `flush_policy` says when writes become
+        durable by themselves; `segment_bytes` (of a new store) is how large its log's files grow;
+        `verify=False` skips the checksum of each record read; with `ordered` the keys are sorted now, and not
+        when :meth:`scan` is first called. What is superseded or deleted is removed in the background, where
+        one handle writes, unless `compaction` is false: then :meth:`compact` does that. With a `codec` the
+        result is a :class:`TypedStore`. Costs O(1) after a clean close or a killed process; after a power cut
+        the index is rebuilt from the log.
 
-        Raises FileNotFoundError, NotADirectoryError, PermissionError, ValueError for another mode, Locked
-        (naming the process that writes), FormatError, CorruptionError.
+        Raises FileNotFoundError, NotADirectoryError, PermissionError, ValueError for another mode or for
+        `shared` with "r" and "n", Locked (naming the process that writes), FormatError, CorruptionError;
+        Unsupported for `shared` where there are no robust mutexes.
         """
         if codec is not None:
             checked(codec)
         # Before anything can change the current directory.
         place = os.path.realpath(os.fsdecode(path))
-        log = open_log(Log, path, mode, flush_policy, False, segment_bytes, (attach.NAME,))
+        log = open_log(Log, path, mode, flush_policy, False, segment_bytes, (attach.NAME,), shared)
         store = cls.__new__(cls)
         store._log = log
         store._oldest = None
         store._care = _fork.Lock()
         store._caring = 0
         store._pins = Pins(log)
-        store._compactor = Compactor(store, automatic=True) if compaction and log.writable else None
+        alone = log.writable and not shared
+        store._compactor = Compactor(store, automatic=True) if compaction and alone else None
         store._views = weakref.WeakValueDictionary()
         store._index_lock = _fork.Lock()
-        # Whatever this handle may: one process writes.
+        # Whatever this handle may: one process writes, unless all say otherwise.
         store._reopened = place, {"mode": "r", "verify": verify}
+        if shared:
+            store._reopened[1].update(mode="w", shared=True, flush_policy=flush_policy)
         try:
-            index, slots = attach.provide_for(log)
+            index, slots = attach.provide_for(log, place)
         except BaseException:
             log.close()
             raise
@@ -191,6 +202,11 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
     def closed(self) -> bool:
         """True after :meth:`close`."""
         return self._log.closed
+
+    @property
+    def shared(self) -> bool:
+        """Whether other handles may write too."""
+        return self._log.shared
 
     @property
     def flush_policy(self) -> FlushPolicy:
@@ -266,7 +282,7 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
         *,
         follow: bool = False,
         timeout: float | None = None,
-        too_old: TooOldChoice = "raise",
+        too_old: Literal["raise", "skip"] = "raise",
     ) -> Changes:
         """Iterate over the changes from number `since` on, as they were made: :class:`Changes`.
 
@@ -373,7 +389,10 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
             self._forget()
             return
         with self._careful("a close"):
-            self._close_writer(log)
+            if log.shared:
+                self._leave(log)
+            else:
+                self._close_writer(log)
 
     def _close_writer(self, log: Log) -> None:
         # Held to the end, so that no other thread's put comes between the mark and the farewell.
@@ -475,13 +494,13 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
             log, index = self._open_parts()
             if index is not stale:
                 return
-            if log.writable:
+            if log.writable and not log.shared:
                 # Nobody else replaces the writer's index: the mark that it was is damage.
                 self._rebuild_index(stale)
                 return
             if log.control.private:
                 log = self._attach_again(log)
-            self._use(*attach.provide_for(log))
+            self._use(*attach.provide_for(log, self._reopened[0]))
 
     def _attach_again(self, known: Log) -> Log:
         # Where nothing may be written, the end of the log is what was found when it was opened. Walks and
@@ -515,7 +534,11 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
                 return
             log.pause()
             try:
-                self._use(*attach.rebuild(log, index))
+                if log.shared and index.retired:
+                    # Another process was faster.
+                    self._use(*attach.provide(log, finishing=False))
+                else:
+                    self._use(*attach.rebuild(log, index))
             finally:
                 log.unpause()
 
@@ -538,6 +561,6 @@ def _reopen(cls: type[KVStore], path: str, arguments: dict[str, Any]) -> KVStore
     except OSError as error:
         error.add_note(
             f"A pickled handle is opened again by its path, which was {path!r}: the store must be there, "
-            "on the same machine, and allow reading."
+            "on the same machine, and allow what the handle did."
         )
         raise

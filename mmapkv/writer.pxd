@@ -1,8 +1,8 @@
 from cpython.buffer cimport Py_buffer
 from libc.stdint cimport uint64_t
 
-from mmapkv.bulk_reader cimport BulkReader
-from mmapkv.index cimport Hit, Index
+from mmapkv.index cimport Hit, Index, Outcome
+from mmapkv.sharer cimport Sharer
 
 
 cdef struct Spot:
@@ -26,13 +26,15 @@ cdef struct Version:
     uint64_t expires            # nanoseconds since 1970, or 0
 
 
-cdef class StoreWriter(BulkReader):
-    cdef uint64_t tail_slot     # of the index, for the log segment that is written
-
+cdef class StoreWriter(Sharer):
     cdef int put_pair(self, key, value, uint64_t expires, bint durable) except -1
     cdef int require(self, uint64_t key_size, uint64_t value_size) except -1
     cdef int seek(self, Version *version, bint verify, Spot *spot) except -1
+    cdef int seek_shared(self, Version *version, uint64_t worst, bint verify, Spot *spot) except -1
+    cdef Outcome seek_held(self, Index index, Version *version, uint64_t worst, bint verify, Spot *spot) except *
+    cdef bytes copy_held(self, const char *start, uint64_t size)
     cdef int commit(self, Spot *spot, Version *version, bint durable) except -1
+    cdef int get_ready(self) except -1
     cdef int prepare(self, Index index) except -1
     cdef int split(self, Index index, uint64_t hash) except -1
 

@@ -28,9 +28,9 @@ from mmapkv.format cimport (
     make_address,
     value_offset,
 )
-from mmapkv.bulk_reader cimport BulkReader
 from mmapkv.index cimport ABSENT, PRESENT, Index, Outcome
 from mmapkv.reader cimport as_bytes
+from mmapkv.sharer cimport Sharer
 from mmaplog.appender cimport RECORD_START_END, record_size
 from mmaplog.checksum cimport xxh3
 from mmaplog.log cimport Log
@@ -45,7 +45,7 @@ cdef object MISSING = object()
 cdef double TTL_SECONDS_MAX = 1e10
 
 
-cdef class StoreWriter(BulkReader):
+cdef class StoreWriter(Sharer):
     """The writing half of ``KVStore``, per operation.
 
     The subclass gives the methods that replace the index or ready it for writing, `_rebuild_index` and `_begin_writing`, and `_rolled`, which
@@ -89,6 +89,7 @@ cdef class StoreWriter(BulkReader):
         begin_version(&version, KIND_DELETE, <bytes>key)
         self.seek(&version, False, &spot)
         if not spot.live:
+            self.let_go()
             raise KeyError(key)
         self.commit(&spot, &version, False)
 
@@ -102,9 +103,10 @@ cdef class StoreWriter(BulkReader):
             self.seek(&version, self.verify, &spot)
             if spot.live:
                 # Copied before anything is written; making bytes lets no other thread run.
-                value = PyBytes_FromStringAndSize(spot.hit.value, spot.hit.value_size)
+                value = self.copy_held(spot.hit.value, spot.hit.value_size)
                 self.commit(&spot, &version, False)
                 return value
+            self.let_go()
         if default is MISSING:
             raise KeyError(key)
         return default
@@ -120,7 +122,8 @@ cdef class StoreWriter(BulkReader):
         # Finds where the next version of a key goes, with room for it. All that can fail, and all that may let
         # go of the GIL, is in here; whatever let go of it starts the loop again. So between this and `commit` no other
         # thread changes anything, as long as the caller does not let one run: he may make no object that the garbage
-        # collector knows, for that may run destructors.
+        # collector knows, for that may run destructors. Other processes are kept from it by the tail of the log, which is
+        # held from here to `commit`: who does not come to that lets go of it.
         cdef Log log = self.log
         cdef uint64_t key_size = version.key_size, value_size = version.head_size + version.value_size, worst, hash
         cdef Index index
@@ -131,6 +134,8 @@ cdef class StoreWriter(BulkReader):
         worst = value_offset(FLAG_PREVIOUS | FLAG_EXPIRY, key_size) + value_size
         while True:
             if log.end + record_size(worst, False) > log.room or log.end >= RECORD_START_END:
+                if self.several:
+                    return self.seek_shared(version, worst, verify, spot)
                 log.make_room(worst)
                 continue
             index = self.index
@@ -147,10 +152,7 @@ cdef class StoreWriter(BulkReader):
             if _fault.faults() != self.faults:
                 self.check_faults()
             if outcome == PRESENT:
-                spot.cell = spot.hit.cell
-                spot.tag = spot.cell[0] >> ADDRESS_BITS << ADDRESS_BITS
-                spot.known = True
-                spot.live = not spot.hit.deleted and (spot.hit.expires == 0 or spot.hit.expires > now_ns())
+                take_found(spot)
                 return 0
             if outcome == ABSENT:
                 spot.cell = index.place(hash, &spot.tag)
@@ -160,6 +162,57 @@ cdef class StoreWriter(BulkReader):
                 self.split(index, hash)
             else:
                 self.settle(index, outcome, &spot.hit)
+
+    cdef int seek_shared(self, Version *version, uint64_t worst, bint verify, Spot *spot) except -1:
+        # The same where other processes write. Whatever stands in the way of a look-up is removed while they do.
+        cdef Index index
+        cdef Outcome outcome
+        while True:
+            index = self.hold("a write")
+            try:
+                outcome = self.seek_held(index, version, worst, verify, spot)
+            except Reseed:
+                self.let_go()
+                self._rebuild_index(index)
+                continue
+            except BaseException:
+                self.let_go()
+                raise
+            if outcome == PRESENT:
+                return 0
+            self.let_go()
+            self.settle(index, outcome, &spot.hit)
+
+    cdef Outcome seek_held(self, Index index, Version *version, uint64_t worst, bint verify, Spot *spot) except *:
+        # PRESENT once there is a place for the next version, and room.
+        cdef uint64_t hash = xxh3(version.key, version.key_size, index.seed)
+        cdef Outcome outcome
+        self.log.find_room(record_size(worst, False), 1, False)
+        self.enter_tail(index)
+        while True:
+            if not index.has_room():
+                index.make_room()
+            outcome = index.find(hash, version.key, version.key_size, verify, &spot.hit)
+            if _fault.faults() != self.faults:
+                self.check_faults()
+            if outcome == PRESENT:
+                take_found(spot)
+                return PRESENT
+            if outcome != ABSENT:
+                return outcome
+            spot.cell = index.place(hash, &spot.tag)
+            if spot.cell != NULL:
+                spot.known = spot.live = False
+                return PRESENT
+            index.split(hash)
+
+    cdef bytes copy_held(self, const char *start, uint64_t size):
+        # Between `seek` and `commit`.
+        try:
+            return PyBytes_FromStringAndSize(start, size)
+        except MemoryError:
+            self.let_go()
+            raise
 
     cdef int commit(self, Spot *spot, Version *version, bint durable) except -1:
         # Right after `seek`: a record to the log, and its address into the index.
@@ -191,21 +244,34 @@ cdef class StoreWriter(BulkReader):
         seq = log.seq
         index.publish(seq, count)
         self.seen = seq
+        if self.several:
+            log.give_tail()
         if _fault.faults() != self.faults:
             self.check_faults()
         log.after_commit(payload_size, seq, durable)
         return 1
 
+    cdef int get_ready(self) except -1:
+        # The index may be stored to, and knows the segment that is written.
+        cdef Index index
+        if self.several:
+            index = self.hold("a compaction")
+            try:
+                self.enter_tail(index)
+            finally:
+                self.let_go()
+            return 0
+        while self.tail_id != self.log.segment_id:
+            self.prepare(self.index)
+        return 0
+
     cdef int prepare(self, Index index) except -1:
         # Before the first write of this handle, and after each roll.
-        cdef uint64_t segment_id
         if self.tail_id == 0:
             self._begin_writing(index)
             if self.index is not index:
                 return 0
-        segment_id = self.log.segment_id
-        self.tail_slot = index.slot_of(segment_id)
-        self.tail_id = segment_id
+        self.enter_tail(index)
         self._rolled()
         return 0
 
@@ -215,6 +281,14 @@ cdef class StoreWriter(BulkReader):
         except Reseed:
             self._rebuild_index(index)
         return 0
+
+
+cdef inline void take_found(Spot *spot) noexcept:
+    # The key has a version: the next one goes into the same entry.
+    spot.cell = spot.hit.cell
+    spot.tag = spot.cell[0] >> ADDRESS_BITS << ADDRESS_BITS
+    spot.known = True
+    spot.live = not spot.hit.deleted and (spot.hit.expires == 0 or spot.hit.expires > now_ns())
 
 
 cdef class Content:

@@ -220,10 +220,31 @@ cdef class Keeper(Appender):
             system.remove_file(self.directory, name)
         return 0
 
+    def try_care(self):
+        """For layers above: keep others from truncating and compacting until `leave_care`, if nobody is at it: whether that is so."""
+        self.check_writable()
+        if not self.care.acquire(False):
+            return False
+        try:
+            taken = not self.caring and self.locks.try_care()
+        except BaseException:
+            self.care.release()
+            raise
+        if taken:
+            self.caring = True
+        else:
+            self.care.release()
+        return taken
+
+    def leave_care(self):
+        """End what `try_care` began."""
+        self.let_care()
+
     cdef int begin_care(self, what) except -1:
         # One truncation or compaction at a time, of all threads and processes.
         self.check_writable()
         self.refuse_within_flush(what)
+        self.refuse_within_tail(what)
         self.care.acquire()
         if self.caring:
             self.care.release()

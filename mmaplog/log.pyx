@@ -490,11 +490,8 @@ cdef class Log(Keeper):
 
     cdef vouch(self):
         if self.append_mutex is not None:
-            self.append_mutex.take(True, None)
-            try:
-                self.catch_up()
-            finally:
-                self.append_mutex.give()
+            if not self.paused:
+                self.come_up()
             if self.flushes_on_close:
                 # What others appended who did not come to flush it.
                 self.flush_held(self.control.committed().seq)
