@@ -571,7 +571,6 @@ cdef take_apart(Log log, found, mode, flush_policy, timestamps, bint shared, bin
     log.spares_strays = spares_strays
     log.append_lock = threading.RLock()
     log.care = threading.RLock()
-
     log.unsynced = []
     log.bytes_bound = log.writes_bound = log.roll_bytes = <uint64_t>-1
     if mode == "r":
