@@ -115,6 +115,7 @@ class AsyncKVStore:
         segment_bytes: SupportsIndex = DEFAULT_SEGMENT_BYTES,
         verify: bool = True,
         ordered: bool = False,
+        compaction: bool = True,
     ) -> Self:
         """:meth:`KVStore.open` in a thread. Raises Unsupported without the package anyio.
 
@@ -132,6 +133,7 @@ class AsyncKVStore:
                     segment_bytes=segment_bytes,
                     verify=verify,
                     ordered=ordered,
+                    compaction=compaction,
                 )
             )
 
@@ -382,8 +384,15 @@ class AsyncKVStore:
         """:meth:`KVStore.sync` in a thread."""
         await in_thread(self._store.sync)
 
-    async def compact(self) -> Compaction:
+    @overload
+    async def compact(self, *, background: Literal[False] = False) -> Compaction: ...
+    @overload
+    async def compact(self, *, background: Literal[True]) -> None: ...
+    async def compact(self, *, background: bool = False) -> Compaction | None:
         """:meth:`KVStore.compact` in a thread."""
+        if background:
+            await in_thread(lambda: self._store.compact(background=True))
+            return None
         return await in_thread(self._store.compact)
 
     async def verify(

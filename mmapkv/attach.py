@@ -218,7 +218,7 @@ def _read_index(log: Log, place: str) -> tuple[Index, SlotMap]:
         log.begin_exclusive()
         try:
             found = load(log, writing=False)
-            if found is not None and found[0].progress()[0] == log.committed:
+            if found and relocation.is_settled(found[0]) and found[0].progress()[0] == log.committed:
                 return found
             # To bring it up is a writer's work; done in its place where there is none and it is allowed.
             log.claim()

@@ -131,6 +131,8 @@ cdef class Builder:
                 index.split(hash_at(&job, job.at))
             elif pause == UNCLEAR:
                 self.read(&job, segment)
+        # Perhaps one of them has a time to live: a hint does not say.
+        index.state.expiring = hint.header.seq
         index.publish(hint.header.seq, job.count)
 
     cdef int read(self, Job *job, Segment segment) except -1:

@@ -142,6 +142,9 @@ cdef class BulkWriter(StoreUpdater):
             self.settle(index, outcome, &hit)
         if written:
             log.flush_if_due(durable)
+        if self.rolled:
+            self.rolled = False
+            self._rolled()
         return written
 
     cdef Outcome check_reads(self, Index index, list reads, uint64_t stop, bint alone, Hit *hit) except *:
@@ -247,6 +250,7 @@ cdef class BulkWriter(StoreUpdater):
         if written[0] > 1 and total[0] > BATCH_SIZE_MAX:
             log.refuse_batch(written[0], total[0])
         log.find_room(total[0], written[0], True)
+        self.rolled = self.rolled or self.tail_id != log.segment_id
         return self.enter_tail(index)
 
     cdef int publish_changes(self, Index index, Batch batch, uint64_t written, uint64_t total) except -1:
@@ -306,6 +310,8 @@ cdef class BulkWriter(StoreUpdater):
                 index.add_dead(address_slot(change.previous), change.superseded)
             if change.version.kind == KIND_DELETE:
                 index.add_dead(self.tail_slot, record_size(payload_size_of(change), False))
+            if change.version.expires:
+                index.state.expiring = log.seq
             memory.store_release(change.cell, change.tag | change.address)
 
     cdef int raise_conflict(self, const char *key, uint64_t key_size, uint64_t seq) except -1:

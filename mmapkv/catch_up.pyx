@@ -8,6 +8,7 @@ from mmapio cimport _memory as memory
 from mmapkv.format cimport (
     ADDRESS_BITS,
     FLAG_CREATES,
+    FLAG_EXPIRY,
     KIND_DELETE,
     KIND_PUT,
     PAYLOAD_FLAG_KNOWN,
@@ -106,6 +107,8 @@ cdef int enter(
             index.split(hash)
         else:
             index.settle(outcome, &hit)
+    if payload.flags & FLAG_EXPIRY:
+        index.state.expiring = record.seq + 1
     # What it says of itself counts only where the index cannot tell any more: of what was there before, compaction leaves nothing.
     if again:
         present = payload.kind == KIND_DELETE or not payload.flags & FLAG_CREATES

@@ -109,7 +109,8 @@ cdef packed struct State:
     uint64_t clean              # 1 from a clean close to the first store after it: checksums hold
     uint64_t moving             # id of the log segment that entries are being led to by a compaction, or 0
     uint64_t horizon            # no compaction has removed what was current at this number or later
-    uint64_t line1[4]
+    uint64_t counting           # 1 while a compaction takes expired keys out of the count: killed then, it is not certain
+    uint64_t line1[3]
     # Line 2, written by splits.
     uint64_t incarnation        # of the CONTROL that this index goes with
     uint64_t end                # bytes of the file in use
@@ -118,7 +119,7 @@ cdef packed struct State:
     uint64_t slots_used
     uint64_t segments           # index segments in use
     uint64_t slot_hand          # where the search for a free slot begins
-    uint64_t line2
+    uint64_t expiring           # every record that has a time to live is below this number
     # Line 3: the split under way, to be finished by the next owner. `old` is 0 when there is none.
     uint64_t split_old          # directory word that is being replaced
     uint64_t split_left         # the words that replace it

@@ -34,6 +34,8 @@ cdef struct Hit:
     uint64_t value_size
     bint deleted
     bint trimmed                # compaction took the way to the version before away
+    bint creates                # the version before, if there is one, is a deletion
+    uint64_t deletion_gone      # the number after that of a deletion before it which is not there any more, or 0
     uint64_t expires            # nanoseconds since 1970, or 0
     uint64_t previous           # address of the version before, or 0
     uint64_t previous_seq
@@ -43,6 +45,7 @@ cdef struct Hit:
 cdef class Index:
     cdef MappedFile file
     cdef Region region
+    cdef tuple moved            # (the region before, and so on): what had pointers into one may be at work without the GIL
     cdef char *base
     cdef uint64_t limit         # bytes of the file that may be touched
     cdef State *state
@@ -73,6 +76,7 @@ cdef class Index:
     cdef void publish(self, uint64_t seq, uint64_t count) noexcept nogil
     cdef void applied(self, uint64_t *seq, uint64_t *count) noexcept nogil
     cdef int follow(self) except -1
+    cdef int check(self) except -1
     cdef uint64_t locate(self, uint64_t seq) except 0
     cdef uint64_t slot_of(self, uint64_t segment_id) except? 0xFFFFFFFF
     cdef void free_slot(self, uint64_t slot) noexcept

@@ -20,6 +20,7 @@ from mmapkv.bulk import BulkWriter
 from mmapkv.care import Cared
 from mmapkv.changes import Changes
 from mmapkv.codecs import Bytes, Codec, checked
+from mmapkv.compactor import Compactor
 from mmapkv.errors import Conflict, SnapshotTooOld, StoreError
 from mmapkv.hinter import Hinter
 from mmapkv.index import Index
@@ -109,6 +110,7 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         segment_bytes: SupportsIndex = ...,
         verify: bool = ...,
         ordered: bool = ...,
+        compaction: bool = ...,
         codec: None = None,
     ) -> Self: ...
     @overload
@@ -123,6 +125,7 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         segment_bytes: SupportsIndex = ...,
         verify: bool = ...,
         ordered: bool = ...,
+        compaction: bool = ...,
         codec: Codec[_T],
     ) -> TypedStore[bytes, _T]: ...
     @classmethod
@@ -136,6 +139,7 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         segment_bytes: SupportsIndex = DEFAULT_SEGMENT_BYTES,
         verify: bool = True,
         ordered: bool = False,
+        compaction: bool = True,
         codec: Codec[Any] | None = None,
     ) -> Self | TypedStore[bytes, Any]:
         """Open or create the store in the directory `path`.
@@ -145,9 +149,10 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         same time; each write then takes a mutex between processes. `flush_policy` says when writes become
         durable by themselves; `segment_bytes` (of a new store) is how large its log's files grow;
         `verify=False` skips the checksum of each record read; with `ordered` the keys are sorted now, and not
-        when :meth:`scan` is first called. With a `codec` the result is a :class:`TypedStore`. Costs O(1)
-        after a clean close or a killed process; after a power cut the index is built anew: some
-        120 ns a record by hints, 350 ns where there are none.
+        when :meth:`scan` is first called. What is superseded or deleted is removed in the background, where
+        one handle writes, unless `compaction` is false: then :meth:`compact` does that. With a `codec` the
+        result is a :class:`TypedStore`. Costs O(1) after a clean close or a killed process; after a power cut
+        the index is built anew: some 120 ns a record by hints, 350 ns where there are none.
 
         Raises FileNotFoundError, NotADirectoryError, PermissionError, ValueError for another mode or for
         `shared` with "r" and "n", Locked (naming the process that writes), FormatError, CorruptionError;
@@ -164,6 +169,8 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         store._care = _fork.Lock()
         store._caring = 0
         store._pins = Pins(log)
+        alone = log.writable and not shared
+        store._compactor = Compactor(store, automatic=True) if compaction and alone else None
         store._views = weakref.WeakValueDictionary()
         store._index_lock = _fork.Lock()
         # Whatever this handle may: one process writes, unless all say otherwise.
@@ -386,6 +393,7 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         log, index = self._parts()
         if index is None:
             return
+        self._stop_compacting(log)
         if not log.flushes_on_close:
             self._hinter.stop()
             log.close()
@@ -547,6 +555,10 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
                     self._use(*attach.rebuild(log, index))
             finally:
                 log.unpause()
+
+    def _rolled(self) -> None:
+        if self._compactor is not None:
+            self._compactor.rolled(self)
 
     def _begin_writing(self, index: Index) -> None:
         try:

@@ -52,8 +52,8 @@ cdef double TTL_SECONDS_MAX = 1e10
 cdef class StoreWriter(Sharer):
     """The writing half of ``KVStore``, per operation.
 
-    The subclass gives the methods that replace the index or ready it for writing: `_rebuild_index`, `_begin_writing`; and
-    `_segment_filled`, which is told when another segment is written to.
+    The subclass gives the methods that replace the index or ready it for writing, `_rebuild_index` and `_begin_writing`; `_segment_filled`,
+    which is told when another segment is written to; and `_rolled`, which is told later, with nothing in hand, and may wait.
     """
 
     def __setitem__(self, key, value):
@@ -263,6 +263,8 @@ cdef class StoreWriter(Sharer):
         if version.kind == KIND_DELETE:
             index.add_dead(self.tail_slot, record_size(payload_size, False))
         # Committed. A reader that sees the entry now sees a record that no crash takes away.
+        if version.expires:
+            index.state.expiring = log.seq
         memory.store_release(spot.cell, spot.tag | make_address(self.tail_slot, log.last))
         index.applied(&seq, &count)
         if flags & FLAG_CREATES:
@@ -299,7 +301,9 @@ cdef class StoreWriter(Sharer):
             self._begin_writing(index)
             if self.index is not index:
                 return 0
-        return self.enter_tail(index)
+        self.enter_tail(index)
+        self._rolled()
+        return 0
 
     cdef int split(self, Index index, uint64_t hash) except -1:
         try:

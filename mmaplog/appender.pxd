@@ -24,6 +24,8 @@ cdef class Appender(TailHolder):
     cdef uint64_t bytes_bound
     cdef uint64_t writes_bound
 
+    cdef uint64_t roll_bytes    # a segment gets no longer than this, though it has the capacity
+
     cdef uint64_t append_from(self, const void *data, uint64_t size, bint durable) except? 0
     cdef uint64_t append_shared(self, const void *data, uint64_t size) except? 0
     cdef int make_room(self, uint64_t payload_size) except -1

@@ -355,6 +355,7 @@ cdef class Appender(TailHolder):
         if self.narrow:
             self.break_up()
         if (self.end + need > self.tail.capacity or self.end >= RECORD_START_END
+                or (self.end + need > self.roll_bytes and self.seq > self.base_seq)
                 or (records > 1 and self.end + need > RECORD_START_END)
                 or self.seq - self.base_seq + records > SEQ_PER_SEGMENT_MAX):
             self.roll(need)
@@ -370,7 +371,7 @@ cdef class Appender(TailHolder):
                 step = min(max(self.tail.limit, FIRST_ALLOCATION), STEP_MAX)
                 if self.syncs >= SYNCS_LEAST:
                     step = min(step, PREPARED_LEAST)
-                grow_or_just_enough(self.tail, self.tail.limit + step, self.end + need)
+                grow_or_just_enough(self.tail, min(self.tail.limit + step, self.roll_bytes), self.end + need)
         else:
             return 0
         if ahead and self.append_mutex is None:
@@ -382,7 +383,7 @@ cdef class Appender(TailHolder):
         # what is prepared will be filled before the next one, too, which then writes little in vain.
         cdef bint written = self.syncs >= SYNCS_LEAST
         cdef uint64_t size = PREPARED_LEAST if written else min(self.bytes_pending, STEP_MAX) & ~(PREPARED_LEAST - 1)
-        cdef uint64_t stop = min(self.tail.limit + size, self.tail.capacity)
+        cdef uint64_t stop = min(min(self.tail.limit + size, self.tail.capacity), self.roll_bytes)
         self.syncs = 0
         if stop <= self.tail.limit:
             return 0
@@ -399,7 +400,7 @@ cdef class Appender(TailHolder):
         cdef uint64_t size = min(self.bytes_pending, PREPARED_LEAST) & ~(FIRST_ALLOCATION - 1), start
         cdef MappedFile file
         cdef int fd
-        size = min(size, self.tail.capacity - self.tail.limit)
+        size = min(size, min(self.tail.capacity, max(self.roll_bytes, self.tail.limit)) - self.tail.limit)
         if size:
             file = self.tail.handle()
             fd, start = file.descriptor.fd, self.tail.limit
@@ -455,7 +456,7 @@ cdef class Appender(TailHolder):
         # Who drops records may be another process: what is gone does not stay mapped.
         self.segments.follow_changes()
         cdef uint64_t capacity = max(<uint64_t>self.segments.manifest.segment_bytes, SEGMENT_HEADER_SIZE + need)
-        cdef uint64_t size = min(capacity, max(STEP_MAX, SEGMENT_HEADER_SIZE + need))
+        cdef uint64_t size = min(capacity, max(min(STEP_MAX, self.roll_bytes), SEGMENT_HEADER_SIZE + need))
         cdef uint64_t end = self.end
         cdef Segment made
         try:

@@ -182,6 +182,15 @@ cdef class Keeper(Appender):
         self.check()
         return self.locks.has_writer()
 
+    def roll_after(self, size):
+        """For layers above: have segments that are written from now on roll at so many bytes, where they hold a record by then."""
+        self.roll_bytes = size
+
+    @property
+    def has_unsealed(self):
+        """For layers above: whether a segment was rolled past that a flush would seal."""
+        return len(self.unsynced) > 0
+
     def hold_past(self, seq):
         """For layers above: tell those who compact, in whichever process, that the log is looked at as it was below `seq`."""
         self.check()

@@ -563,9 +563,8 @@ cdef take_apart(Log log, found, mode, flush_policy, timestamps, bint shared, bin
     log.spares_strays = spares_strays
     log.append_lock = threading.RLock()
     log.care = threading.RLock()
-
     log.unsynced = []
-    log.bytes_bound = log.writes_bound = <uint64_t>-1
+    log.bytes_bound = log.writes_bound = log.roll_bytes = <uint64_t>-1
     if mode == "r":
         return
     log.writable = True
