@@ -388,6 +388,11 @@ def file_object(Descriptor opened not None):
     return os.fdopen(os.dup(opened.fd), "r+b" if is_writable(opened) else "rb")
 
 
+def is_full(error):
+    """Whether an OSError says that there is no room: none on the disk, or none that a quota allows. With less, it may go."""
+    return error.errno in (_errno.ENOSPC, _errno.EDQUOT)
+
+
 def grow(Descriptor opened not None, uint64_t size):
     """Give a file at least `size` bytes, every block allocated; OSError(ENOSPC) leaves it as it was."""
     cdef int result = 0

@@ -18,6 +18,8 @@ cdef struct Probe:
 
 
 cdef void approach(Index index, Probe *probes, uint64_t count) noexcept nogil
+cdef void approach_buckets(Index index, Probe *probes, uint64_t count) noexcept nogil
+cdef void approach_records(Index index, Probe *probes, uint64_t count) noexcept nogil
 cdef Outcome find_near(Index index, const Probe *probe, bint verify, Hit *hit) noexcept nogil
 
 

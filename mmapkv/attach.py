@@ -10,10 +10,11 @@ from contextlib import contextmanager, suppress
 
 from mmapio import _os
 from mmapio.options import FlushPolicy
-from mmapkv import index_file, relocation
+from mmapkv import hints, index_file, relocation
+from mmapkv.building import build
 from mmapkv.catch_up import catch_up
 from mmapkv.errors import StoreError
-from mmapkv.index import Index, Reseed
+from mmapkv.index import Index
 from mmapkv.slots import SlotMap
 from mmaplog import manifest as manifest_file
 from mmaplog.errors import CorruptionError, Locked
@@ -23,8 +24,6 @@ logger = logging.getLogger("mmapkv")
 
 NAME = "INDEX"
 TEMPORARY = "INDEX.tmp"
-# Another seed each time: keys that collide under three random ones do not exist.
-REBUILDS_MAX = 3
 # How long a reader waits for a writer that is just opening the store, or rebuilding its index.
 WAIT_SECONDS_MAX = 10.0
 WAIT_STEP_SECONDS = 0.005
@@ -58,6 +57,7 @@ def joined(log: Log) -> Iterator[tuple[Index, SlotMap]]:
             found = provide(log, finishing=alone)
             if alone:
                 log.drop_strays()
+                hints.sweep(log)
         except BaseException:
             log.unpause()
             raise
@@ -160,7 +160,7 @@ def provide(log: Log, *, finishing: bool = True) -> tuple[Index, SlotMap]:
 def rebuild(log: Log, old: Index | None) -> tuple[Index, SlotMap]:
     """Build the index from the log alone, put it in place of the old one and tell those who have that mapped.
 
-    Costs about a microsecond a record. Nothing may be appended meanwhile.
+    Costs what `build` does. Nothing may be appended meanwhile.
     """
     directory = log.segments.directory
     if len(log):
@@ -170,7 +170,8 @@ def rebuild(log: Log, old: Index | None) -> tuple[Index, SlotMap]:
     with suppress(FileNotFoundError):
         _os.remove_file(directory, TEMPORARY)
     opened = _os.open_file(TEMPORARY, True, create=True, exclusive=True, follow=False, directory=directory)
-    made, slots = _build(log, opened)
+    # One that will not do may be so for its seed, which the hints have too.
+    made, slots = build(log, opened, by_hints=old is None)
     made.adopt(log.control.incarnation)
     old = old or _open(log, SlotMap(log.segments), writable=True)
     if old is not None:
@@ -185,7 +186,7 @@ def build_private(log: Log) -> tuple[Index, SlotMap]:
     """Build an index in memory, for a reader who may not write beside the log."""
     log.segments.relist()
     basis = log.segments.manifest
-    made, slots = _build(log, _os.anonymous_file(NAME))
+    made, slots = build(log, _os.anonymous_file(NAME), by_hints=True)
     made.adopt(log.control.incarnation)
     made.private = True
     made.basis = basis
@@ -202,6 +203,7 @@ def _write_index(log: Log) -> tuple[Index, SlotMap]:
                 return joint
         found = provide(log)
         log.drop_strays()
+        hints.sweep(log)
         return found
     finally:
         log.end_exclusive()
@@ -269,21 +271,6 @@ def _read_picture(log: Log) -> tuple[Index, SlotMap]:
         return build_private(log)
     found[0].basis = basis
     return found
-
-
-def _build(log: Log, opened: _os.Descriptor) -> tuple[Index, SlotMap]:
-    for attempt in range(1, REBUILDS_MAX + 1):
-        _os.set_size(opened, 0)
-        slots = SlotMap(log.segments)
-        made = index_file.create(opened, log.segments.log_uuid, slots)
-        try:
-            catch_up(made, log.replay())
-        except Reseed:
-            if attempt == REBUILDS_MAX:
-                raise
-        else:
-            break
-    return made, slots
 
 
 def _open(log: Log, slots: SlotMap, *, writable: bool) -> Index | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from mmapio import _fork
 from mmapio.options import FlushPolicy
-from mmapkv import compaction
+from mmapkv import compaction, hints
 from mmapkv.errors import StoreError
 from mmapkv.verify import StoreVerified, verify_open
 from mmaplog.backup import Backup
@@ -50,8 +50,11 @@ class Cared:
         """
         compaction.require_writer(self._store)
         with self._careful("a compaction"):
-            self._store._open_parts()
-            return compaction.compact(self._store, self._store._pins)
+            log, _ = self._store._open_parts()
+            done = compaction.compact(self._store, self._store._pins)
+            hints.sweep(log)
+            self._store._segment_filled()
+            return done
 
     @contextmanager
     def _careful(self, what: str) -> Iterator[None]:

@@ -38,7 +38,17 @@ cdef enum:
     DEPTH_MAX = 28
     ROOT_MOVED = 0x80           # in the root word: the index was replaced, open it again
 
+    HINT_VERSION = 1
+    HINT_HASH_BITS = 24         # of the highest bits of a hash a hint has so many, and BUCKET_BITS of the lowest
+    HINT_DELETE = 0x01          # of a run of records: they are deletions, not puts
+    HINT_PREVIOUS = 0x02        # they have FLAG_PREVIOUS, and so steps
+    HINT_CREATES = 0x04         # they have FLAG_CREATES
+    HINT_GAP = 0x08             # numbers are missing before the run
+    HINT_REPEATS = 0x10         # it has more than one record
+    HINT_SHIFT = 5              # above these the size of each of its records, in units of 8 bytes
+
 cdef uint64_t INDEX_MAGIC
+cdef uint64_t HINT_MAGIC
 cdef uint64_t VALUE_SIZE_MAX
 
 
@@ -125,6 +135,24 @@ cdef packed struct SegmentLine:
     uint64_t checksum           # XXH3-64 of the lines after it, seeded by the hash seed; holds only while clean
     uint64_t overflow_used      # lines taken for chains
     uint64_t line[6]
+
+
+cdef packed struct HintHeader:
+    uint64_t magic
+    uint32_t version
+    uint32_t reserved
+    uint32_t compatible         # unknown bits may be ignored
+    uint32_t incompatible       # unknown bits forbid using it
+    uint8_t log_uuid[16]
+    uint64_t segment_id
+    uint64_t hash_seed
+    uint64_t seq                # these three as in the footer of the segment
+    uint64_t end
+    uint64_t records
+    uint64_t runs_size          # bytes
+    uint64_t steps_size         # bytes
+    uint64_t content            # XXH3-64 of all behind the header, seeded by the segment id
+    uint64_t checksum           # XXH3-64 of the above, seeded by the segment id
 
 
 # A directory word: page of the index segment, a generation, how many hash bits lead to it, where its tags begin.

@@ -74,6 +74,7 @@ from mmaplog.format cimport (
 )
 from mmaplog.replay cimport Replay
 
+from mmapio import _os as system
 from mmapkv.errors import SnapshotTooOld, StoreError
 from mmaplog.errors import CorruptionError, FormatError, TooOld
 
@@ -346,7 +347,7 @@ cdef class Index:
         try:
             self.file.grow_to(max(least, self.limit + step))
         except OSError as error:
-            if error.errno != _errno.ENOSPC:
+            if not system.is_full(error):
                 raise
             self.file.grow_to(least)
         self.follow()
@@ -361,7 +362,6 @@ cdef class Index:
         self.slot_table = <uint64_t *>(self.base + SLOT_TABLE_OFFSET)
         self.dead = <uint32_t *>(self.base + DEAD_TABLE_OFFSET)
         self.limit = min(self.file.length, self.region.reserved)
-        return 0
 
     cdef uint64_t locate(self, uint64_t seq) except 0:
         # The address of the record with this number, found by walking its segment.

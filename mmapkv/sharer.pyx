@@ -79,6 +79,7 @@ cdef class Sharer(BulkReader):
         if self.tail_id != self.log.segment_id:
             self.tail_slot = index.slot_of(self.log.segment_id)
             self.tail_id = self.log.segment_id
+            self._segment_filled()
         return 0
 
     def _open(self, Log log, bint verify):

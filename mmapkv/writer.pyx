@@ -48,7 +48,8 @@ cdef double TTL_SECONDS_MAX = 1e10
 cdef class StoreWriter(Sharer):
     """The writing half of ``KVStore``, per operation.
 
-    The subclass gives the methods that replace the index or ready it for writing: `_rebuild_index`, `_begin_writing`.
+    The subclass gives the methods that replace the index or ready it for writing: `_rebuild_index`, `_begin_writing`; and
+    `_segment_filled`, which is told when another segment is written to.
     """
 
     def __setitem__(self, key, value):

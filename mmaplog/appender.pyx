@@ -461,7 +461,7 @@ cdef class Appender(TailHolder):
             made = create_segment(
                 self.directory, self.segments.log_uuid, self.seq, self.tail.epoch, capacity, size)
         except OSError as error:
-            if error.errno != _errno.ENOSPC:
+            if not system.is_full(error):
                 raise
             made = create_segment(
                 self.directory, self.segments.log_uuid, self.seq, self.tail.epoch, capacity, SEGMENT_HEADER_SIZE + need)
@@ -581,7 +581,7 @@ cdef grow_or_just_enough(Segment segment, uint64_t size, uint64_t least):
     except OSError as error:
         # The failed attempt may have been seen half way.
         segment.refresh()
-        if error.errno != _errno.ENOSPC:
+        if not system.is_full(error):
             raise
         try:
             segment.grow(least)

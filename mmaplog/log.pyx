@@ -25,6 +25,7 @@ from mmaplog import control as control_file
 from mmaplog import reserve
 from mmaplog.backup import backup
 from mmaplog.batch import Batch
+from mmaplog.bookmark_format import name_of
 from mmaplog.consumer import consumers, open_consumer, remove_consumer
 from mmaplog.errors import Locked, LogError, TooOld
 from mmaplog.follow import Follower
@@ -330,6 +331,7 @@ cdef class Log(Keeper):
             "segments": len(self.segments.bases()),
             "segment_bytes": self.segments.manifest.segment_bytes,
             "epoch": self.epoch,
+            "consumers": sum(name_of(name) is not None for name in system.list_directory(self.directory)),
             "bytes_on_disk": used,
             "log_uuid": str(self.segments.log_uuid),
             "poison": self.control.poison,
@@ -490,11 +492,9 @@ cdef class Log(Keeper):
 
     cdef vouch(self):
         if self.append_mutex is not None:
-            if not self.paused:
-                self.come_up()
+            self.come_up()
             if self.flushes_on_close:
-                # What others appended who did not come to flush it.
-                self.flush_held(self.control.committed().seq)
+                self.flush_held(self.control.committed().seq)  # what others appended who did not come to flush it
         if not self.control.poison:
             self.give_back()
         if self.flushes_on_close and self.control.durable == self.control.committed().seq:
@@ -516,7 +516,6 @@ cdef class Log(Keeper):
 
     def __exit__(self, *exc):
         self.close()
-        return False
 
     def __repr__(self):
         state = "closed" if self.control is None else f"{'writing' if self.writable else 'reading'}, {len(self)} records"

@@ -7,7 +7,6 @@ full they take it from here, and the reserve is filled again from what they free
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 from collections.abc import Callable
 from typing import TypeVar
@@ -35,7 +34,7 @@ def keep(directory: _os.Descriptor, path: str, size: int) -> None:
     try:
         _fill(directory, size)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not _os.is_full(error):
             raise
         logger.warning("%s: no room for a reserve of %d bytes: the disk is full", path, size)
 
@@ -50,7 +49,7 @@ def spend_if_full(directory: _os.Descriptor, operation: Callable[[], _Result]) -
         return operation()
     except OSError as error:
         # What the log itself raises says that it was begun.
-        if size == 0 or isinstance(error, LogError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if size == 0 or isinstance(error, LogError) or not _os.is_full(error):
             raise
     _empty(_opened(directory), size)
     return operation()

@@ -95,7 +95,9 @@ cdef class TailHolder(Syncer):
         return 0
 
     cdef int come_up(self) except -1:
-        # For who keeps the threads of this process from appending.
+        # For who keeps the threads of this process from appending. Where he keeps all others from it, too, he has done so.
+        if self.paused:
+            return 0
         self.append_mutex.take(True, None)
         try:
             return self.catch_up()
