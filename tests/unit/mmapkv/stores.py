@@ -13,8 +13,8 @@ SEGMENT = 64 << 10
 
 
 def opened(path: Path, mode: str = "c", policy: FlushPolicy = MANUAL) -> KVStore:
-    """A store of small segments whose policy starts no thread, so that the process may fork."""
-    return KVStore.open(path, mode, flush_policy=policy, segment_bytes=SEGMENT)
+    """A store of small segments that starts no thread: the process may fork, and nothing is removed unasked."""
+    return KVStore.open(path, mode, flush_policy=policy, segment_bytes=SEGMENT, compaction=False)
 
 
 def contents(path: Path, mode: str = "r") -> dict[bytes, bytes]:
