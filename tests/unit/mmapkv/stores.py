@@ -13,7 +13,7 @@ SEGMENT = 64 << 10
 
 
 def opened(path: Path, mode: str = "c", policy: FlushPolicy = MANUAL) -> KVStore:
-    """A store of small segments that starts no thread: the process may fork, and nothing is removed unasked."""
+    """A store of small segments that starts no thread: the process may fork, and nothing goes unasked."""
     return KVStore.open(path, mode, flush_policy=policy, segment_bytes=SEGMENT, compaction=False)
 
 
