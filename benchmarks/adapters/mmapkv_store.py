@@ -176,6 +176,9 @@ class MmapkvUncompactedStore(MmapkvStore):
     settings = "compaction=False, the rest by default"
     options: ClassVar[dict[str, Any]] = {"compaction": False}
     spellings: ClassVar[Spellings] = {
+        "put": {Form.OPERATOR: "kv[k] = v"},
+        "overwrite": {Form.OPERATOR: "kv[k] = v"},
+        "delete": {Form.OPERATOR: "del kv[k]"},
         "space": {Form.CALL: "all files, at most"},
         "churn": {Form.CALL: "kv.put(k, v)"},
     }
