@@ -437,6 +437,8 @@ cdef class Pass:
     def replace(self, Segment made, listed, names):
         """Put a segment in the place of others in MANIFEST, then in the index; then they go."""
         cdef Log log = self.log
+        # What was left out is superfluous for records below that: a power cut must not take these.
+        log.flush_to(self.needed)
         with self.store._index_lock:
             if self.store.index is not self.index or self.index.retired:
                 raise Replaced

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from mmapio import _fork
 from mmapio.errors import Closed, FlushFailed
-from mmapkv import compaction
+from mmapkv import compaction, hints
 from mmapkv.errors import StoreError
 from mmapkv.victims import Choice, Limits, Planner, Sealed
 from mmaplog.errors import LogError
@@ -161,6 +161,7 @@ class Compactor:
             if self._all:
                 self._all = False
                 self.done += compaction.compact(store, store._pins, self._halted).segments_written
+                hints.sweep(store._log)
                 return True
             limits, _ = self._look(store)
             chosen: tuple[Choice, list[Sealed], int] | None = None
@@ -178,7 +179,9 @@ class Compactor:
                 return False
             seen, made, _ = came
             self._planner.learn(*chosen, seen, made)
-            self.done += made != 0
+            if made:
+                self.done += 1
+                hints.sweep(store._log)
             return True
 
     def _after_fork_in_child(self) -> None:

@@ -144,7 +144,9 @@ class Planner:
 
     def _learn_clean(self, found: Sequence[Sealed], needed: int) -> None:
         # As far as nothing is dead now, or only tombstones are. While sweeping, these are to go.
-        clean = self._swept if self._sweeping else 0
+        # Before the first segment there is nothing: what was there was cleared.
+        first = found[0].base if found else 0
+        clean = max(self._swept, first) if self._sweeping else first
         for each in found:
             stuck = self._stuck.get(each.id)
             tombstones = (
