@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,8 @@ from mmapkv import KVStore, compaction, hints
 from tests.unit.mmapkv.stores import SEGMENT, agreeing
 
 VALUE = b"v" * 500
+# Waited for is a part of a second on an idle machine.
+PATIENCE_SECONDS = 60.0
 
 
 def fill(kv: KVStore, keys: int) -> None:
@@ -55,9 +58,10 @@ def test_the_thread_takes_hints_along(tmp_path: Path) -> None:
         compactor = kv._compactor
         assert compactor is not None
         kv.compact(background=True)
-        compactor._told.put(None)
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while compactor.done == 0 or compactor._busy:
-            pass
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
         named = {hints.name_of(name) for _, _, name in log.segments.listing()}
         left = {entry.name for entry in Path(kv.path).glob("*.hint")}
         assert left <= named
