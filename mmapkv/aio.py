@@ -327,9 +327,9 @@ class AsyncKVStore:
         """:meth:`KVStore.sweep` in a thread."""
         return await in_thread(self._store.sweep)
 
-    async def clear(self) -> None:
+    async def clear(self, *, durable: bool = False) -> None:
         """:meth:`KVStore.clear` in a thread."""
-        await in_thread(self._store.clear)
+        await in_thread(lambda: self._store.clear(durable=durable))
 
     async def flush(self) -> None:
         """:meth:`KVStore.flush` in a thread."""

@@ -73,7 +73,7 @@ cdef class BulkWriter(StoreUpdater):
             for key, value in pairs:
                 batch.add(KIND_PUT, key, value, expires)
         batch.over = True
-        self.commit_batch(batch, durable, None, NEVER, False)
+        self.commit_batch(batch, durable, None, NEVER, False, NEVER)
 
     def delete_many(self, keys, /, *, bint durable=False):
         """Remove many keys, all of them or none, and return how many were there. Costs less than single deletions."""
@@ -84,7 +84,7 @@ cdef class BulkWriter(StoreUpdater):
             if 0 < PyBytes_GET_SIZE(key) <= KEY_SIZE_MAX:
                 batch.add(KIND_DELETE, key, None, 0)
         batch.over = True
-        return self.commit_batch(batch, durable, None, NEVER, False)
+        return self.commit_batch(batch, durable, None, NEVER, False, NEVER)
 
     def batch(self, *, bint durable=False):
         """Changes that are committed together when a ``with`` block ends, and not at all when it raises.
@@ -99,12 +99,12 @@ cdef class BulkWriter(StoreUpdater):
             self.raise_closed()
         self.log.check_writable()
 
-    def _commit(self, Batch batch not None, list reads=None, uint64_t stop=NEVER, bint alone=False):
-        # For a transaction that saw the records below `stop`: Conflict when one of the keys in `reads`, or one that it changes, has
-        # a newer one; with `alone`, when there is any.
-        return self.commit_batch(batch, batch.durable, reads, stop, alone)
+    def _commit(self, Batch batch not None, list reads=None, uint64_t stop=NEVER, bint alone=False, uint64_t cleared=NEVER):
+        # For a transaction that saw the records in [`cleared`, `stop`): Conflict when one of the keys in `reads`, or one that it changes, has
+        # a newer one, or was cleared since; with `alone`, when there is any newer one.
+        return self.commit_batch(batch, batch.durable, reads, stop, alone, cleared)
 
-    cdef uint64_t commit_batch(self, Batch batch, bint durable, list reads, uint64_t stop, bint alone) except? 0:
+    cdef uint64_t commit_batch(self, Batch batch, bint durable, list reads, uint64_t stop, bint alone, uint64_t cleared) except? 0:
         # How many records were written.
         cdef Log log = self.log
         cdef Index index
@@ -126,9 +126,9 @@ cdef class BulkWriter(StoreUpdater):
                 try:
                     if self.index is not index or self.tail_id == 0:
                         continue
-                    outcome = self.check_reads(index, reads, stop, alone, &hit)
+                    outcome = self.check_reads(index, reads, stop, alone, cleared, &hit)
                     if outcome == PRESENT:
-                        outcome = self.plan_changes(index, plan, stop, &hit)
+                        outcome = self.plan_changes(index, plan, stop, cleared, &hit)
                     if outcome == PRESENT:
                         self.fit(index, batch, &written, &total)
                         if written:
@@ -145,7 +145,7 @@ cdef class BulkWriter(StoreUpdater):
             log.flush_if_due(durable)
         return written
 
-    cdef Outcome check_reads(self, Index index, list reads, uint64_t stop, bint alone, Hit *hit) except *:
+    cdef Outcome check_reads(self, Index index, list reads, uint64_t stop, bint alone, uint64_t cleared, Hit *hit) except *:
         # PRESENT when they are still what they were.
         cdef Outcome outcome
         cdef const char *start
@@ -166,11 +166,11 @@ cdef class BulkWriter(StoreUpdater):
                 if outcome == REPLACED or outcome == UNSOUND:
                     return outcome
                 index.settle(outcome, hit)
-            if outcome == PRESENT and hit.seq >= stop:
-                self.raise_conflict(start, size, hit.seq)
+            if outcome == PRESENT:
+                self.refuse_changed(index, hit, stop, cleared)
         return PRESENT
 
-    cdef Outcome plan_changes(self, Index index, Plan plan, uint64_t stop, Hit *hit) except *:
+    cdef Outcome plan_changes(self, Index index, Plan plan, uint64_t stop, uint64_t cleared, Hit *hit) except *:
         # Finds for each change what there is to be done, and room in the index for all of it. PRESENT when that is finished.
         cdef Batch batch = plan.batch
         cdef Change *change
@@ -202,8 +202,10 @@ cdef class BulkWriter(StoreUpdater):
             if outcome != PRESENT and outcome != ABSENT:
                 index.settle(outcome, hit)
                 continue
-            if outcome == PRESENT and hit.seq >= stop:
-                self.raise_conflict(change.version.key, change.version.key_size, hit.seq)
+            if outcome == PRESENT:
+                self.refuse_changed(index, hit, stop, cleared)
+                if hit.seq < index.state.cleared:
+                    hit.deleted = True
             if change.version.kind == KIND_DELETE and (outcome == ABSENT or hit.deleted or hit.expires and hit.expires <= now):
                 change.fate = Fate.VOID
                 continue
@@ -312,8 +314,15 @@ cdef class BulkWriter(StoreUpdater):
                 index.add_dead(self.tail_slot, record_size(payload_size_of(change), False))
             memory.store_release(change.cell, change.tag | change.address)
 
-    cdef int raise_conflict(self, const char *key, uint64_t key_size, uint64_t seq) except -1:
-        raise Conflict(f"{key[:min(key_size, 40)]!r} was changed by record {seq}, after this transaction began; run it again", self._path)
+    cdef int refuse_changed(self, Index index, Hit *hit, uint64_t stop, uint64_t cleared) except -1:
+        # What was there when a transaction began is not there any more.
+        cdef uint64_t seq = hit.seq
+        if cleared <= hit.seq < index.state.cleared and not hit.deleted:
+            seq = index.state.clear_seq
+        elif hit.seq < stop:
+            return 0
+        raise Conflict(
+            f"{hit.key[:min(hit.key_size, 40)]!r} was changed by record {seq}, after this transaction began; run it again", self._path)
 
 
 cdef inline uint64_t payload_size_of(Change *change) noexcept nogil:

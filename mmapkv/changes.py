@@ -25,19 +25,22 @@ SLICE_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A put or a deletion.
+    """A put, a deletion, or a clear.
 
-    `seq` is its number in the log, `kind` "put" or "delete", `value` None for a deletion. `previous` is the
+    `seq` is its number in the log, `kind` "put", "delete" or "clear", `value` None unless it is a put. With a
+    clear every key is gone that was last put below number `below`: all of them, unless it is what a cache let
+    go of; its key is empty, as no other is, and of those keys no deletion comes. `previous` is the
     number of the version of the key that it replaced, a deletion included, or None when there never was one.
     `expires_ns` is the time at which the value ceases to be there, in nanoseconds since 1970, or None.
     """
 
     seq: int
-    kind: Literal["put", "delete"]
+    kind: Literal["put", "delete", "clear"]
     key: bytes
     value: bytes | None
     previous: int | None
     expires_ns: int | None = None
+    below: int | None = None
 
 
 class Changes:
@@ -90,6 +93,8 @@ class Changes:
             return None
         seq, key, value, previous, expires_ns = found
         self._complete = self._complete and seq == expected
+        if isinstance(value, int):
+            return Change(seq, "clear", key, None, None, None, value)
         return Change(seq, "delete" if value is None else "put", key, value, previous, expires_ns)
 
     def wait(self, timeout: float | None = None) -> bool:

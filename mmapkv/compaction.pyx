@@ -13,11 +13,14 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
+from mmapio cimport _memory as memory
 from mmapio.region cimport Region
 from mmapkv.format cimport (
     FLAG_CREATES,
     FLAG_PREVIOUS,
+    KIND_CLEAR,
     KIND_DELETE,
+    KIND_PUT,
     PAYLOAD_HEADER_SIZE,
     PREVIOUS_SIZE,
     SLOTS,
@@ -46,6 +49,7 @@ from mmaplog.segment cimport Segment
 from mmaplog.segment_set cimport SegmentSet
 
 from mmapkv import relocation
+from mmapkv.clearing import drop_head
 from mmapkv.errors import SnapshotTooOld
 from mmaplog.compaction import Compaction, Group, fits, rewrite, sealed_segments
 from mmaplog.errors import CorruptionError
@@ -79,6 +83,9 @@ cdef struct Scan:
     uint64_t slot
     uint64_t offset
     uint64_t needed             # what was current at this number or later is needed
+    uint64_t cleared            # what is below is dead; ...
+    uint64_t floor              # ... and nobody looks for it any more, if it is below this
+    uint64_t clear_seq          # the record that says so
     bint drop_tombstones
     uint32_t *places            # of what stays
     uint64_t count
@@ -113,6 +120,7 @@ def compact(StoreWriter store, pins):
             current = Pass(store, pins.oldest(store.index), counts)
             if current.needed >= seq:
                 current.learn_age(segment_id, end)
+            current.drop_head()
             try:
                 current.run()
             except Replaced:
@@ -150,6 +158,9 @@ cdef class Pass:
     cdef Log log
     cdef Index index
     cdef uint64_t needed
+    cdef uint64_t cleared       # and since which record
+    cdef uint64_t clear_seq
+    cdef uint64_t floor         # nobody looks for what is below
     cdef uint64_t *aged
     cdef list counts
     cdef object group           # that is to become one segment, or None
@@ -159,6 +170,9 @@ cdef class Pass:
         self.log = store.log
         self.index = store.index
         self.needed = needed
+        self.cleared = memory.load_acquire(&self.index.state.cleared)
+        self.clear_seq = memory.load_acquire(&self.index.state.clear_seq)
+        self.floor = self.cleared if self.clear_seq < needed else 0
         self.counts = counts
         self.aged = <uint64_t *>calloc(SLOTS, sizeof(uint64_t))
         if self.aged == NULL:
@@ -166,6 +180,13 @@ cdef class Pass:
 
     def __dealloc__(self):
         free(self.aged)
+
+    cdef int drop_head(self) except -1:
+        segments, records, size = drop_head(self.index, self.log, self.floor)
+        self.counts[0] += segments
+        self.counts[2] += records
+        self.counts[3] += size
+        return 0
 
     cdef int run(self) except -1:
         cdef SegmentSet segments = self.log.segments
@@ -187,6 +208,9 @@ cdef class Pass:
             memset(&scan, 0, sizeof(scan))
             scan.slot = slot
             scan.needed = self.needed
+            scan.cleared = self.cleared
+            scan.floor = self.floor
+            scan.clear_seq = self.clear_seq
             scan.drop_tombstones = clean
             places = self.survey(segment, &scan)
             if slot != SLOTS:
@@ -291,7 +315,8 @@ cdef class Pass:
         read_record(scan.base, scan.offset, scan.end, scan.id, scan.base_seq, False, &record)
         split_payload(&record, &payload, &key)
         if self.is_reached(record.seq, key, payload.key_length):
-            keep(scan, &record, &payload, True)
+            scan.dead += record.size if payload.kind == KIND_PUT and record.seq >= scan.cleared else 0
+            keep(scan, &record, &payload)
         else:
             drop(scan, &record)
         return 0
@@ -307,7 +332,7 @@ cdef class Pass:
                     return True
                 if hit.seq < self.needed or hit.seq < seq:
                     return False
-                outcome = index.version_before(hit.seq, False, &hit)
+                outcome = index.version_before(hit.seq, 0, False, &hit)
                 if outcome == STRAY or outcome == UNMAPPED:
                     try:
                         index.settle(outcome, &hit)
@@ -374,6 +399,16 @@ cdef Pause scan_some(Scan *scan, const Ground *ground, uint64_t records, uint64_
         if (read_record(scan.base, scan.offset, scan.end, scan.id, scan.base_seq, True, &record) != Found.RECORD
                 or not split_payload(&record, &payload, &key) or scan.count == records):
             return DAMAGED_HERE
+        if record.seq < scan.floor:
+            drop(scan, &record)
+            continue
+        if payload.kind == KIND_CLEAR:
+            # As a tombstone, of all keys; an older one says nothing that a newer one does not.
+            if scan.floor and (scan.drop_tombstones or record.seq < scan.clear_seq):
+                drop(scan, &record)
+            else:
+                keep(scan, &record, &payload)
+            continue
         fate = fate_of(
             ground, xxh3(key, payload.key_length, ground.seed), make_address(scan.slot, scan.offset), &cell)
         if fate == Fate.BEYOND:
@@ -381,19 +416,19 @@ cdef Pause scan_some(Scan *scan, const Ground *ground, uint64_t records, uint64_
         if fate == Fate.UNDECIDED:
             return ASKING
         if fate == Fate.CURRENT and not (payload.kind == KIND_DELETE and scan.drop_tombstones and record.seq < scan.needed):
-            keep(scan, &record, &payload, payload.kind == KIND_DELETE)
+            keep(scan, &record, &payload)
         else:
             drop(scan, &record)
     return DONE
 
 
-cdef void keep(Scan *scan, const Record *record, const PayloadHeader *payload, bint dead) noexcept nogil:
+cdef void keep(Scan *scan, const Record *record, const PayloadHeader *payload) noexcept nogil:
     scan.places[scan.count] = <uint32_t>(scan.offset // UNIT)
     scan.count += 1
     scan.size += record.size
     if payload.flags & FLAG_PREVIOUS and record.seq < scan.needed:
         scan.size -= PREVIOUS_SIZE
-    if dead:
+    if payload.kind != KIND_PUT or record.seq < scan.cleared:
         scan.dead += record.size
     scan.offset += record.size
 

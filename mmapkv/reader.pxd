@@ -24,7 +24,7 @@ cdef class StoreReader:
     @cython.final
     cdef int look(self, const char *key, uint64_t key_size, Hit *hit) except -1
     cdef bint admit(self, Index index, Hit *hit) except -1
-    cdef bint step_down(self, Index index, uint64_t stop, Hit *hit) except -1
+    cdef bint step_down(self, Index index, uint64_t stop, uint64_t cleared, Hit *hit) except -1
     cdef int settle(self, Index index, Outcome outcome, Hit *hit) except -1
     cdef raise_closed(self)
 

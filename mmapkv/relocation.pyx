@@ -14,7 +14,7 @@ from mmapkv.format cimport (
     ADDRESS_BITS,
     BUCKETS,
     ENTRIES,
-    KIND_DELETE,
+    KIND_CLEAR,
     KIND_PUT,
     LINE,
     OVERFLOW_LINES,
@@ -128,10 +128,10 @@ cdef bint split_payload(const Record *record, PayloadHeader *payload, const char
     if record.payload_size < PAYLOAD_HEADER_SIZE:
         return False
     memcpy(payload, record.payload, sizeof(payload[0]))
-    if payload.flags & ~<unsigned int>PAYLOAD_FLAG_KNOWN or not (payload.kind == KIND_PUT or payload.kind == KIND_DELETE):
+    if payload.flags & ~<unsigned int>PAYLOAD_FLAG_KNOWN or not KIND_PUT <= payload.kind <= KIND_CLEAR:
         return False
     key[0] = record.payload + head_size(payload.flags)
-    return payload.key_length != 0 and record.payload_size == value_offset(payload.flags, payload.key_length) + payload.value_length
+    return (payload.key_length == 0) == (payload.kind == KIND_CLEAR) and record.payload_size == value_offset(payload.flags, payload.key_length) + payload.value_length
 
 
 cdef int relocate_some(Cursor *at, const Ground *ground, uint64_t count) noexcept nogil:
@@ -153,18 +153,20 @@ cdef int relocate_some(Cursor *at, const Ground *ground, uint64_t count) noexcep
         at.old_offset += old.size
         if not split_payload(&old, &payload, &key):
             continue
-        hash = xxh3(key, payload.key_length, ground.seed)
-        fate = fate_of(ground, hash, address, &cell)
+        fate = SUPERSEDED
+        if payload.kind != KIND_CLEAR:
+            hash = xxh3(key, payload.key_length, ground.seed)
+            fate = fate_of(ground, hash, address, &cell)
         if fate == BEYOND:
             at.beyond = True
             return 0
         if at.new_offset < at.new_limit and new.seq == old.seq:
-            if fate != CURRENT or payload.kind == KIND_DELETE:
+            if fate != CURRENT or payload.kind != KIND_PUT or old.seq < (<State *>(ground.base + STATE_OFFSET)).cleared:
                 at.dead += new.size
             if fate == CURRENT:
                 memory.store_release(cell, cell[0] >> ADDRESS_BITS << ADDRESS_BITS | make_address(at.new_slot, at.new_offset))
         elif fate == CURRENT:
-            # A tombstone that was left out.
+            # A tombstone that was left out, or what was cleared.
             memory.store_release(cell, 0)
     return 1
 

@@ -19,6 +19,7 @@ from mmapkv import attach, index_file
 from mmapkv.bulk import BulkWriter
 from mmapkv.care import Cared
 from mmapkv.changes import Changes
+from mmapkv.clearing import clear
 from mmapkv.codecs import Bytes, Codec, checked
 from mmapkv.errors import Conflict, SnapshotTooOld, StoreError
 from mmapkv.index import Index
@@ -32,7 +33,7 @@ from mmapkv.transaction import Transaction
 from mmapkv.typed import TypedStore
 from mmapkv.views import Items, Values
 from mmapkv.walk import EXPIRED, KEYS, Walk
-from mmaplog.errors import CorruptionError, Locked
+from mmaplog.errors import CorruptionError, Locked, TooOld
 from mmaplog.log import DEFAULT_POLICY, DEFAULT_SEGMENT_BYTES, Log, open_log
 
 if TYPE_CHECKING:
@@ -216,8 +217,8 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
             if oldest is None and len(self):
                 # Nothing before the point that an exhausted walk reached can come to life again, and what
                 # compaction removes meanwhile has come later by then.
-                self._oldest = self._walk_until(self._visible()[0], KEYS, 0, None)
-            with suppress(SnapshotTooOld):
+                self._oldest = self._walk_until(*self._present()[::2], KEYS, 0, None)
+            with suppress(SnapshotTooOld, TooOld):
                 for key in self._oldest or ():
                     value = self.pop(key, None)
                     if value is not None:
@@ -227,14 +228,13 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
                 # Read from the beginning; what is counted may all have expired.
                 raise KeyError("popitem: the store is empty")
 
-    def clear(self) -> None:
-        """Delete every key. Costs one deletion for each."""
-        for key in self:
-            try:
-                del self[key]
-            except KeyError:
-                # Deleted by another thread meanwhile.
-                continue
+    def clear(self, *, durable: bool = False) -> None:
+        """Delete every key, in one step for every thread and process. Costs one record.
+
+        Snapshots, walks and transactions that began before see what there was. What the log has of it takes
+        its room until :meth:`compact`. Raises what `put` does.
+        """
+        clear(self, durable)
 
     def sweep(self) -> int:
         """Delete the keys whose time to live is over, and return how many there were.
@@ -410,33 +410,38 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
         return f"<KVStore {self.path!r} {'writing' if self._log.writable else 'reading'}, {len(self)} keys>"
 
     def _walk(self, what: int) -> Walk[Any]:
-        stop, _, pin = self._pinned()
-        return self._walk_until(stop, what, 0, pin)
+        stop, _, cleared, pin = self._pinned()
+        return self._walk_until(stop, cleared, what, 0, pin)
 
-    def _walk_until(self, stop: int, what: int, now: int, pin: Pin | None) -> Walk[Any]:
+    def _walk_until(self, stop: int, cleared: int, what: int, now: int, pin: Pin | None) -> Walk[Any]:
         log, _ = self._open_parts()
-        return Walk(self, log.replay(stop=min(stop, log.committed)), what, now, pin)
+        stop = min(stop, log.committed)
+        start = cleared if log.first_seq < cleared <= stop else 0
+        return Walk(self, log.replay(start, stop), what, now, pin)
 
     def _visible(self) -> tuple[int, int]:
-        # (number after the last record that reads show, keys present then). What is above is not yet in the
-        # index: the entries of a commit may be a moment away.
+        return self._present()[:2]
+
+    def _present(self) -> tuple[int, int, int]:
+        # (number after the last record that reads show, keys present then, number below which a clear deleted
+        # all). What is above is not yet in the index: the entries of a commit may be a moment away.
         _, index = self._open_parts()
         while index.retired:
             self._reload_index(index)
             _, index = self._open_parts()
-        return index.progress()
+        return index.present()
 
-    def _pinned(self) -> tuple[int, int, Pin | None]:
+    def _pinned(self) -> tuple[int, int, int, Pin | None]:
         # The same, and what keeps compaction from removing what was current; a forked child has no locks.
         while True:
-            seq, count = self._visible()
+            seq, count, cleared = self._present()
             _, index = self._open_parts()
             try:
                 pin = self._pins.hold(seq)
             except Closed:
-                return seq, count, None
+                return seq, count, cleared, None
             if index.horizon <= seq and not index.retired:
-                return seq, count, pin
+                return seq, count, cleared, pin
             # Compaction had asked before; what it goes by is newer.
             pin.release()
 

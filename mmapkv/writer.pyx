@@ -149,6 +149,8 @@ cdef class StoreWriter(BulkReader):
                 spot.cell = spot.hit.cell
                 spot.tag = spot.cell[0] >> ADDRESS_BITS << ADDRESS_BITS
                 spot.known = True
+                if spot.hit.seq < index.state.cleared:
+                    spot.hit.deleted = True
                 spot.live = not spot.hit.deleted and (spot.hit.expires == 0 or spot.hit.expires > now_ns())
                 return 0
             if outcome == ABSENT:

@@ -177,6 +177,10 @@ cdef class Keeper(Appender):
         finally:
             self.give_tail()
 
+    def truncate_to(self, seq):
+        """For layers above that take care of the log: what `truncate_before` does, for a number that the log has."""
+        self.advance_to(seq)
+
     def hold_past(self, seq):
         """For layers above: tell those who compact, in whichever process, that the log is looked at as it was below `seq`."""
         self.check()

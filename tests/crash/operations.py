@@ -27,9 +27,10 @@ class Kind(IntEnum):
 
     PUT = 1
     DELETE = 2
-    FLUSH = 3
-    REOPEN = 4
-    BATCH = 5
+    CLEAR = 3
+    FLUSH = 4
+    REOPEN = 5
+    BATCH = 6
 
 
 class Version(NamedTuple):
@@ -41,7 +42,7 @@ class Version(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """One call: its key and version mean nothing for a flush, nor for a batch of others."""
+    """One call: its key and version mean nothing for a flush or clear, nor for a batch of others."""
 
     kind: Kind
     key: bytes
@@ -51,9 +52,9 @@ class Operation(NamedTuple):
     """Of a batch: puts and deletions, of which several may be of one key."""
 
     def writes(self) -> list[Operation]:
-        """The puts and deletions that count: of a batch the last of each key, in their order."""
+        """The puts, deletions and clears that count: of a batch the last of each key, in their order."""
         if self.kind is not Kind.BATCH:
-            return [self] if self.kind in (Kind.PUT, Kind.DELETE) else []
+            return [self] if self.kind in (Kind.PUT, Kind.DELETE, Kind.CLEAR) else []
         last = {part.key: at for at, part in enumerate(self.parts)}
         return [part for at, part in enumerate(self.parts) if last[part.key] == at]
 
@@ -125,6 +126,9 @@ def _singles(plan: Plan) -> Iterator[Operation]:
         if choice < reopen_below:
             kind = Kind.FLUSH if choice < flush_below else Kind.REOPEN
             yield Operation(kind, b"", Version(plan.round, number, 0), durable=False)
+            continue
+        if choice >= WHOLE - plan.clears:
+            yield Operation(Kind.CLEAR, b"", Version(plan.round, number, 0), durable=False)
             continue
         # A quarter of what is not new goes to keys of this very round.
         recent = fresh > 0 and word & 3 == 0

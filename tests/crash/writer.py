@@ -62,6 +62,8 @@ def write(
                         batch[part.key] = value
                     else:
                         del batch[part.key]
+        elif kind is Kind.CLEAR:
+            store.clear()
         elif kind is Kind.FLUSH:
             store.flush()
         else:
