@@ -51,7 +51,7 @@ from typing import (
 
 from mmapio.aio import check_anyio, in_thread, in_thread_all_the_same
 from mmapio.options import FlushPolicy, Trigger
-from mmapkv.changes import Change, Changes
+from mmapkv.changes import Change, Changes, TooOldChoice
 from mmapkv.store import KVStore
 from mmaplog.log import DEFAULT_POLICY, DEFAULT_SEGMENT_BYTES
 
@@ -394,10 +394,15 @@ class AsyncKVStore:
         return _Scan(self._store, begin)
 
     def changes(
-        self, since: SupportsIndex | None = 0, *, follow: bool = False, timeout: float | None = None
+        self,
+        since: SupportsIndex | None = 0,
+        *,
+        follow: bool = False,
+        timeout: float | None = None,
+        too_old: TooOldChoice = "raise",
     ) -> AsyncChanges:
         """:meth:`KVStore.changes`, which waits in a thread."""
-        return AsyncChanges(self._store.changes(since, follow=follow, timeout=timeout))
+        return AsyncChanges(self._store.changes(since, follow=follow, timeout=timeout, too_old=too_old))
 
     async def close(self) -> None:
         """:meth:`KVStore.close` in a thread. A task that was cancelled closes all the same."""

@@ -34,7 +34,7 @@ from mmapkv.plan cimport Plan, plan_of
 from mmapkv.reader cimport as_bytes
 from mmapkv.slots cimport Slot
 from mmapkv.updater cimport StoreUpdater
-from mmapkv.writer cimport expiry_of, lay_out
+from mmapkv.writer cimport NEVER_DUE, expiry_of, lay_out
 from mmaplog.appender cimport BATCH_SIZE_MAX, record_size
 from mmaplog.checksum cimport xxh3
 from mmaplog.format cimport FLAG_BATCH, FLAG_BATCH_END
@@ -112,6 +112,8 @@ cdef class BulkWriter(StoreUpdater):
         cdef Hit hit
         cdef Outcome outcome
         cdef uint64_t written, total
+        if self.due != NEVER_DUE:
+            self.make_way(size_at_most(batch))
         while True:
             index = self.index
             if index is None:
@@ -210,6 +212,7 @@ cdef class BulkWriter(StoreUpdater):
                 change.fate = Fate.VOID
                 continue
             change.flags = FLAG_EXPIRY if change.version.expires else 0
+            self.expiring = self.expiring or change.flags
             change.superseded = 0
             change.segment = segment_of(index, change.hash)
             if outcome == ABSENT:
@@ -253,6 +256,8 @@ cdef class BulkWriter(StoreUpdater):
         if self.tail_id != log.segment_id:
             self.tail_slot = index.slot_of(log.segment_id)
             self.tail_id = log.segment_id
+            if self.due != NEVER_DUE:
+                self.due = 0
         return 0
 
     cdef int publish_changes(self, Index index, Batch batch, uint64_t written, uint64_t total) except -1:
@@ -323,6 +328,15 @@ cdef class BulkWriter(StoreUpdater):
             return 0
         raise Conflict(
             f"{hit.key[:min(hit.key_size, 40)]!r} was changed by record {seq}, after this transaction began; run it again", self._path)
+
+
+cdef uint64_t size_at_most(Batch batch) noexcept:
+    # Of all its records.
+    cdef uint64_t at, size = 0
+    for at in range(batch.count):
+        size += record_size(
+            value_offset(FLAG_PREVIOUS | FLAG_EXPIRY, batch.changes[at].version.key_size) + batch.changes[at].version.value_size, False)
+    return size
 
 
 cdef inline uint64_t payload_size_of(Change *change) noexcept nogil:

@@ -228,6 +228,8 @@ cdef class BulkReader(StoreReader):
                     found[at].value = hit.value
                     found[at].size = hit.value_size
                     found[at].slot = hit.slot
+                    if self.marks is not None:
+                        self.marks.note(hit.slot, hit.offset)
                 elif outcome == PRESENT or outcome == ABSENT:
                     found[at].size = -1
                 else:

@@ -76,7 +76,8 @@ class Cared:
         `keys`; of the log, `records`, the numbers `first_seq`, `committed` and `durable`, `segments`, the
         `segment_bytes` that each may have, how often its end was dropped, `epoch`; `bytes_on_disk` of all
         files; open `snapshots`, those of transactions and scans too; of the index, its depth, segments, and
-        bytes in use and allocated. How much of the log is live takes a look at each record: :meth:`verify`
+        bytes in use and allocated; of a cache, `max_bytes`, `live_bytes`, and `evictions` by this handle. How
+        much of the log is live takes a look at each record: :meth:`verify`
         tells. Raises Closed.
         """
         log, index = self._store._open_parts()
@@ -86,6 +87,9 @@ class Cared:
             "bytes_on_disk",
         )
         ours = {"keys": len(self._store), "snapshots": len(self._store._views)}
+        eviction = self._store._eviction
+        if eviction is not None:
+            ours |= eviction.figures()
         return {**ours, **{name: int(told[name]) for name in names}, **index.figures()}
 
     def verify(

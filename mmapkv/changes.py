@@ -5,15 +5,18 @@ from __future__ import annotations
 import operator
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Self, SupportsIndex
+from typing import TYPE_CHECKING, Literal, Self, SupportsIndex, TypeAlias
 
 from mmapkv.decode import take_change
 from mmaplog.errors import TooOld
 from mmaplog.follow import wait_in_thread
+from mmaplog.subscription import SKIP, checked_choice
 
 if TYPE_CHECKING:
     from mmapkv.store import KVStore
     from mmaplog.follow import Follower
+
+TooOldChoice: TypeAlias = Literal["raise", "skip"]
 
 # How long to wait for the index entry of a record that is committed: the writer is between two stores. If it
 # was killed there, the next writer makes the entry.
@@ -51,12 +54,27 @@ class Changes:
     """
 
     def __init__(
-        self, store: KVStore, since: SupportsIndex | None, follow: bool, timeout: float | None
+        self,
+        store: KVStore,
+        since: SupportsIndex | None,
+        follow: bool,
+        timeout: float | None,
+        too_old: TooOldChoice,
     ) -> None:
+        checked_choice(too_old)
         visible, _ = store._visible()
         log, _ = store._open_parts()
         begin = visible if since is None else operator.index(since)
         self._store = store
+        self._segments = log.segments
+        self._skipping = too_old == SKIP
+        # Who begins with nothing misses nothing by what was removed before: what a key had last is there.
+        self._compacted = None
+        if not begin:
+            log.segments.relist()
+            self._compacted = log.segments.manifest.compacted
+        self._gap: TooOld | None = None
+        self._gap_at = 0
         self._follower = log.follow(begin) if begin else _from_first(store)
         self._stop = None if follow else visible
         self._visible = visible
@@ -66,42 +84,62 @@ class Changes:
     @property
     def seq(self) -> int:
         """The number that the next change has at least: where to go on, another day."""
-        return self._follower.seq
+        return self._follower.seq if self._gap is None else self._gap_at
 
     @property
     def complete(self) -> bool:
         """Whether every number since the beginning was there.
 
-        False once a compaction has been met: what it removed was overwritten or deleted later, so that the
-        newest change of every key still comes, but for deletions, which it may remove altogether. A copy of
-        the store that is kept by means of changes must be made anew then.
+        False once a compaction or repair has been met. Of what that removed, what was overwritten or deleted
+        is of no account to who began with 0 and an empty copy. To others a deletion may be missing, which
+        raises TooOld unless it is to be skipped: then their copy must be made anew.
         """
         return self._complete
 
     def poll(self) -> Change | None:
         """The next change, or None when there is none yet. Costs reading a record and copying it.
 
-        Raises TooOld for what was truncated, CorruptionError, MappingFault, Closed.
+        Raises TooOld for what was truncated and, unless that is skipped, for what may be missing of what was
+        compacted, each time; CorruptionError, MappingFault, Closed.
         """
         self._store._open_parts()
+        if self._gap is not None:
+            raise self._gap
         expected = self._follower.seq
         if self._stop is None and expected >= self._visible:
             self._visible, _ = self._store._visible()
         found = take_change(self._follower, self._visible)
         if found is None:
-            self._complete = self._complete and self._follower.seq == expected
+            self._pass(expected, self._follower.seq)
             return None
         seq, key, value, previous, expires_ns = found
-        self._complete = self._complete and seq == expected
+        self._pass(expected, seq)
         if isinstance(value, int):
             return Change(seq, "clear", key, None, None, None, value)
         return Change(seq, "delete" if value is None else "put", key, value, previous, expires_ns)
+
+    def _pass(self, expected: int, seq: int) -> None:
+        # From what was expected next to what came.
+        if seq == expected:
+            return
+        self._complete = False
+        if self._skipping or self._compacted == self._segments.manifest.compacted:
+            return
+        self._gap_at = expected
+        self._gap = TooOld(
+            f"compaction has removed changes between {expected} and {seq}, deletions perhaps; copy what the "
+            'store holds now and go on from there, or pass them over with too_old="skip"',
+            self._store.path,
+        )
+        raise self._gap
 
     def wait(self, timeout: float | None = None) -> bool:
         """Sleep until there is a next change, at most `timeout` seconds. True when there is.
 
         The kernel wakes who sleeps, whichever process wrote. Raises TooOld, Closed.
         """
+        if self._gap is not None:
+            return True
         deadline = None if timeout is None else time.monotonic() + timeout
         pause = PAUSE_SECONDS
         while True:

@@ -26,7 +26,7 @@ from mmapkv.format cimport (
 )
 from mmapkv.index cimport OUTGROWN, Hit, Index
 from mmapkv.moment cimport read_moment, store_clear
-from mmapkv.writer cimport StoreWriter
+from mmapkv.writer cimport NEVER_DUE, StoreWriter
 from mmaplog.appender cimport record_size
 from mmaplog.log cimport Log
 
@@ -68,6 +68,8 @@ cdef int write_clear(StoreWriter store, bint everything, uint64_t below, bint du
             if store.tail_id != log.segment_id:
                 store.tail_slot = index.slot_of(log.segment_id)
                 store.tail_id = log.segment_id
+                if store.due != NEVER_DUE:
+                    store.due = 0
             if everything:
                 below = log.seq
             # The last that can fail.

@@ -120,8 +120,8 @@ def compact(StoreWriter store, pins):
             current = Pass(store, pins.oldest(store.index), counts)
             if current.needed >= seq:
                 current.learn_age(segment_id, end)
-            current.drop_head()
             try:
+                current.drop_head()
                 current.run()
             except Replaced:
                 if attempt + 1 == ATTEMPTS:
@@ -182,7 +182,10 @@ cdef class Pass:
         free(self.aged)
 
     cdef int drop_head(self) except -1:
-        segments, records, size = drop_head(self.index, self.log, self.floor)
+        with self.store._index_lock:
+            if self.store.index is not self.index:
+                raise Replaced
+            segments, records, size = drop_head(self.index, self.log, self.floor)
         self.counts[0] += segments
         self.counts[2] += records
         self.counts[3] += size

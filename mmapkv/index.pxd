@@ -50,6 +50,8 @@ cdef class Index:
     cdef uint32_t *dead         # beside it: units of 8 bytes of records that nobody needs
     cdef uint64_t seed
     cdef SlotMap slots
+    cdef public bint private    # in the memory of a process that may write nothing; who finds it out of date builds another
+    cdef public object basis    # for a reader who may write nothing: the MANIFEST by which it is right; else None
     cdef bint check_pages       # the file was closed cleanly: index segments are verified when first touched
     cdef unsigned char *checked
     cdef uint64_t checked_pages

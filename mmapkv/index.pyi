@@ -1,9 +1,13 @@
 from typing import final
 
+from mmaplog.manifest import Manifest
+
 class Reseed(Exception): ...
 
 @final
 class Index:
+    private: bool
+    basis: Manifest | None
     @property
     def incarnation(self) -> int: ...
     def adopt(self, incarnation: int) -> None: ...

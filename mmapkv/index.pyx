@@ -15,6 +15,7 @@ from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
 from mmapio cimport _memory as memory
+from mmapio._vm cimport READ_WRITE
 from mmapkv.bucket cimport candidates_of, is_same, lowest_bit
 from mmapkv.format cimport (
     ADDRESS_BITS,
@@ -57,7 +58,7 @@ from mmapkv.format cimport (
     word_page,
     word_tag_base,
 )
-from mmapkv.moment cimport read_moment
+from mmapkv.moment cimport read_moment, store_moment
 from mmapkv.slots cimport Slot
 from mmaplog.checksum cimport xxh3
 from mmaplog.format cimport (
@@ -280,7 +281,7 @@ cdef class Index:
             if hit.previous_seq < cleared:
                 return ABSENT
             outcome = self.match(hit.previous, hit.key, hit.key_size, verify, &older)
-            if outcome == UNMAPPED:
+            if outcome == UNMAPPED and not (self.private and self.state.root & ROOT_MOVED):
                 slot_id = memory.load_acquire(&self.slot_table[older.slot])
                 if slot_id != 0 and slot_id != self.slots.slots[older.slot].id:
                     hit.slot = older.slot
@@ -308,10 +309,14 @@ cdef class Index:
 
     cdef int settle(self, Outcome outcome, Hit *hit) except -1:
         # Makes it possible to look again after UNMAPPED or OUTGROWN; raises for damage.
+        cdef Hit older
         cdef uint64_t known
         if outcome == UNMAPPED:
             self.slots.resolve(hit.slot, memory.load_acquire(&self.slot_table[hit.slot]))
             self.slots.drop_stale(self.slot_table)
+            if self.private and self.slots.vain:
+                # Compaction has removed the segment; nobody leads the entries of this one elsewhere.
+                self.retire()
         elif outcome == OUTGROWN:
             known = self.limit
             self.file.refresh()
@@ -319,7 +324,12 @@ cdef class Index:
             if self.limit == known:
                 raise CorruptionError(f"the index leads beyond its {known} bytes; delete it, it is rebuilt from the log", self.file.path)
         elif outcome == STRAY:
-            hit.previous = self.locate(hit.previous_seq)
+            known = self.locate(hit.previous_seq)
+            if self.match(known, hit.key, hit.key_size, True, &older) == ABSENT:
+                raise CorruptionError(
+                    f"record {hit.seq} names record {hit.previous_seq} as the version before it, which is about another key; restore "
+                    "the segment from a backup", self.slots.segment(hit.slot).path)
+            hit.previous = known
         elif outcome == TOO_OLD:
             raise SnapshotTooOld(
                 f"compaction has removed a version from before record {hit.seq}; begin anew, with what the store holds now",
@@ -375,6 +385,9 @@ cdef class Index:
             found = False
         if not found:
             raise SnapshotTooOld(f"compaction has removed record {seq}; begin anew, with what the store holds now", self.file.path)
+        if self.state.root & ROOT_MOVED and self.file.kind != READ_WRITE:
+            # Slots are not given out any more in an index that was replaced, least of all by a reader.
+            raise SnapshotTooOld(f"the index was replaced while record {seq} was searched for; begin anew", self.file.path)
         slot = self.slot_of(replay.segment.id)
         self.slots.adopt(slot, replay.segment)
         return make_address(slot, replay.offset - record.size)
@@ -482,10 +495,12 @@ cdef class Index:
         cdef uint64_t *line
         cdef uint64_t *cell
         cdef uint64_t bucket, entry, tag, bit, hash
-        cdef int i
+        cdef int i, length
         for bucket in range(BUCKETS):
             line = <uint64_t *>(lines + bucket * LINE)
+            length = 0
             while True:
+                length += 1
                 for i in range(ENTRIES):
                     entry = line[i]
                     if entry == 0:
@@ -502,7 +517,7 @@ cdef class Index:
                     cell[0] = entry
                 if line[ENTRIES] == 0:
                     break
-                if line[ENTRIES] > OVERFLOW_LINES:
+                if line[ENTRIES] > OVERFLOW_LINES or length == CHAIN_MAX:
                     return False
                 line = <uint64_t *>(lines + (BUCKETS - 1 + line[ENTRIES]) * LINE)
         return True
@@ -519,22 +534,11 @@ cdef class Index:
         return xxh3(record + head, payload.key_length, self.seed)
 
     cdef void publish(self, uint64_t seq, uint64_t count) noexcept nogil:
-        cdef uint64_t turn = self.state.turn + 1
-        memory.fence_release()
-        self.state.applied[turn & 1].seq = seq
-        self.state.applied[turn & 1].count = count
-        self.state.shown[turn & 1] = self.state.cleared
-        memory.store_release(&self.state.turn, turn)
+        store_moment(self.state, seq, count)
 
     cdef void applied(self, uint64_t *seq, uint64_t *count) noexcept nogil:
-        cdef uint64_t turn
-        while True:
-            turn = memory.load_acquire(&self.state.turn)
-            seq[0] = self.state.applied[turn & 1].seq
-            count[0] = self.state.applied[turn & 1].count
-            memory.fence_acquire()
-            if memory.load_relaxed(&self.state.turn) == turn:
-                return
+        cdef uint64_t cleared
+        read_moment(self.state, seq, count, &cleared)
 
     cdef uint64_t slot_of(self, uint64_t segment_id) except? 0xFFFFFFFF:
         # The slot of a log segment, taking a free one when it has none.

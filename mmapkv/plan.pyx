@@ -66,6 +66,8 @@ cdef class Plan:
         cdef Claim *overflow
         cdef uint64_t lines = 1, empty = 0, beyond
         while line[ENTRIES] != 0:
+            if line[ENTRIES] > OVERFLOW_LINES or lines >= CHAIN_MAX:
+                return False  # damaged, or as long as it gets: the split finds out
             line = <uint64_t *>(segment + LINE + (BUCKETS - 1 + line[ENTRIES]) * LINE)
             lines += 1
         while empty < ENTRIES and line[ENTRIES - 1 - empty] == 0:

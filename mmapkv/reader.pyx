@@ -14,6 +14,7 @@ from mmapio.region cimport copy_guarded
 from mmapio.view cimport slice_of
 from mmapkv.format cimport KEY_SIZE_MAX
 from mmapkv.index cimport ABSENT, PRESENT, REPLACED, UNSOUND, Hit, Index, Outcome
+from mmapkv.marks cimport Marks
 from mmapkv.moment cimport read_moment
 from mmapkv.slots cimport SlotMap
 from mmaplog.checksum cimport xxh3
@@ -168,7 +169,11 @@ cdef class StoreReader:
             if _fault.faults() != self.faults:
                 self.check_faults()
             if outcome == PRESENT:
-                return self.admit(index, hit)
+                if not self.admit(index, hit):
+                    return 0
+                if self.marks is not None:
+                    self.marks.note(hit.slot, hit.offset)
+                return 1
             if outcome == ABSENT:
                 return 0
             self.settle(index, outcome, hit)
@@ -259,12 +264,17 @@ cdef class StoreReader:
         self.seen = 0
         self.tail_id = 0
 
+    def _mark(self, Marks marks):
+        # What is read from now on is noted there.
+        self.marks = marks
+
     def _parts(self):
         return self.log, self.index
 
     def _forget(self):
         self.index = None
         self.slots = None
+        self.marks = None
 
     cdef raise_closed(self):
         raise Closed(_errno.EBADF, "the store is closed; open it again", self._path)

@@ -15,25 +15,26 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, Self, Suppor
 from mmapio import _fork
 from mmapio.errors import Closed
 from mmapio.options import FlushPolicy
-from mmapkv import attach, index_file
+from mmapkv import attach, cache, index_file, marks
 from mmapkv.bulk import BulkWriter
+from mmapkv.cache import EvictionPolicy, checked_bound, segment_bytes_of
 from mmapkv.care import Cared
-from mmapkv.changes import Changes
+from mmapkv.changes import Changes, TooOldChoice
 from mmapkv.clearing import clear
 from mmapkv.codecs import Bytes, Codec, checked
 from mmapkv.errors import Conflict, SnapshotTooOld, StoreError
+from mmapkv.eviction import Eviction
 from mmapkv.index import Index
 from mmapkv.namespace import Namespace
 from mmapkv.ordered import OrderedKeys
 from mmapkv.pins import Pin, Pins
 from mmapkv.scan import Scanned
-from mmapkv.slots import SlotMap
 from mmapkv.snapshot import Snapshot
 from mmapkv.transaction import Transaction
 from mmapkv.typed import TypedStore
 from mmapkv.views import Items, Values
 from mmapkv.walk import EXPIRED, KEYS, Walk
-from mmaplog.errors import CorruptionError, Locked, TooOld
+from mmaplog.errors import CorruptionError, TooOld
 from mmaplog.log import DEFAULT_POLICY, DEFAULT_SEGMENT_BYTES, Log, open_log
 
 if TYPE_CHECKING:
@@ -49,9 +50,6 @@ class _Keyed(Protocol):
     def __getitem__(self, key: Any, /) -> str | Buffer: ...
 
 
-# How long a reader waits for a writer that is just opening the store, or rebuilding its index.
-WAIT_SECONDS_MAX = 10.0
-WAIT_STEP_SECONDS = 0.005
 # Between two attempts of a transaction at most; a random part of it, twice as much each time.
 BACKOFF_SECONDS_FIRST = 0.001
 BACKOFF_SECONDS_MAX = 0.1
@@ -79,6 +77,7 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
     _log: Log
     _oldest: Iterator[bytes] | None
     _pins: Pins
+    _eviction: Eviction | None
     _flush_policy: FlushPolicy
     _ordered: OrderedKeys
     _views: weakref.WeakValueDictionary[int, Snapshot]
@@ -107,6 +106,8 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
         segment_bytes: SupportsIndex = ...,
         verify: bool = ...,
         ordered: bool = ...,
+        max_bytes: SupportsIndex | None = ...,
+        eviction: EvictionPolicy = ...,
         codec: None = None,
     ) -> Self: ...
     @overload
@@ -120,6 +121,8 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
         segment_bytes: SupportsIndex = ...,
         verify: bool = ...,
         ordered: bool = ...,
+        max_bytes: SupportsIndex | None = ...,
+        eviction: EvictionPolicy = ...,
         codec: Codec[_T],
     ) -> TypedStore[bytes, _T]: ...
     @classmethod
@@ -132,6 +135,8 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
         segment_bytes: SupportsIndex = DEFAULT_SEGMENT_BYTES,
         verify: bool = True,
         ordered: bool = False,
+        max_bytes: SupportsIndex | None = None,
+        eviction: EvictionPolicy = "clock",
         codec: Codec[Any] | None = None,
     ) -> Self | TypedStore[bytes, Any]:
         """Open or create the store in the directory `path`.
@@ -139,18 +144,23 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
         `mode` is as in dbm: "r" reads, "w" writes an existing store, "c" creates it if missing, "n" starts a
         new one. `flush_policy` says when writes become durable by themselves; `segment_bytes` (of a new
         store) is how large its log's files grow; `verify=False` skips the checksum of each record read;
-        with `ordered` the keys are sorted now, and not when :meth:`scan` is first called. With a `codec` the
+        with `ordered` the keys are sorted now, and not when :meth:`scan` is first called. With `max_bytes` it
+        is a cache: what is oldest and, unless `eviction` is "fifo", was not read since, makes way for what is
+        put, so that the records that count take no more; docs/cache.md tells the rest. With a `codec` the
         result is a :class:`TypedStore`. Costs O(1) after a clean close or a killed process; after a power cut
         the index is rebuilt from the log.
 
-        Raises FileNotFoundError, NotADirectoryError, PermissionError, ValueError for another mode, Locked
+        Raises FileNotFoundError, NotADirectoryError, PermissionError, ValueError for another mode or
+        `eviction`, and for a `max_bytes` that is too small or for a reader, Locked
         (naming the process that writes), FormatError, CorruptionError.
         """
         if codec is not None:
             checked(codec)
+        bound = checked_bound(max_bytes, eviction, mode)
         # Before anything can change the current directory.
         place = os.path.realpath(os.fsdecode(path))
-        log = open_log(Log, path, mode, flush_policy, False, segment_bytes, (attach.NAME,))
+        size = segment_bytes_of(bound, segment_bytes)
+        log = open_log(Log, path, mode, flush_policy, False, size, (attach.NAME, marks.NAME))
         store = cls.__new__(cls)
         store._log = log
         store._oldest = None
@@ -162,7 +172,7 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
         # Whatever this handle may: one process writes.
         store._reopened = place, {"mode": "r", "verify": verify}
         try:
-            index, slots = _write_index(log) if log.writable else _read_index(log)
+            index, slots = attach.provide_for(log)
         except BaseException:
             log.close()
             raise
@@ -170,12 +180,13 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
         store._use(index, slots)
         store._ordered = OrderedKeys()
         store._flush_policy = flush_policy
-        if ordered:
-            try:
+        try:
+            store._eviction = cache.begin(store, bound, eviction)
+            if ordered:
                 store._ordered.prepare(store)
-            except BaseException:
-                store.close()
-                raise
+        except BaseException:
+            store.close()
+            raise
         return store if codec is None else store.typed(codec)
 
     @property
@@ -256,15 +267,23 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
         return self.snapshot()
 
     def changes(
-        self, since: SupportsIndex | None = 0, *, follow: bool = False, timeout: float | None = None
+        self,
+        since: SupportsIndex | None = 0,
+        *,
+        follow: bool = False,
+        timeout: float | None = None,
+        too_old: TooOldChoice = "raise",
     ) -> Changes:
         """Iterate over the changes from number `since` on, as they were made: :class:`Changes`.
 
         0 begins with the first that there is, None with the next one. It ends with those that were made
         before the call; with `follow` it waits for more, until there was none for `timeout` seconds, if
-        given. What it hands out is to be seen in the store. Costs reading the log from there on. Raises
-        IndexError for a number that the log has not come to, TooOld (which is one) for one that it has no
-        more, Closed.
+        given. What it hands out is to be seen in the store. Costs reading the log from there on.
+
+        Where a compaction has removed what a copy kept by these changes may need, a deletion, the iteration
+        raises TooOld; with `too_old` "skip" it passes that over. Who begins with 0 needs none from before.
+        Raises IndexError for a number that the log has not come to, TooOld (which is one) for one that it
+        has no more, ValueError for another `too_old`, Closed.
 
         >>> import tempfile
         >>> with KVStore.open(tempfile.mkdtemp()) as kv:
@@ -273,7 +292,7 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
         ...     [(change.seq, change.kind, change.key, change.value) for change in kv.changes()]
         [(0, 'put', b'Oslo', b'59.9'), (1, 'delete', b'Oslo', None)]
         """
-        return Changes(self, since, follow, timeout)
+        return Changes(self, since, follow, timeout, too_old)
 
     def _end_view(self, view: Snapshot) -> None:
         self._views.pop(id(view), None)
@@ -433,6 +452,7 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
 
     def _pinned(self) -> tuple[int, int, int, Pin | None]:
         # The same, and what keeps compaction from removing what was current; a forked child has no locks.
+        deadline = time.monotonic() + attach.WAIT_SECONDS_MAX
         while True:
             seq, count, cleared = self._present()
             _, index = self._open_parts()
@@ -441,7 +461,13 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
             except Closed:
                 return seq, count, cleared, None
             if index.horizon <= seq and not index.retired:
-                return seq, count, cleared, pin
+                if not attach.is_outdated(*self._open_parts()):
+                    return seq, count, cleared, pin
+                if time.monotonic() > deadline:
+                    raise StoreError(
+                        errno.ETIMEDOUT, "waited for the writer to provide an index; open it again", self.path
+                    )
+                self._reload_index(index)
             # Compaction had asked before; what it goes by is newer.
             pin.release()
 
@@ -462,11 +488,30 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
             if log.writable:
                 # Nobody else replaces the writer's index: the mark that it was is damage.
                 self._rebuild_index(stale)
-            else:
-                self._use(*_read_index(log))
+                return
+            if log.control.private:
+                log = self._attach_again(log)
+            self._use(*attach.provide_for(log))
+
+    def _attach_again(self, known: Log) -> Log:
+        # Where nothing may be written, the end of the log is what was found when it was opened. Walks and
+        # snapshots keep the one that they began with.
+        place, arguments = self._reopened
+        log = open_log(Log, place, "r", self._flush_policy, False, DEFAULT_SEGMENT_BYTES, (attach.NAME,))
+        if log.segments.log_uuid != known.segments.log_uuid:
+            log.close()
+            raise StoreError(errno.ESTALE, "another store is in its place by now; open it again", known.path)
+        self._log = log
+        self._pins = Pins(log)
+        self._open(log, arguments["verify"])
+        return log
 
     def _mend_index(self, stale: Index) -> None:
         log, _ = self._open_parts()
+        if log.control.private:
+            with self._index_lock:
+                self._use(*attach.build_private(log))
+            return
         if not log.writable:
             raise CorruptionError(
                 "the index is damaged; open the store for writing once, which rebuilds it", log.path
@@ -483,6 +528,11 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
                 self._use(*attach.rebuild(log, index))
             finally:
                 log.unpause()
+
+    def _make_way(self, size: int) -> None:
+        # For a cache.
+        if self._eviction is not None:
+            self._eviction.make_way(size)
 
     def _begin_writing(self, index: Index) -> None:
         try:
@@ -502,50 +552,3 @@ def _reopen(cls: type[KVStore], path: str, arguments: dict[str, Any]) -> KVStore
             "on the same machine, and allow reading."
         )
         raise
-
-
-def _write_index(log: Log) -> tuple[Index, SlotMap]:
-    log.begin_exclusive()
-    try:
-        found = attach.provide(log)
-        log.drop_strays()
-        return found
-    finally:
-        log.end_exclusive()
-
-
-def _read_index(log: Log) -> tuple[Index, SlotMap]:
-    if log.control.private:
-        # The log is seen as it was found; an index that others keep writing would not go with it.
-        return attach.build_private(log)
-    deadline = time.monotonic() + WAIT_SECONDS_MAX
-    while True:
-        found = None
-        log.begin_exclusive()
-        try:
-            found = attach.load(log, writing=False)
-            if found is not None and found[0].progress()[0] == log.committed:
-                return found
-            # To bring it up is a writer's work; done in its place where there is none and it is allowed.
-            log.claim()
-            try:
-                attach.provide(log)
-            finally:
-                log.unclaim()
-        except Locked:
-            # The writer is between two stores, or about to provide an index.
-            if found is not None:
-                return found
-            if time.monotonic() > deadline:
-                raise StoreError(
-                    f"waited {WAIT_SECONDS_MAX} s for the writer to provide an index", log.path
-                ) from None
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-                raise
-            # What an index that is a little behind lacks was never acknowledged; and it is live, which a
-            # private one is not.
-            return found or attach.build_private(log)
-        finally:
-            log.end_exclusive()
-        time.sleep(WAIT_STEP_SECONDS)

@@ -43,13 +43,24 @@ from mmapkv.index import Reseed
 cdef object MISSING = object()
 # The times that are kept as unsigned numbers of nanoseconds since 1970 end in 2554; this far ahead of today is certainly before.
 cdef double TTL_SECONDS_MAX = 1e10
+cdef uint64_t NEVER_DUE = <uint64_t>-1
 
 
 cdef class StoreWriter(BulkReader):
     """The writing half of ``KVStore``, per operation.
 
-    The subclass gives the methods that replace the index or ready it for writing: `_rebuild_index`, `_begin_writing`.
+    The subclass gives the methods that replace the index or ready it for writing: `_rebuild_index`, `_begin_writing`; and for a cache
+    `_make_way`.
     """
+
+    def __cinit__(self):
+        self.due = NEVER_DUE
+        self.expiring = True
+
+    def _bind(self, uint64_t bound):
+        # It is a cache from now on.
+        self.bound = bound
+        self.due = 0
 
     def __setitem__(self, key, value):
         self.put_pair(key, value, 0, False)
@@ -113,6 +124,10 @@ cdef class StoreWriter(BulkReader):
             raise InvalidKey(f"a key has 1 to {KEY_SIZE_MAX} bytes, this one has {key_size}", self._path)
         if value_size > VALUE_SIZE_MAX:
             raise ValueTooLarge(f"a value has at most {VALUE_SIZE_MAX} bytes, this one has {value_size}", self._path)
+        if self.bound and record_size(value_offset(FLAG_PREVIOUS | FLAG_EXPIRY, key_size) + value_size, False) > self.bound:
+            raise ValueTooLarge(
+                f"key and value have {key_size + value_size} bytes, more than the cache, which holds {self.bound} with what the format adds",
+                self._path)
         return 0
 
     cdef int seek(self, Version *version, bint verify, Spot *spot) except -1:
@@ -137,6 +152,9 @@ cdef class StoreWriter(BulkReader):
                 self.raise_closed()
             if self.tail_id != log.segment_id:
                 self.prepare(index)
+                continue
+            if log.end + record_size(worst, False) > self.due:
+                self.make_way(record_size(worst, False))
                 continue
             if not index.has_room():
                 index.make_room()
@@ -170,6 +188,7 @@ cdef class StoreWriter(BulkReader):
         cdef int flags = FLAG_PREVIOUS if spot.known else 0
         if version.expires:
             flags |= FLAG_EXPIRY
+            self.expiring = True
         if version.kind == KIND_PUT and (not spot.known or spot.hit.deleted):
             flags |= FLAG_CREATES
         payload_size = value_offset(flags, version.key_size) + version.head_size + version.value_size
@@ -205,6 +224,14 @@ cdef class StoreWriter(BulkReader):
         segment_id = self.log.segment_id
         self.tail_slot = index.slot_of(segment_id)
         self.tail_id = segment_id
+        if self.due != NEVER_DUE:
+            self.due = 0
+        return 0
+
+    cdef int make_way(self, uint64_t size) except -1:
+        # Lets go of what is oldest in a cache, so that so many bytes, and some more, can be written.
+        if self.due != NEVER_DUE:
+            self._make_way(min(size, self.bound))
         return 0
 
     cdef int split(self, Index index, uint64_t hash) except -1:

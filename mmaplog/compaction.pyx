@@ -118,7 +118,10 @@ def sealed_segments(Syncer log):
             following = segments.following(segment, slot.segment_id)
             if following is None or following.base_seq > log.control.durable:
                 break
-            # Who had synced it was killed before he sealed it.
+            if following.base_seq == log.control.durable:
+                # Nothing in there is durable yet, so its name may not be.
+                log.sync_names()
+            # Nor has anybody sealed it: who synced it was killed before, or there was nothing to sync after the roll.
             log.seal(segment)
         found.append(segment)
     return found

@@ -383,6 +383,11 @@ cdef class Log(Keeper):
             self.raise_forked()
         self.locks.begin()
 
+    def has_writer(self):
+        """For layers above: whether another handle writes the log."""
+        self.check()
+        return self.locks.has_writer()
+
     def claim(self):
         """For layers above: be the writer for a moment, to mend what is derived. Between begin_exclusive and end_exclusive.
 

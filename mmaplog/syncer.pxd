@@ -63,6 +63,7 @@ cdef class Syncer:
     cdef int take_turn(self) except -1
     cdef int wait_for_turn(self, uint64_t seq) except -1
     cdef int give_turn(self) except -1
+    cdef int sync_names(self) except -1
     cdef seal(self, Segment segment)
     cdef adopt_unsynced(self)
     cdef bint is_marked(self) noexcept

@@ -361,6 +361,15 @@ cdef class Syncer:
             raise self.reentered(what)
         return 0
 
+    cdef int sync_names(self) except -1:
+        # Of segments that were rolled to when there was nothing else to sync.
+        try:
+            system.sync(self.directory)
+        except OSError as error:
+            memory.store_release(&self.control.hot.poison, error.errno or _errno.EIO)
+            raise FlushFailed(error.errno, f"sync failed: {error.strerror}", self._path) from error
+        return 0
+
     cdef seal(self, Segment segment):
         # Only what is durable is sealed, and only once its successor's name is durable too.
         cdef Segment successor = self.segments.following(segment, 0)
@@ -383,7 +392,8 @@ cdef class Syncer:
     cdef adopt_unsynced(self):
         # A killed writer may have rolled since its last sync: those segments, and their names, are still to be synced.
         cdef uint64_t durable = self.control.durable
-        if durable >= self.seq:
+        # The name of a log's first segment is durable since the log was made, or what was before it was removed.
+        if durable >= self.seq and (durable > self.tail.base_seq or self.tail.base_seq == self.segments.bases()[0]):
             return
         self.names_unsynced = True
         segment = self.segments.holding(durable, 0)

@@ -26,6 +26,15 @@ def run(module: str, directory: Path, *arguments: str) -> subprocess.CompletedPr
 
 def count(table: str, row: str) -> int:
     """The number in a row of the summary."""
-    found = re.search(rf"^{re.escape(row)} +([\d,]+)", table, re.MULTILINE)
+    found = _row(table, row)
     assert found, f"no row {row!r} in\n{table}"
     return int(found[1].replace(",", ""))
+
+
+def count_of_kind(table: str, row: str) -> int:
+    """The number in a row that is there only for what happened: 0 without it."""
+    return count(table, row) if _row(table, row) else 0
+
+
+def _row(table: str, row: str) -> re.Match[str] | None:
+    return re.search(rf"^{re.escape(row)} +([\d,]+)", table, re.MULTILINE)

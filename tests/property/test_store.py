@@ -5,11 +5,14 @@ from __future__ import annotations
 import array
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
+    RULE_MARKER,
     RuleBasedStateMachine,
     initialize,
     invariant,
@@ -20,6 +23,8 @@ from hypothesis.stateful import (
 
 from mmapio import FlushPolicy
 from mmapkv import Conflict, KVStore, Snapshot
+from mmapkv.pins import Pins
+from tests.crash.test_kill_at_system_calls import count_moments
 from tests.unit.mmapio.processes import in_child, killed_after
 from tests.unit.mmapkv.colliding_keys import HashInverter, seed_of
 
@@ -36,6 +41,9 @@ POLICIES = {"never": FlushPolicy.NEVER, "manual": FlushPolicy.MANUAL, "every 5":
 # By name: a failure prints them.
 policies = st.sampled_from(sorted(POLICIES))
 lost = st.sampled_from([(), ("INDEX",), ("CONTROL",), ("CONTROL", "INDEX")])
+LONG_SECONDS = 1e6
+# About so many calls to the system does a compaction make, before and after each of which it can be killed.
+MOMENTS_MAX = 90
 
 
 class StoreAgainstDict(RuleBasedStateMachine):
@@ -48,8 +56,9 @@ class StoreAgainstDict(RuleBasedStateMachine):
         self.model: dict[bytes, bytes] = {}
         self.reader: KVStore | None = None
         self.may_clear = True
-        self.walks: list[tuple[object, list[tuple[bytes, bytes]]]] = []
-        self.snapshots: list[tuple[Snapshot, dict[bytes, bytes]]] = []
+        # Each belongs to the handle that is named first, and ends with it.
+        self.walks: list[tuple[KVStore, Iterator[object], list[tuple[bytes, bytes]]]] = []
+        self.snapshots: list[tuple[KVStore, Snapshot, dict[bytes, bytes]]] = []
 
     @initialize(policy=policies)
     def begin(self, policy: str) -> None:
@@ -59,9 +68,15 @@ class StoreAgainstDict(RuleBasedStateMachine):
         self.kv = KVStore.open(self.path, flush_policy=POLICIES[policy], segment_bytes=SEGMENT)
 
     def close(self) -> None:
-        self.walks.clear()
-        self.snapshots.clear()
+        self.forget(self.kv)
         self.kv.close()
+
+    def forget(self, kv: KVStore) -> None:
+        self.walks = [each for each in self.walks if each[0] is not kv]
+        self.snapshots = [each for each in self.snapshots if each[0] is not kv]
+
+    def handle(self, reading: bool) -> KVStore:
+        return self.reader if reading and self.reader is not None else self.kv
 
     def remember(self, key: bytes, value: bytes) -> None:
         self.model.pop(key, None)
@@ -165,6 +180,20 @@ class StoreAgainstDict(RuleBasedStateMachine):
         assert list(self.kv.items()) == list(self.model.items())
         assert self.kv.sweep() == 1
 
+    @rule(key=keys, value=values, seconds=st.sampled_from([LONG_SECONDS, 2 * LONG_SECONDS]))
+    def put_for_a_while(self, key: bytes, value: bytes, seconds: float) -> None:
+        """Its time is not over before the test is, whoever opens, copies or compacts the store."""
+        self.kv.put(key, value, ttl=seconds)
+        self.remember(key, value)
+        assert seconds / 2 < self.handle(reading=True).ttl(key) <= seconds  # type: ignore[operator]
+
+    @rule(key=keys)
+    def touch(self, key: bytes) -> None:
+        """A change of its own, which has a place in the order."""
+        assert self.kv.touch(key, LONG_SECONDS) == (key in self.model)
+        if key in self.model:
+            self.remember(key, self.model[key])
+
     @rule(key=keys)
     def delete(self, key: bytes) -> None:
         try:
@@ -230,12 +259,6 @@ class StoreAgainstDict(RuleBasedStateMachine):
         self.model.clear()
         self.may_clear = False
 
-    @rule()
-    def compact(self) -> None:
-        """Nobody sees a difference; what was cleared can go now."""
-        self.kv.compact()
-        self.may_clear = True
-
     @rule(count=st.integers(8, 70), bucket=st.integers(0, 511), top=st.integers(0, 2**24 - 1))
     def colliding_keys(self, count: int, bucket: int, top: int) -> None:
         """Chains, splits, and beyond 63 a new seed."""
@@ -248,39 +271,77 @@ class StoreAgainstDict(RuleBasedStateMachine):
         self.kv.flush()
         assert self.kv.stats()["durable"] == self.kv.stats()["committed"]
 
-    @precondition(lambda self: len(self.walks) < 3)
     @rule()
-    def begin_a_walk(self) -> None:
-        self.walks.append((iter(self.kv.items()), list(self.model.items())))
+    def compact(self) -> None:
+        """Nobody sees a difference, whatever walks and snapshots are about; what was cleared can go now."""
+        self.kv.compact()
+        self.may_clear = True
+
+    @rule(policy=policies, limit=st.integers(1, MOMENTS_MAX))
+    def a_killed_compaction(self, policy: str, limit: int) -> None:
+        """With a reader or without, and with what that reader looks at."""
+        self.close()
+
+        def write() -> None:
+            self.open(policy)
+            count_moments(limit)
+            self.kv.compact()
+
+        killed_after(write)
+        self.open(policy)
+
+    @precondition(lambda self: len(self.walks) < 3)
+    @rule(reading=st.booleans())
+    def begin_a_walk(self, reading: bool) -> None:
+        kv = self.handle(reading)
+        self.walks.append((kv, iter(kv.items()), list(self.model.items())))
+
+    @precondition(lambda self: len(self.walks) < 3)
+    @rule(reading=st.booleans(), prefix=st.none() | keys, reverse=st.booleans())
+    def begin_a_scan(self, reading: bool, prefix: bytes | None, reverse: bool) -> None:
+        kv = self.handle(reading)
+        found = sorted(pair for pair in self.model.items() if pair[0].startswith(prefix or b""))
+        self.walks.append((kv, kv.scan(prefix, reverse=reverse), found[::-1] if reverse else found))
 
     @precondition(lambda self: self.walks)
     @rule(count=st.integers(1, 30))
     def go_on_with_a_walk(self, count: int) -> None:
         """It sees the store of its beginning, in order, whatever was done since."""
-        walk, left = self.walks.pop(0)
+        kv, walk, left = self.walks.pop(0)
         for _ in range(count):
-            found = next(walk, None)  # type: ignore[call-overload]
+            found = next(walk, None)
             if found is None:
                 assert left == []
                 return
             assert found == left.pop(0)
-        self.walks.append((walk, left))
+        self.walks.append((kv, walk, left))
 
     @precondition(lambda self: len(self.snapshots) < 3)
-    @rule()
-    def take_a_snapshot(self) -> None:
-        self.snapshots.append((self.kv.snapshot(), dict(self.model)))
+    @rule(reading=st.booleans())
+    def take_a_snapshot(self, reading: bool) -> None:
+        kv = self.handle(reading)
+        self.snapshots.append((kv, kv.snapshot(), dict(self.model)))
 
     @precondition(lambda self: self.snapshots)
-    @rule()
-    def look_into_a_snapshot(self) -> None:
-        """It is what it was."""
-        snapshot, content = self.snapshots.pop(0)
-        with snapshot:
-            assert list(snapshot.items()) == list(content.items())
-            assert len(snapshot) == len(content)
-            for key in {*content, *self.model}:
-                assert snapshot.get(key) == content.get(key)
+    @rule(again=st.booleans())
+    def look_into_a_snapshot(self, again: bool) -> None:
+        """It is what it was, and stays so."""
+        kv, snapshot, content = self.snapshots.pop(0)
+        assert list(snapshot.items()) == list(content.items())
+        assert list(snapshot.scan()) == sorted(content.items())
+        assert len(snapshot) == len(content)
+        for key in {*content, *self.model}:
+            assert snapshot.get(key) == content.get(key)
+        if again:
+            self.snapshots.append((kv, snapshot, content))
+        else:
+            snapshot.close()
+
+    @rule(full=st.booleans())
+    def verify(self, full: bool) -> None:
+        for kv in (self.kv, self.reader):
+            if kv is not None:
+                assert kv.verify(full=full).damages == ()
 
     @precondition(lambda self: self.reader is None)
     @rule(policy=policies, names=lost)
@@ -295,12 +356,14 @@ class StoreAgainstDict(RuleBasedStateMachine):
         self.close()
         self.open(policy)
 
-    @precondition(lambda self: self.reader is None)
     @rule(policy=policies, batch=changes, names=lost)
     def a_killed_writer(
         self, policy: str, batch: list[tuple[bytes, bytes | None]], names: tuple[str, ...]
     ) -> None:
+        """A reader that is there goes on, but not with files that somebody takes away."""
         self.close()
+        if self.reader is not None:
+            names = ()
         every = {b"%d" % number: b"batch" for number in range(0, 41, 3)}
 
         def write() -> KVStore:
@@ -326,13 +389,13 @@ class StoreAgainstDict(RuleBasedStateMachine):
 
     @rule()
     def open_a_reader(self) -> None:
-        if self.reader is not None:
-            self.reader.close()
+        self.close_the_reader()
         self.reader = KVStore.open(self.path, "r")
 
     @rule()
     def close_the_reader(self) -> None:
         if self.reader is not None:
+            self.forget(self.reader)
             self.reader.close()
             self.reader = None
 
@@ -359,8 +422,7 @@ class StoreAgainstDict(RuleBasedStateMachine):
     def teardown(self) -> None:
         if hasattr(self, "kv"):
             self.close()
-        if self.reader is not None:
-            self.reader.close()
+        self.close_the_reader()
         shutil.rmtree(self.directory)
 
 
@@ -380,3 +442,16 @@ def test_a_planted_defect_is_caught() -> None:
     except AssertionError:
         return
     raise AssertionError("a deletion that did nothing was not noticed")
+
+
+def test_snapshots_that_compaction_does_not_know_of_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other control: a compaction that goes by what is current now, whoever looks at the past.
+
+    Of all rules only those that it takes, for there are many.
+    """
+    monkeypatch.setattr(Pins, "oldest", lambda pins, index: index.progress()[0])
+    needed = {"put", "change_many", "compact", "take_a_snapshot", "look_into_a_snapshot", "close_the_reader"}
+    others = {name for name, what in vars(StoreAgainstDict).items() if hasattr(what, RULE_MARKER)} - needed
+    careless = type("Careless", (StoreAgainstDict,), dict.fromkeys(others))
+    with pytest.raises((AssertionError, OSError)):
+        run_state_machine_as_test(careless, settings=settings.get_profile("control"))

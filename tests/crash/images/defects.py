@@ -15,6 +15,7 @@ from mmaplog import recovery
 from tests.crash.images.choices import Image
 from tests.crash.images.disk import Disk
 from tests.crash.images.recording import Event, Step
+from tests.crash.images.unfinished import DURABLE_OFFSET, slot, word
 from tests.crash.wreck import SEGMENT_HEADER_SIZE, SEGMENT_NAME
 
 DROPPED_SYNC = "dropped-sync"
@@ -49,6 +50,14 @@ def is_dropped(defect: str | None, disk: Disk, step: Step) -> bool:
     if name.endswith(".seg.tmp"):
         return defect == DROPPED_HEADER_SYNC
     return defect == DROPPED_SYNC and name.endswith(".seg")
+
+
+def said_durable(defect: str | None, step: Step) -> int:
+    """The number below which CONTROL says that all is durable, at this moment."""
+    control = step.look.get("CONTROL", (0, b""))[1]
+    if defect == EARLY_ACKNOWLEDGEMENT and step.event is Event.SYNC_BEGINS:
+        return slot(control)[0]
+    return word(control, DURABLE_OFFSET)
 
 
 def spoil(defect: str | None, image: Image) -> Image:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import random
 import shutil
@@ -11,17 +10,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mmapio import _os
 from mmaplog import LogError
-from tests.crash.images import defects
 from tests.crash.images.choices import Image, assignments, build, slots_of
 from tests.crash.images.disk import Disk, Look
-from tests.crash.images.oracle import Alternatives, Expected, complaints
 from tests.crash.images.recording import Event, Recorder, Step, play
-from tests.crash.images.session import Session, Style
-from tests.crash.images.unfinished import DURABLE_OFFSET, begin_append, slot, word
-from tests.crash.log_storm.plan import Call, Kind
+from tests.crash.images.subject import Alternatives, Session, Subject
 
 IMAGES_PER_WORKLOAD = 500
 IMAGES_PER_MOMENT = 48
@@ -53,6 +49,7 @@ class Enough(Exception):
 class Options:
     """What the command line says. Images are opened in `scratch`; those that are wrong go to `kept`."""
 
+    subject: Subject
     seed: int
     images: int
     first_workload: int
@@ -64,10 +61,11 @@ class Options:
 
 
 class Runner:
-    """Workload after workload, each a session of a new log."""
+    """Workload after workload, each a session of something new."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
+        self.subject = options.subject
         self.result = Report()
         self.boot = 0
         self.number = 0
@@ -76,7 +74,7 @@ class Runner:
         # inodes.
         vars(_os)["identity"] = lambda opened: (1, 2, 3, 4, 5, True)
         vars(_os)["boot_id"] = lambda: self.boot.to_bytes(16, "little")
-        defects.plant(options.defect)
+        self.subject.prepare(options.defect, self.result.counts)
 
     def run(self) -> Report:
         """All workloads until there were enough images, or too many are wrong."""
@@ -91,16 +89,16 @@ class Runner:
 
     def workload(self, rng: random.Random) -> None:
         """Record one session, and look at its images."""
-        style = Style.draw(rng)
+        style = self.subject.style(rng)
         path = self._fresh()
         recorder = Recorder(path)
-        session = Session(path, style, rng, 0, recorder)
+        session = self.subject.session(path, style, rng, 0, recorder)
         with recorder.listening():
-            session.open((Expected(),))
+            session.open(self.subject.nothing)
             session.run(rng.randrange(5, CALLS_MAX))
             if rng.random() < 0.3:
                 session.close()
-        _forget(session)
+        session.forget()
         self.result.counts["workloads"] += 1
         self.result.counts["moments"] += len(recorder.steps)
         everything = self.number % EXHAUSTIVE_EVERY == 0
@@ -110,7 +108,7 @@ class Runner:
         self,
         disk: Disk,
         steps: list[Step],
-        style: Style,
+        style: Any,
         rng: random.Random,
         count: int,
         depth: int,
@@ -124,15 +122,18 @@ class Runner:
         budget = count
         for number, step in self._played(disk, steps):
             if number in moments and budget > 0:
-                alternatives = self._expected(step)
+                alternatives = self.subject.expected(step)
                 slots = slots_of(disk)
                 self.result.counts["moments looked at"] += 1
                 self.result.counts["moments looked at with something open"] += bool(slots)
+                of = self.subject.moment(step)
                 limit = EXHAUSTIVE_MAX if number == complete else each
                 for chosen in assignments(slots, rng, limit):
                     image = build(disk, slots, chosen, rng)
                     self.image(image, alternatives, style, rng, depth)
                     budget -= 1
+                    if of is not None:
+                        self.result.counts[f"images {of}"] += 1
                 if depth < DEPTH_MAX and rng.random() < 0.1:
                     self.after_kill(disk, step, alternatives, style, rng, depth)
 
@@ -140,7 +141,7 @@ class Runner:
         self,
         image: Image | None,
         alternatives: Alternatives,
-        style: Style,
+        style: Any,
         rng: random.Random,
         depth: int,
     ) -> None:
@@ -149,7 +150,7 @@ class Runner:
         label = f"image {self.made} of workload {self.number}"
         self.options.working_on(label)
         if image is not None:
-            image = defects.spoil(self.options.defect, image)
+            image = self.subject.spoil(image)
         second = depth < DEPTH_MAX and image is not None and rng.random() < SECOND_SHARE
         self.boot += 1
         try:
@@ -171,7 +172,7 @@ class Runner:
         disk: Disk,
         look: Look,
         alternatives: Alternatives,
-        style: Style,
+        style: Any,
         rng: random.Random,
         depth: int,
     ) -> None:
@@ -179,14 +180,15 @@ class Runner:
         path = self._fresh()
         _write(path, {name: content for name, (_, content) in look.items()})
         recorder = Recorder.of(path, disk)
-        session = Session(path, style, rng, depth, recorder)
+        session = self.subject.session(path, style, rng, depth, recorder)
         with recorder.listening():
             session.open(alternatives)
-            wrong = self._judge(alternatives, session)
-            session.run(rng.randrange(6))
-            if rng.random() < 0.3:
-                session.close()
-        _forget(session)
+            wrong = session.judge(alternatives)
+            if not wrong:
+                session.run(rng.randrange(6))
+                if rng.random() < 0.3:
+                    session.close()
+        session.forget()
         self.result.counts[f"sessions after a crash, {depth} before"] += 1
         if wrong:
             self._count(f"second session at image {self.made} of workload {self.number}", None, wrong)
@@ -199,27 +201,18 @@ class Runner:
         disk: Disk,
         step: Step,
         alternatives: Alternatives,
-        style: Style,
+        style: Any,
         rng: random.Random,
         depth: int,
     ) -> None:
         """A session that follows a kill, not a power cut: what was not synced still may be, or may not."""
-        look, more = step.look, alternatives
-        committed = slot(look.get("CONTROL", (0, b""))[1])[0]
-        if rng.random() < 0.7 and committed and step.is_quiet and len(alternatives) == 1:
-            payload = b"unfinished:" + rng.randbytes(rng.randrange(600))
-            look, records = begin_append(look, rng, payload)
-            more = tuple(
-                dataclasses.replace(each, records=each.records[:committed] + records)
-                for each in alternatives
-                if records and len(each.records) >= committed
-            ) + (alternatives if committed else ())
+        look, more = self.subject.unfinished(step, alternatives, rng)
         mine = disk.copy()
         mine.see(look)
         self.options.working_on(f"kill after image {self.made} of workload {self.number}")
         self.result.counts["kills"] += 1
         try:
-            self.second(mine, look, tuple(more), style, rng, depth)
+            self.second(mine, look, more, style, rng, depth)
         except Enough:
             raise
         except Exception:
@@ -230,74 +223,47 @@ class Runner:
     # ---- one image ----
 
     def _open_and_go_on(
-        self, image: Image | None, alternatives: Alternatives, style: Style, rng: random.Random
+        self, image: Image | None, alternatives: Alternatives, style: Any, rng: random.Random
     ) -> list[str]:
         path = self._fresh()
         if image is not None:
             _write(path, image)
-        session = Session(path, style, rng, 100 + self.made, None)
+        session = self.subject.session(path, style, rng, 100 + self.made, None)
         session.open(alternatives)
-        if len(session.state.records) < max(len(each.records) for each in alternatives):
-            self.result.counts["images without the last records"] += 1
-        wrong = self._judge(alternatives, session)
-        wrong += self._verify(session)
+        if session.is_shorter(alternatives):
+            self.result.counts[f"images without the last {self.subject.units}"] += 1
+        wrong = session.judge(alternatives) + self._verify(session)
         if wrong:
-            _forget(session)
+            session.forget()
             return wrong
-        for size in (5, 200, style.size_max):
-            session.make(Call(Kind.APPEND, (rng.randrange(size),), False, 0))
+        session.go_on()
         # Everything it has written is there: of the second cut only CONTROL is a victim.
         if rng.random() < 0.5:
             session.close()
-        _forget(session)
+        session.forget()
         self.boot += 1
         if rng.random() < 0.3:
             (path / "CONTROL").unlink()
-        again = Session(path, style, rng, 200 + self.made, None)
-        again.open((session.state,))
-        whole = dataclasses.replace(session.state, floor=len(session.state.records))
-        wrong += [f"opened once more: {text}" for text in self._judge((whole,), again)]
-        wrong += [f"opened once more: {text}" for text in self._verify(again)]
-        _forget(again)
-        return wrong
-
-    def _judge(self, alternatives: Alternatives, session: Session) -> list[str]:
-        log = session.log
-        assert log is not None
-        wrong = complaints(alternatives, max(session.state.firsts), log.committed, session.found)
-        if len(log) != len(session.found):
-            wrong.append(f"len() is {len(log)}, {len(session.found)} records are there")
-        if not session.state.floor <= log.committed:
-            wrong.append(f"durable is {session.state.floor}, committed {log.committed}")
+        again = self.subject.session(path, style, rng, 200 + self.made, None)
+        again.open(session.left())
+        wrong += [f"opened once more: {text}" for text in again.judge(session.left()) + self._verify(again)]
+        again.forget()
         return wrong
 
     def _verify(self, session: Session) -> list[str]:
-        log = session.log
-        assert log is not None
-        return [f"verify: {damage}" for damage in log.verify().damages[:FOUND_MAX]]
-
-    def _expected(self, step: Step) -> Alternatives:
-        # Whoever reads CONTROL may rely on what it says is durable.
-        alternatives: Alternatives = step.expected or (Expected(),)
-        control = step.look.get("CONTROL", (0, b""))[1]
-        said = word(control, DURABLE_OFFSET)
-        if self.options.defect == defects.EARLY_ACKNOWLEDGEMENT and step.event is Event.SYNC_BEGINS:
-            said = slot(control)[0]
-        if len(alternatives) > 1:
-            return alternatives
-        return (dataclasses.replace(alternatives[0], floor=max(said, alternatives[0].floor)),)
+        return [f"verify: {damage}" for damage in session.damages()[:FOUND_MAX]]
 
     def _played(self, disk: Disk, steps: list[Step]) -> Iterator[tuple[int, Step]]:
         kept = []
         names = Disk()
         for step in steps:
             names.see(step.look)
-            dropped = defects.is_dropped(self.options.defect, names, step)
+            dropped = self.subject.is_dropped(names, step)
             kept.append(step._replace(event=Event.LOOK) if dropped else step)
         return play(disk, kept)
 
     def _fresh(self) -> Path:
-        path = self.options.scratch / "log"
+        path = self.options.scratch / self.subject.noun
         shutil.rmtree(path, ignore_errors=True)
         return path
 
@@ -309,7 +275,7 @@ class Runner:
             shutil.rmtree(kept, ignore_errors=True)
             if image is not None:
                 _write(kept, image)
-            command = f"python -m tests.crash.log_images --seed {self.options.seed}"
+            command = f"python -m tests.crash.{self.subject.command} --seed {self.options.seed}"
             command += f" --first-workload {self.number} --images {self.made + 1}"
             if self.options.defect is not None:
                 command += f" --defect {self.options.defect}"
@@ -329,8 +295,3 @@ def _write(path: Path, files: Image) -> None:
             os.truncate(fd, len(content))
         finally:
             os.close(fd)
-
-
-def _forget(session: Session) -> None:
-    # As a crash does: nothing is flushed or sealed, and the locks are gone.
-    session.log = None

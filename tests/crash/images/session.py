@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mmapio import FlushPolicy
 from mmaplog import Log
-from tests.crash.images.oracle import Alternatives, Expected, Record
+from tests.crash.images.oracle import Alternatives, Expected, Record, complaints
 from tests.crash.images.recording import Recorder
 from tests.crash.log_storm.checks import first_of
 from tests.crash.log_storm.places import is_kept, key_of, place
@@ -130,6 +131,39 @@ class Session:
             self.log.close()
             self.log = None
         self._say((self.state,))
+
+    def forget(self) -> None:
+        """End it as a crash does: nothing is flushed or sealed, and the locks are gone."""
+        self.log = None
+
+    def go_on(self) -> None:
+        """Append a few records, as whoever opens a log does."""
+        for size in (5, 200, self.style.size_max):
+            self.make(Call(Kind.APPEND, (self.rng.randrange(size),), False, 0))
+
+    def judge(self, alternatives: Alternatives) -> list[str]:
+        """What is wrong with what was found at opening."""
+        log = self.log
+        assert log is not None
+        wrong = complaints(alternatives, max(self.state.firsts), log.committed, self.found)
+        if len(log) != len(self.found):
+            wrong.append(f"len() is {len(log)}, {len(self.found)} records are there")
+        if not self.state.floor <= log.committed:
+            wrong.append(f"durable is {self.state.floor}, committed {log.committed}")
+        return wrong
+
+    def damages(self) -> Sequence[object]:
+        """What a verification finds."""
+        assert self.log is not None
+        return self.log.verify().damages
+
+    def is_shorter(self, alternatives: Alternatives) -> bool:
+        """Whether some of the last records are not there."""
+        return len(self.state.records) < max(len(each.records) for each in alternatives)
+
+    def left(self) -> Alternatives:
+        """What is there after its end, when nothing was lost."""
+        return (dataclasses.replace(self.state, floor=len(self.state.records)),)
 
     def _open(self) -> Log:
         return Log.open(

@@ -33,8 +33,10 @@ def slot(control: bytes) -> tuple[int, int, int]:
     return seq, segment_id, 8 * end
 
 
-def begin_append(look: Look, rng: random.Random, payload: bytes) -> tuple[Look, tuple[Record, ...]]:
-    """The directory as it is in the middle of appending `payload`, or a batch that begins with it.
+def begin_append(
+    look: Look, rng: random.Random, payloads: tuple[bytes, bytes]
+) -> tuple[Look, tuple[Record, ...]]:
+    """The directory as it is in the middle of appending the first of two payloads, or both as a batch.
 
     Also the records that may be there afterwards: of a whole one, that record; of a batch, both.
     """
@@ -44,15 +46,16 @@ def begin_append(look: Look, rng: random.Random, payload: bytes) -> tuple[Look, 
     match = SEGMENT_NAME.fullmatch(name or "")
     in_batch = rng.random() < 0.4
     flags = (_BATCH, _BATCH | _BATCH_END) if in_batch else (0,)
-    size = len(flags) * (_HEADER.size + (len(payload) + 7 & ~7))
+    records = list(zip(flags, payloads, strict=False))
+    size = sum(_HEADER.size + (len(payload) + 7 & ~7) for _, payload in records)
     if match is None or name is None or end < SEGMENT_HEADER_SIZE or end + size > len(look[name][1]):
         return look, ()
     file, content = look[name]
     made = bytearray(content)
     at = end
-    for index, flag in enumerate(flags):
+    for index, (flag, payload) in enumerate(records):
         _store(made, at, segment_id, seq + index - int(match[1]), flag, payload)
-        at += size // len(flags)
+        at += _HEADER.size + (len(payload) + 7 & ~7)
     stop = size if rng.random() < 0.4 else rng.randrange(size)
     # Payload and header come first, the checksum and the length last; or the kernel has taken only a part of
     # it along.
@@ -63,7 +66,7 @@ def begin_append(look: Look, rng: random.Random, payload: bytes) -> tuple[Look, 
     struct.pack_into("<Q", words, IN_FLIGHT_OFFSET, at)
     changed = {name: (file, bytes(made)), "CONTROL": (look["CONTROL"][0], bytes(words))}
     batch = -seq - 1 if in_batch else None
-    return {**look, **changed}, tuple(Record(payload, batch) for _ in flags)
+    return {**look, **changed}, tuple(Record(payload, batch) for _, payload in records)
 
 
 def _store(segment: bytearray, at: int, segment_id: int, seq: int, flag: int, payload: bytes) -> None:

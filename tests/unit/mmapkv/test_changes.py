@@ -236,9 +236,41 @@ def test_what_a_compaction_left(tmp_path: Path) -> None:
         after = kv.changes(2)
         assert [next(after), next(after), next(after)] == FILLED[2:]
         assert after.complete
-        between = kv.changes(1)
+        between = kv.changes(1, too_old="skip")
         assert next(between) == FILLED[2]
         assert not between.complete
+
+
+def test_a_gap_that_may_hide_a_deletion_raises(tmp_path: Path) -> None:
+    """Whoever went on from a number that he had noted passed over deletions, and kept what was deleted."""
+    filled(tmp_path / "kv").close()
+    compacted(tmp_path / "kv", 0, 1)
+    with opened(tmp_path / "kv", "r") as kv:
+        changes = kv.changes(1, follow=True)
+        for _ in range(2):
+            with pytest.raises(TooOld, match="between 1 and 2"):
+                changes.poll()
+            assert changes.wait(0)
+            assert changes.seq == 1
+            assert not changes.complete
+        with pytest.raises(ValueError, match="too_old"):
+            kv.changes(too_old="ignore")  # type: ignore[arg-type]
+
+
+def test_a_compaction_while_all_is_read_is_told(tmp_path: Path) -> None:
+    """Who began with nothing has something by then, which may have been deleted where nothing is left."""
+    with filled(tmp_path / "kv") as kv:
+        kv[b"c"] = bytes(SEGMENT)
+    with opened(tmp_path / "kv", "r") as kv, opened(tmp_path / "kv", "r") as other:
+        skipping, changes = kv.changes(too_old="skip"), kv.changes()
+        assert [next(changes) for _ in range(5)] == [next(skipping) for _ in range(5)] == FILLED
+        compacted(tmp_path / "kv", 5)
+        with pytest.raises(TooOld, match="between 5 and 6"):
+            next(changes)
+        assert list(skipping) == []
+        assert not skipping.complete
+        # Who begins now reads it as it is now.
+        assert [change.seq for change in other.changes()] == [0, 1, 2, 3, 4, 6, 7]
 
 
 def test_what_was_removed_at_the_end_is_told_too(tmp_path: Path) -> None:
@@ -249,10 +281,11 @@ def test_what_was_removed_at_the_end_is_told_too(tmp_path: Path) -> None:
         begun = kv.changes(4)
         compacted(tmp_path / "kv", 4, 5)
         assert begun.complete
-        assert list(begun) == []
+        with pytest.raises(TooOld):
+            next(begun)
         assert not begun.complete
     with opened(tmp_path / "kv", "r") as kv:
-        changes = kv.changes(3)
+        changes = kv.changes(3, too_old="skip")
         assert next(changes) == FILLED[3]
         assert changes.complete
         assert next(changes).key == b"large"

@@ -14,7 +14,8 @@ import xxhash
 from mmapio import FlushPolicy
 from mmapkv import CorruptionError, FormatError
 from tests.unit.mmapio.footprint import unchanged
-from tests.unit.mmapio.processes import in_child, killed_after
+from tests.unit.mmapio.processes import in_child, killed_after, run_python
+from tests.unit.mmapkv.index_words import BUCKETS, LINE, IndexWords
 from tests.unit.mmapkv.stores import agreeing, contents, lose, opened
 from tests.unit.mmaplog.damage import overwrite, replace_by_directory, replace_by_fifo, replace_by_symlink
 
@@ -223,6 +224,37 @@ def test_a_damaged_page_is_mended_before_the_first_change(closed: Path, change: 
             del kv[b"key 1"], expected[b"key 1"]
         assert agreeing(kv) == expected
     assert contents(closed) == expected
+
+
+@pytest.mark.parametrize("change", ["kv.put_many(more)", "kv.update(more)"])
+def test_a_chain_that_leads_back_into_itself_ends(tmp_path: Path, change: str) -> None:
+    """Whoever walks it without counting walks for ever."""
+    path = tmp_path / "kv"
+    killed_after(lambda: kept_open(path))
+    words = IndexWords(path)
+    for segment in words.segments:
+        for bucket in range(BUCKETS):
+            words[segment + LINE * (1 + bucket) + 56] = 1
+        for link, onwards in ((1, 2), (2, 1)):
+            for at in range(7):
+                words[segment + LINE * (BUCKETS + link) + 8 * at] = 0
+            words[segment + LINE * (BUCKETS + link) + 56] = onwards
+    overwrite(path / "INDEX", bytes(words.data))
+    code = f"""
+from mmapkv import KVStore
+more = {{b"more %d" % number: b"" for number in range(5000)}}
+with KVStore.open(arguments[0], "w") as kv:
+    {change}
+    answer([len(kv), all(kv[key] == b"" for key in more)])
+"""
+    assert run_python(code, path) == [len(CONTENT) + 5000, True]
+
+
+def kept_open(path: Path) -> object:
+    """A store with CONTENT that is not closed."""
+    kv = opened(path, "c", FlushPolicy.NEVER)
+    kv.update(CONTENT)
+    return kv
 
 
 @pytest.mark.parametrize("lost", [[], ["INDEX"], ["CONTROL"], ["CONTROL", "INDEX"]], ids=str)

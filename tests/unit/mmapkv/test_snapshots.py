@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
+import struct
 from pathlib import Path
 
 import pytest
 
 from mmapio import Closed
 from mmapkv import CorruptionError, Snapshot
+from mmapkv.frozen import Frozen
+from mmaplog import Log
 from tests.unit.mmapkv.colliding_keys import HashInverter, seed_of
-from tests.unit.mmapkv.stores import opened
+from tests.unit.mmapkv.stores import MANUAL, opened
 from tests.unit.mmaplog.damage import first, overwrite
 
 
@@ -100,3 +103,21 @@ def test_a_damaged_older_version_is_found_out(tmp_path: Path) -> None:
                 with pytest.raises(CorruptionError):
                     read()
             assert kv["a"] == b"second"
+
+
+def test_a_version_before_that_is_of_another_key_is_found_out(tmp_path: Path) -> None:
+    """The record of that number was believed without a look at its key, and looked for again without end."""
+    path = tmp_path / "kv"
+    with opened(path) as kv:
+        kv["b"] = b"of b"
+        kv["a"] = b"of a"
+    # A put of `a` that names record 0, which is about `b`, at a position that holds neither.
+    payload = struct.pack("<HBBIQQ", 1, 1, 2, 5, 0, 1).ljust(24, b"\0") + b"a".ljust(8, b"\0") + b"wrong"
+    with Log.open(path, "w", flush_policy=MANUAL) as log:
+        log.append(payload)
+    with opened(path) as kv:
+        assert kv["a"] == b"wrong"
+        before = Frozen(kv, 2, 2)
+        assert before["b"] == b"of b"
+        with pytest.raises(CorruptionError, match="record 2 names record 0"):
+            before["a"]

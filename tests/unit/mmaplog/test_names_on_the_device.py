@@ -61,3 +61,43 @@ def test_the_name_of_the_directory_is_durable_whoever_made_it(
     calls.clear()
     with Log.open(tmp_path / "log", flush_policy=FlushPolicy.MANUAL):
         assert ("sync", tmp_path.name) not in calls
+
+
+@pytest.mark.parametrize("cleanly", [False, True])
+def test_who_comes_after_a_roll_makes_its_name_durable(
+    tmp_path: Path, calls: list[tuple[str, str]], cleanly: bool
+) -> None:
+    """Everything was durable when the log rolled, and then its writer was gone.
+
+    The next one took all names for durable. The first record of the new segment was acknowledged as durable,
+    in a file whose name a power cut could take away.
+    """
+    log = Log.open(tmp_path / "log", flush_policy=FlushPolicy.MANUAL)
+    log.append(b"first", durable=True)
+    log.roll_tail()
+    if cleanly:
+        log.close()
+    del log
+    with Log.open(tmp_path / "log", flush_policy=FlushPolicy.MANUAL) as log:
+        calls.clear()
+        log.append(b"second", durable=True)
+        assert ("sync", "log") in calls
+        calls.clear()
+        log.append(b"third", durable=True)
+        assert ("sync", "log") not in calls
+
+
+def test_a_segment_is_sealed_only_once_its_successor_has_a_durable_name(
+    tmp_path: Path, calls: list[tuple[str, str]]
+) -> None:
+    """A compaction rolled when everything was durable, so that there was nothing to flush, and sealed.
+
+    A footer says what comes next. A power cut could leave it without the name of that, and the log never
+    opened again.
+    """
+    with Log.open(tmp_path / "log", flush_policy=FlushPolicy.MANUAL) as log:
+        log.append(b"first", durable=True)
+        log.roll_tail()
+        calls.clear()
+        log.compact(lambda entry: True)
+        assert ("sync", "log") in calls
