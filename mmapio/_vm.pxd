@@ -6,6 +6,7 @@ cdef size_t PAGE
 
 # Of the pieces of advice, by their number in `mmapio.options.MmapAdvice`.
 cdef enum:
+    ADVICE_NORMAL = 0
     ADVICE_SEQUENTIAL = 2
     ADVICE_WILL_NEED = 3
     ADVICE_POPULATE_WRITE = 8

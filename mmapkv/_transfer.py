@@ -30,6 +30,8 @@ __all__ = ["register"]
 
 # So many pairs are between two looks at the progress.
 _BLOCK = 1024
+# What is put in one call has as many pairs at most, and not many more bytes than this.
+_CHUNK_BYTES = 1 << 20
 _KINDS = ("dump", "lmdb", "dbm", "sqlite", "diskcache")
 
 
@@ -66,12 +68,8 @@ def load(arguments: argparse.Namespace) -> int:
             source = _source(arguments, refused, opened)
             kv = opened.enter_context(KVStore.open(arguments.store, flush_policy=FlushPolicy.MANUAL))
             meter = opened.enter_context(Meter("load", "pairs"))
-            for key, value in _metered(source, meter):
-                try:
-                    kv.put(key, value)
-                    loaded += 1
-                except (InvalidKey, ValueTooLarge) as error:
-                    refused.add(f"key {key[:60]!r}: {error.strerror}")
+            for chunk in _chunks(_metered(source, meter)):
+                loaded += _put(kv, chunk, refused)
         except (MalformedDump, SourceError) as error:
             before = f" ({loaded:,} pairs before that were loaded)" if loaded else ""
             raise UsageError(f"{named(arguments.source)}: {error}{before}") from None
@@ -84,6 +82,40 @@ def load(arguments: argparse.Namespace) -> int:
         if refused.count > len(refused.examples):
             print(f"{refused.count:,} refused in all")
     return EXIT_FAILED if refused.count else 0
+
+
+def _chunks(pairs: Iterator[tuple[bytes, bytes]]) -> Iterator[list[tuple[bytes, bytes]]]:
+    chunk: list[tuple[bytes, bytes]] = []
+    size = 0
+    try:
+        for key, value in pairs:
+            chunk.append((key, value))
+            size += len(key) + len(value)
+            if len(chunk) == _BLOCK or size >= _CHUNK_BYTES:
+                yield chunk
+                chunk, size = [], 0
+    except (MalformedDump, SourceError):
+        # What was whole before it counts.
+        yield chunk
+        raise
+    yield chunk
+
+
+def _put(kv: KVStore, chunk: list[tuple[bytes, bytes]], refused: Refusals) -> int:
+    # How many of them there are in the store now.
+    try:
+        kv.put_many(chunk)
+        return len(chunk)
+    except (InvalidKey, ValueTooLarge):
+        # Not one of them is. The others are for it.
+        loaded = 0
+    for key, value in chunk:
+        try:
+            kv.put(key, value)
+            loaded += 1
+        except (InvalidKey, ValueTooLarge) as error:
+            refused.add(f"key {key[:60]!r}: {error.strerror}")
+    return loaded
 
 
 def _source(arguments: argparse.Namespace, refused: Refusals, opened: ExitStack) -> Source:

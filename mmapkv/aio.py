@@ -13,10 +13,11 @@ through a whole store, is done in a worker thread, so that the event loop goes o
 
 | Done at once | In a thread |
 |---|---|
-| get, contains, count, ttl, snapshot | open, close, flush, stats, run |
+| get and its like, contains, count, ttl, snapshot | open, close, flush, stats, compact, verify, backup, run |
+| get_many, get_many_into of up to 1,000 keys | those of more, and of keys that are an iterator |
 | put, delete, incr and the like | those that are durable; all where the flush policy has writers wait |
 | the end of a batch or transaction | the same, and if it is long |
-| | put_many, delete_many, clear, sweep, retry |
+| | put_many, update, delete_many, popitem, clear, sweep, retry |
 | each step of an iteration | what a scan reads before it begins, once it is much; waiting for changes |
 
 To hand a call to a thread takes 50 to 100 us, a get 1 us. That holds for what is in memory. A page that must
@@ -33,13 +34,12 @@ be lost. Waiting for a change can be cancelled within 0.1 s, and loses none.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 from typing import (
     TYPE_CHECKING,
     Any,
-    Generic,
     Literal,
     Self,
     SupportsIndex,
@@ -51,7 +51,7 @@ from typing import (
 
 from mmapio.aio import check_anyio, in_thread, in_thread_all_the_same
 from mmapio.options import FlushPolicy, Trigger
-from mmapkv.changes import Change, Changes, TooOldChoice
+from mmapkv.aio_steps import RECORDS_MAX, AsyncChanges, Scan, Turns, Walk
 from mmapkv.store import KVStore
 from mmaplog.log import DEFAULT_POLICY, DEFAULT_SEGMENT_BYTES
 
@@ -60,9 +60,14 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
+    from mmapio.view import MappedSlice
     from mmapkv.batch import Batch
+    from mmapkv.cache import EvictionPolicy
     from mmapkv.snapshot import Snapshot
     from mmapkv.transaction import Transaction
+    from mmapkv.verify import StoreVerified
+    from mmaplog.backup import Backup
+    from mmaplog.compaction import Compaction
 
     _Bytes: TypeAlias = str | bytes | Buffer
     _Ttl: TypeAlias = float | timedelta | None
@@ -78,40 +83,16 @@ __all__ = ["AsyncChanges", "AsyncKVStore"]
 T = TypeVar("T")
 _Changes_T = TypeVar("_Changes_T", "Batch", "Transaction")
 
-#: Calls that one task may make before the others get a turn.
-CALLS_MAX = 64
-
-#: What a scan reads before it begins is read at once if it is no more than so many records, some 0.5 ms.
-RECORDS_MAX = 1000
-
 # The policies under which a change may wait until it is on the device.
 _WAITING = frozenset({Trigger.ALWAYS, Trigger.BYTES, Trigger.WRITES})
-
-
-class _Turns:
-    # Counts calls, and lets other tasks go first when it is their turn.
-    __slots__ = ("_left",)
-
-    def __init__(self) -> None:
-        self._left = CALLS_MAX
-
-    async def pause(self) -> None:
-        from anyio.lowlevel import checkpoint
-
-        self._left = CALLS_MAX
-        await checkpoint()
-
-    def over(self) -> bool:
-        self._left -= 1
-        return self._left < 0
 
 
 class AsyncKVStore:
     """A :class:`KVStore` whose calls are awaited; the module tells which of them take a thread.
 
     Make one with :meth:`open`, or of an open store, which it shares from then on: both may be used. What
-    this class lacks is to be had through :meth:`run`. Every call raises what the store's does, and a change
-    of a buffer during a call that takes a thread is a change of what is written.
+    this class lacks, namespaces and typed views, is to be had through :meth:`run`. Every call raises what the
+    store's does, and a change of a buffer during a call that takes a thread is a change of what is written.
     """
 
     __slots__ = ("_store", "_turns", "_waits")
@@ -120,7 +101,7 @@ class AsyncKVStore:
         check_anyio()
         self._store = store
         self._waits = store.flush_policy.trigger in _WAITING
-        self._turns = _Turns()
+        self._turns = Turns()
 
     @classmethod
     async def open(
@@ -132,6 +113,8 @@ class AsyncKVStore:
         segment_bytes: SupportsIndex = DEFAULT_SEGMENT_BYTES,
         verify: bool = True,
         ordered: bool = False,
+        max_bytes: SupportsIndex | None = None,
+        eviction: EvictionPolicy = "clock",
     ) -> Self:
         """:meth:`KVStore.open` in a thread. Raises Unsupported without the package anyio.
 
@@ -148,6 +131,8 @@ class AsyncKVStore:
                     segment_bytes=segment_bytes,
                     verify=verify,
                     ordered=ordered,
+                    max_bytes=max_bytes,
+                    eviction=eviction,
                 )
             )
 
@@ -174,6 +159,11 @@ class AsyncKVStore:
         """True after :meth:`close`."""
         return self._store.closed
 
+    @property
+    def flush_policy(self) -> FlushPolicy:
+        """When writes become durable by themselves, as it was given."""
+        return self._store.flush_policy
+
     async def run(self, call: Callable[[KVStore], T]) -> T:
         """What `call` returns when it is given the store, in a thread.
 
@@ -190,6 +180,47 @@ class AsyncKVStore:
         if self._turns.over():
             await self._turns.pause()
         return self._store.get(key, default)
+
+    @overload
+    async def get_view(self, key: _Bytes, default: None = None, /) -> MappedSlice | None: ...
+    @overload
+    async def get_view(self, key: _Bytes, default: T, /) -> MappedSlice | T: ...
+    async def get_view(self, key: _Bytes, default: Any = None, /) -> Any:
+        """:meth:`KVStore.get_view`, at once."""
+        if self._turns.over():
+            await self._turns.pause()
+        return self._store.get_view(key, default)
+
+    async def get_into(self, key: _Bytes, buffer: Buffer, /) -> int | None:
+        """:meth:`KVStore.get_into`, at once."""
+        if self._turns.over():
+            await self._turns.pause()
+        return self._store.get_into(key, buffer)
+
+    @overload
+    async def get_versioned(self, key: _Bytes, default: None = None, /) -> tuple[bytes, int] | None: ...
+    @overload
+    async def get_versioned(self, key: _Bytes, default: T, /) -> tuple[bytes, int] | T: ...
+    async def get_versioned(self, key: _Bytes, default: Any = None, /) -> Any:
+        """:meth:`KVStore.get_versioned`, at once."""
+        if self._turns.over():
+            await self._turns.pause()
+        return self._store.get_versioned(key, default)
+
+    async def get_many(self, keys: Iterable[_Bytes], default: Any = None, view: bool = False) -> list[Any]:
+        """:meth:`KVStore.get_many`, at once for up to 1,000 keys in a list or the like, else in a thread."""
+        return await self._look(keys, lambda: self._store.get_many(keys, default, view))
+
+    async def get_many_into(
+        self,
+        keys: Iterable[_Bytes],
+        buffer: Buffer,
+        lengths: Buffer | None = None,
+        *,
+        stride: SupportsIndex = 0,
+    ) -> int:
+        """:meth:`KVStore.get_many_into` likewise."""
+        return await self._look(keys, lambda: self._store.get_many_into(keys, buffer, lengths, stride=stride))
 
     async def contains(self, key: _Bytes) -> bool:
         """Whether the key is present; at once."""
@@ -323,6 +354,14 @@ class AsyncKVStore:
         """:meth:`KVStore.setdefault`."""
         return await self._change(lambda: self._store.setdefault(key, default))
 
+    async def popitem(self) -> tuple[bytes, bytes]:
+        """:meth:`KVStore.popitem` in a thread, for it reads on until it finds one."""
+        return await in_thread(self._store.popitem)
+
+    async def update(self, other: Any = (), /, **named: _Bytes) -> None:
+        """:meth:`KVStore.update` in a thread, which goes through `other` too."""
+        await in_thread(lambda: self._store.update(other, **named))
+
     async def sweep(self) -> int:
         """:meth:`KVStore.sweep` in a thread."""
         return await in_thread(self._store.sweep)
@@ -335,21 +374,45 @@ class AsyncKVStore:
         """:meth:`KVStore.flush` in a thread."""
         await in_thread(self._store.flush)
 
+    async def sync(self) -> None:
+        """:meth:`KVStore.sync` in a thread."""
+        await in_thread(self._store.sync)
+
+    async def compact(self) -> Compaction:
+        """:meth:`KVStore.compact` in a thread."""
+        return await in_thread(self._store.compact)
+
+    async def verify(
+        self, *, full: bool = True, progress: Callable[[int, int], object] | None = None
+    ) -> StoreVerified:
+        """:meth:`KVStore.verify` in a thread, in which `progress` is called."""
+        return await in_thread(lambda: self._store.verify(full=full, progress=progress))
+
+    async def backup(
+        self,
+        target: str | bytes | os.PathLike[str] | os.PathLike[bytes],
+        *,
+        verify: bool = True,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> Backup:
+        """:meth:`KVStore.backup` in a thread, in which `progress` is called."""
+        return await in_thread(lambda: self._store.backup(target, verify=verify, progress=progress))
+
     async def stats(self) -> dict[str, int]:
         """:meth:`KVStore.stats` in a thread."""
         return await in_thread(self._store.stats)
 
     def keys(self) -> AsyncIterator[bytes]:
         """The keys as of the first one that is asked for, in the order of the last change."""
-        return _Walk(lambda: iter(self._store))
+        return Walk(lambda: iter(self._store))
 
     def values(self) -> AsyncIterator[bytes]:
         """The values likewise."""
-        return _Walk(lambda: iter(self._store.values()))
+        return Walk(lambda: iter(self._store.values()))
 
     def items(self) -> AsyncIterator[tuple[bytes, bytes]]:
         """The pairs likewise."""
-        return _Walk(lambda: iter(self._store.items()))
+        return Walk(lambda: iter(self._store.items()))
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self.keys()
@@ -391,7 +454,7 @@ class AsyncKVStore:
                 return self._store.scan(prefix, start=start, stop=stop, reverse=reverse)
             return self._store.scan(prefix, start=start, stop=stop, reverse=reverse, values=False)
 
-        return _Scan(self._store, begin)
+        return Scan(self._store, begin)
 
     def changes(
         self,
@@ -399,7 +462,7 @@ class AsyncKVStore:
         *,
         follow: bool = False,
         timeout: float | None = None,
-        too_old: TooOldChoice = "raise",
+        too_old: Literal["raise", "skip"] = "raise",
     ) -> AsyncChanges:
         """:meth:`KVStore.changes`, which waits in a thread."""
         return AsyncChanges(self._store.changes(since, follow=follow, timeout=timeout, too_old=too_old))
@@ -418,80 +481,16 @@ class AsyncKVStore:
     def __repr__(self) -> str:
         return f"<AsyncKVStore of {self._store!r}>"
 
+    async def _look(self, keys: Iterable[_Bytes], call: Callable[[], T]) -> T:
+        if not isinstance(keys, Sized) or len(keys) > RECORDS_MAX:
+            return await in_thread(call)
+        if self._turns.over():
+            await self._turns.pause()
+        return call()
+
     async def _change(self, call: Callable[[], T], durable: bool = False) -> T:
         if durable or self._waits:
             return await in_thread(call)
         if self._turns.over():
             await self._turns.pause()
         return call()
-
-
-class _Walk(Generic[T]):
-    """The steps of an iteration over a store, each at once."""
-
-    __slots__ = ("_begin", "_steps", "_turns")
-
-    def __init__(self, begin: Callable[[], Iterator[T]]) -> None:
-        self._begin = begin
-        self._steps: Iterator[T] | None = None
-        self._turns = _Turns()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> T:
-        if self._turns.over():
-            # Before the step: to be cancelled with what it gave in hand would lose that.
-            await self._turns.pause()
-        if self._steps is None:
-            await self._prepare()
-            self._steps = self._begin()
-        for step in self._steps:
-            return step
-        raise StopAsyncIteration
-
-    async def _prepare(self) -> None:
-        pass
-
-
-class _Scan(_Walk[T]):
-    """A scan, with what may take long before it."""
-
-    __slots__ = ("_store",)
-
-    def __init__(self, store: KVStore, begin: Callable[[], Iterator[T]]) -> None:
-        super().__init__(begin)
-        self._store = store
-
-    async def _prepare(self) -> None:
-        keys = self._store._ordered
-        if keys.lag(self._store) > RECORDS_MAX:
-            await in_thread(lambda: keys.prepare(self._store))
-
-
-class AsyncChanges:
-    """The changes of a store, for ``async for``, as :class:`Changes` tells. For one task at a time."""
-
-    __slots__ = ("_changes", "_turns")
-
-    def __init__(self, changes: Changes) -> None:
-        self._changes = changes
-        self._turns = _Turns()
-
-    @property
-    def seq(self) -> int:
-        """The number that the next change has at least: where to go on, another day."""
-        return self._changes.seq
-
-    @property
-    def complete(self) -> bool:
-        """Whether every number since the beginning was there, as :attr:`Changes.complete`."""
-        return self._changes.complete
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Change:
-        if self._turns.over():
-            await self._turns.pause()
-        return await self._changes.__anext__()

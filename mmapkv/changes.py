@@ -5,18 +5,18 @@ from __future__ import annotations
 import operator
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Self, SupportsIndex, TypeAlias
+from typing import TYPE_CHECKING, Self, SupportsIndex
 
 from mmapkv.decode import take_change
 from mmaplog.errors import TooOld
-from mmaplog.follow import wait_in_thread
+from mmaplog.follow import deadline_after, wait_in_thread
 from mmaplog.subscription import SKIP, checked_choice
 
 if TYPE_CHECKING:
+    from typing import Literal
+
     from mmapkv.store import KVStore
     from mmaplog.follow import Follower
-
-TooOldChoice: TypeAlias = Literal["raise", "skip"]
 
 # How long to wait for the index entry of a record that is committed: the writer is between two stores. If it
 # was killed there, the next writer makes the entry.
@@ -59,9 +59,10 @@ class Changes:
         since: SupportsIndex | None,
         follow: bool,
         timeout: float | None,
-        too_old: TooOldChoice,
+        too_old: Literal["raise", "skip"],
     ) -> None:
         checked_choice(too_old)
+        deadline_after(timeout)
         visible, _ = store._visible()
         log, _ = store._open_parts()
         begin = visible if since is None else operator.index(since)
@@ -140,7 +141,7 @@ class Changes:
         """
         if self._gap is not None:
             return True
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = deadline_after(timeout)
         pause = PAUSE_SECONDS
         while True:
             visible, _ = self._store._visible()

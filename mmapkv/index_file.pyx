@@ -81,6 +81,9 @@ def load(Descriptor opened, log_uuid, SlotMap slots, bint writable):
     if header.magic != INDEX_MAGIC:
         raise FormatError(
             f"not an index: it begins with {raw[:8]!r}; move it away, the index is then rebuilt from the log", opened.path)
+    if header.version == 0:
+        # There never was such a version: a power cut has come between the words of the header.
+        raise CorruptionError("the index was never written whole", opened.path)
     if header.version != INDEX_VERSION:
         raise FormatError(f"the index has version {header.version}, this code knows {INDEX_VERSION}; upgrade mmapkv", opened.path)
     if header.checksum != xxh3(&header, sizeof(header) - 8, 0):

@@ -29,7 +29,8 @@ class Namespace(MutableMapping[K, T], Generic[K, T]):
     Made by :meth:`mmapkv.KVStore.namespace`, and like a store in all that it can do. It keeps nothing but
     the prefix, so it sees what the store holds, and any number of them may be of the same prefix. One
     operation on a key costs what it costs in the store. Iteration, `len` and `clear` read the log of the
-    whole store once. The prefix itself is a key of the store, and the empty one here. Prefixes of which one
+    whole store once; of a store that was opened with ``ordered=True`` only what there is of this part, in the
+    order of its keys. The prefix itself is a key of the store, and the empty one here. Prefixes of which one
     begins another overlap: let each end in a byte that they otherwise do not contain.
 
     Batches, transactions and snapshots, and what works on the bytes of a value, `append`, `incr` and
@@ -284,10 +285,15 @@ class Namespace(MutableMapping[K, T], Generic[K, T]):
                 return value
 
     def _inner_keys(self) -> Iterator[bytes]:
+        if self._store._in_order and self._prefix:
+            return self._store.scan(self._prefix, values=False)
         keys = self._store._walk(KEYS)
         return (key for key in keys if key.startswith(self._prefix)) if self._prefix else keys
 
     def _pairs(self) -> Iterator[tuple[K, T]]:
+        if self._store._in_order and self._prefix:
+            pairs = self._store.scan(self._prefix)
+            return ((self._outer(key), self._codec.decode(raw)) for key, raw in pairs)
         pairs = self._store._walk(ITEMS)
         return (
             (self._outer(key), self._codec.decode(raw)) for key, raw in pairs if key.startswith(self._prefix)

@@ -23,7 +23,7 @@ BLOCK_MAX = 1024
 
 
 class Scanned:
-    """The part of a store and of its snapshots that reads in order; no use without the rest."""
+    """The part of a store, its snapshots and transactions that reads in order; no use without the rest."""
 
     __slots__ = ()
 
@@ -76,15 +76,25 @@ class Scanned:
         b'se/Lund'
         """
         limits = [None if each is None else encoded(each, "key") for each in (prefix, start, stop)]
-        low, high = bounds(*limits)
-        snapshot = self._snapshot_for_scan()
-        store = snapshot._store
-        store._ordered.bring_up(store, snapshot.stop)
-        return (_pairs if values else _keys)(snapshot, low, high, reverse)
+        return self._scan_within(*bounds(*limits), reverse, values)
+
+    def _scan_within(
+        self, low: bytes | None, high: bytes | None, reverse: bool, values: bool
+    ) -> Iterator[Any]:
+        return scan_snapshot(self._snapshot_for_scan(), low, high, reverse, values)
 
     @abstractmethod
     def _snapshot_for_scan(self) -> Snapshot:
         """The moment that a scan is of."""
+
+
+def scan_snapshot(
+    snapshot: Snapshot, low: bytes | None, high: bytes | None, reverse: bool, values: bool
+) -> Iterator[Any]:
+    """The pairs, or keys, of a snapshot in [low, high), in order."""
+    store = snapshot._store
+    store._ordered.bring_up(store, snapshot.stop)
+    return (_pairs if values else _keys)(snapshot, low, high, reverse)
 
 
 def bounds(

@@ -19,7 +19,7 @@ from mmapkv import attach, cache, index_file, marks
 from mmapkv.bulk import BulkWriter
 from mmapkv.cache import EvictionPolicy, checked_bound, segment_bytes_of
 from mmapkv.care import Cared
-from mmapkv.changes import Changes, TooOldChoice
+from mmapkv.changes import Changes
 from mmapkv.clearing import clear
 from mmapkv.codecs import Bytes, Codec, checked
 from mmapkv.errors import Conflict, SnapshotTooOld, StoreError
@@ -39,6 +39,7 @@ from mmaplog.log import DEFAULT_POLICY, DEFAULT_SEGMENT_BYTES, Log, open_log
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
 
 _T = TypeVar("_T")
 
@@ -80,6 +81,8 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
     _eviction: Eviction | None
     _flush_policy: FlushPolicy
     _ordered: OrderedKeys
+    # Whether the keys are sorted from the beginning.
+    _in_order: bool
     _views: weakref.WeakValueDictionary[int, Snapshot]
     _index_lock: _fork.Lock
     # How a pickled handle is opened again: where, and with which arguments of `open`.
@@ -179,6 +182,7 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
         store._open(log, verify)
         store._use(index, slots)
         store._ordered = OrderedKeys()
+        store._in_order = ordered
         store._flush_policy = flush_policy
         try:
             store._eviction = cache.begin(store, bound, eviction)
@@ -272,7 +276,7 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
         *,
         follow: bool = False,
         timeout: float | None = None,
-        too_old: TooOldChoice = "raise",
+        too_old: Literal["raise", "skip"] = "raise",
     ) -> Changes:
         """Iterate over the changes from number `since` on, as they were made: :class:`Changes`.
 

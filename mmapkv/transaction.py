@@ -5,17 +5,21 @@ from __future__ import annotations
 import errno
 from collections.abc import ItemsView, Iterator, MutableMapping, ValuesView
 from datetime import timedelta
+from heapq import merge
+from operator import itemgetter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from mmapkv.errors import StoreError
 from mmapkv.frozen import encoded
+from mmapkv.scan import Scanned, scan_snapshot
 from mmapkv.views import Items, Values
 from mmapkv.walk import ITEMS, KEYS, VALUES
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from mmapkv.snapshot import Snapshot
     from mmapkv.store import KVStore
 
 __all__ = ["Transaction"]
@@ -23,13 +27,13 @@ __all__ = ["Transaction"]
 _T = TypeVar("_T")
 
 
-class Transaction(MutableMapping[bytes, bytes]):
+class Transaction(Scanned, MutableMapping[bytes, bytes]):
     """A mapping whose changes are committed together when its ``with`` block ends; none, when that raises.
 
     Made by ``KVStore.transaction``. It reads the store as that was when it began, and its own changes. No
     lock is held meanwhile: the commit raises Conflict, and writes nothing, when a key that it read or
-    changes was changed by others since; after an iteration or `len`, when anything was. So transactions are
-    serializable. One that changes nothing never conflicts.
+    changes was changed by others since; after an iteration, a scan or `len`, when anything was. So
+    transactions are serializable. One that changes nothing never conflicts.
 
     >>> import tempfile; from mmapkv import KVStore
     >>> with KVStore.open(tempfile.mkdtemp()) as kv:
@@ -167,6 +171,29 @@ class Transaction(MutableMapping[bytes, bytes]):
         for key, changed in changes.items():
             if changed is not None:
                 yield (key, changed)[what] if what in (KEYS, VALUES) else (key, changed)
+
+    def _snapshot_for_scan(self) -> Snapshot:
+        self._read_everything()
+        return self._before
+
+    def _scan_within(
+        self, low: bytes | None, high: bytes | None, reverse: bool, values: bool
+    ) -> Iterator[Any]:
+        before = scan_snapshot(self._snapshot_for_scan(), low, high, reverse, values)
+        # As it is now, like the rest.
+        changes = dict(self._changes)
+        ours = sorted(
+            (
+                key
+                for key, value in changes.items()
+                if value is not None and (low is None or low <= key) and (high is None or key < high)
+            ),
+            reverse=reverse,
+        )
+        if values:
+            pairs = (pair for pair in before if pair[0] not in changes)
+            return merge(pairs, ((key, changes[key]) for key in ours), key=itemgetter(0), reverse=reverse)
+        return merge((key for key in before if key not in changes), ours, reverse=reverse)
 
     def _read_everything(self) -> None:
         self._refuse_late()

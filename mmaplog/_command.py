@@ -14,7 +14,7 @@ from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
 
-__all__ = ["EXIT_FAILED", "UsageError", "Version", "named", "perform"]
+__all__ = ["EXIT_FAILED", "UsageError", "Version", "named", "perform", "whole_number"]
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -31,6 +31,13 @@ class Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         print(f"{parser.prog} {version('mmapkv')}")
         parser.exit()
+
+
+def whole_number(text: str) -> int:
+    """An argument that is a count or the number of a record, for argparse."""
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 0 or more")
+    return int(text)
 
 
 def perform(program: str, arguments: argparse.Namespace) -> int:

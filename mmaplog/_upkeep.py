@@ -8,13 +8,15 @@ import itertools
 import json
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from mmapio.options import FlushPolicy
-from mmaplog._command import EXIT_FAILED, UsageError, named
+from mmaplog._command import EXIT_FAILED, UsageError, named, whole_number
 from mmaplog._progress import Meter
 from mmaplog.export import FORMATS, MalformedLine, from_json, written_whole
 from mmaplog.log import Log
+from mmaplog.manifest import NAME as MANIFEST
 from mmaplog.repair import Repaired
 from mmaplog.repair import repair as repair_log
 from mmaplog.replay import Entry
@@ -51,18 +53,21 @@ def export(arguments: argparse.Namespace) -> int:
 
 def import_(arguments: argparse.Namespace) -> int:
     """Append the records, without their times, that `export` wrote as JSON lines, from the standard input."""
+    records = from_json(sys.stdin.buffer)
+    # Where there is no log, none is made for what does not even begin as one.
+    try:
+        block = list(itertools.islice(records, _BLOCK))
+        exists = Path(arguments.log, MANIFEST).exists()
+        _require_numbers(block, None if arguments.renumber or exists else 0)
+    except MalformedLine as error:
+        raise UsageError(f"{error} (no record was appended)") from None
     with Log.open(arguments.log, flush_policy=FlushPolicy.MANUAL) as log:
         first = log.committed
-        records = from_json(sys.stdin.buffer)
         try:
-            while block := list(itertools.islice(records, _BLOCK)):
-                expected = range(log.committed, log.committed + len(block))
-                for (seq, _), number in zip(block, expected, strict=True):
-                    if seq != number and not arguments.renumber:
-                        raise MalformedLine(
-                            f"record {seq} would become number {number}; to give new numbers, use --renumber"
-                        )
+            while block:
+                _require_numbers(block, None if arguments.renumber else log.committed)
                 log.append_many([payload for _, payload in block])
+                block = list(itertools.islice(records, _BLOCK))
         except MalformedLine as error:
             log.flush()
             raise UsageError(f"{error} ({log.committed - first:,} records before it were appended)") from None
@@ -70,6 +75,14 @@ def import_(arguments: argparse.Namespace) -> int:
         last = log.committed
     _say(arguments, {"start": first, "stop": last}, f"{last - first:,} records appended: [{first}, {last})")
     return 0
+
+
+def _require_numbers(block: list[tuple[int, bytes]], first: int | None) -> None:
+    for number, (seq, _) in enumerate(block, 0 if first is None else first):
+        if first is not None and seq != number:
+            raise MalformedLine(
+                f"record {seq} would become number {number}; to give new numbers, use --renumber"
+            )
 
 
 def backup(arguments: argparse.Namespace) -> int:
@@ -132,8 +145,8 @@ def register(commands: Any) -> None:
         each.add_argument("--json", action="store_true", help="JSON, an object on each line")
         each.set_defaults(run=run)
         made[name] = each
-    made["export"].add_argument("--start", type=_number, metavar="SEQ", help="the first record")
-    made["export"].add_argument("--stop", type=_number, metavar="SEQ", help="the one after the last")
+    made["export"].add_argument("--start", type=whole_number, metavar="SEQ", help="the first record")
+    made["export"].add_argument("--stop", type=whole_number, metavar="SEQ", help="the one after the last")
     made["export"].add_argument(
         "--format", choices=sorted(FORMATS), default="json", help="what each record becomes (%(default)s)"
     )
@@ -142,10 +155,3 @@ def register(commands: Any) -> None:
     made["backup"].add_argument("target", metavar="TARGET", help="a directory that is not there yet")
     made["backup"].add_argument("--no-verify", action="store_true", help="do not check the records copied")
     made["repair"].add_argument("--dry-run", action="store_true", help="only say what would be done")
-
-
-def _number(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{value} is negative")
-    return value

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol, cast
 
 from mmaplog import _upkeep
-from mmaplog._command import EXIT_FAILED, UsageError, Version, named, perform
+from mmaplog._command import EXIT_FAILED, UsageError, Version, named, perform, whole_number
 from mmaplog._progress import Meter
 from mmaplog.log import Log
 from mmaplog.replay import Entry
@@ -149,17 +149,12 @@ def _parser() -> argparse.ArgumentParser:
     made["append"].add_argument("--durable", action="store_true", help="sync before going on")
     made["append"].add_argument("--timestamps", action="store_true", help="store the time with each record")
     made["tail"].add_argument(
-        "-n", "--lines", type=_count, default=10, metavar="N", help="how many records (%(default)s)"
+        "-n", "--lines", type=whole_number, default=10, metavar="N", help="how many records (%(default)s)"
     )
     made["tail"].add_argument("-f", "--follow", action="store_true", help="go on with those to come")
-    made["replay"].add_argument("--start", type=_count, default=0, metavar="SEQ", help="the first record")
-    made["replay"].add_argument("--stop", type=_count, metavar="SEQ", help="the one after the last")
+    made["replay"].add_argument(
+        "--start", type=whole_number, default=0, metavar="SEQ", help="the first record"
+    )
+    made["replay"].add_argument("--stop", type=whole_number, metavar="SEQ", help="the one after the last")
     made["replay"].add_argument("--reverse", action="store_true", help="from the last to the first")
     return parser
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{value} is negative")
-    return value

@@ -14,6 +14,7 @@ from mmaplog import bookmark_format as layout
 from mmaplog.bookmark import Bookmark
 from mmaplog.bookmark_format import Place
 from mmaplog.errors import TooOld
+from mmaplog.follow import deadline_after
 from mmaplog.subscription import SLICE_SECONDS, Subscription, checked_choice
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class Consumer(Subscription):
         self._check()
         if self._auto_commit:
             self._commit(self._position, durable=False)
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = deadline_after(timeout)
         while True:
             left = SLICE_SECONDS if deadline is None else min(deadline - time.monotonic(), SLICE_SECONDS)
             try:

@@ -7,6 +7,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint64_t
 
 from mmapio cimport _memory as memory
+from mmapio.bounds cimport deadline_of
 from mmaplog.control cimport Control
 from mmaplog.format cimport CommitSlot
 from mmaplog.replay cimport Entry, Replay
@@ -15,6 +16,11 @@ from mmaplog.errors import TooOld
 
 # A sleeper looks around this often: for signals, and whether its handle was closed by another thread.
 cdef double SLICE_SECONDS = 0.1
+
+
+def deadline_after(timeout):
+    """When `timeout` seconds from now are over; None for None. TypeError for what is no number, ValueError for NaN, which never is over."""
+    return None if timeout is None else deadline_of(timeout)
 
 
 cdef double time_to_sleep(deadline) except? -1:
@@ -30,6 +36,7 @@ cdef class Follower:
     """
 
     def __init__(self, log, Control control, replay, timeout):
+        deadline_after(timeout)
         self.generation = memory.load_acquire(&control.hot.generation)
         self.epoch = log.epoch
         self.log = log
@@ -52,7 +59,7 @@ cdef class Follower:
 
     def wait(self, timeout=None):
         """Sleep until there is a next record, at most `timeout` seconds. True when there is. Raises Closed."""
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = deadline_after(timeout)
         cdef uint64_t turn
         while True:
             turn = memory.load_acquire(&self.control.hot.turn)
@@ -88,13 +95,16 @@ cdef class Follower:
     cdef bint fetch(self) except -1:
         # Whether the next record is there.
         cdef CommitSlot slot
-        if self.replay.seq < self.replay.stop:
+        cdef bint changed = memory.load_acquire(&self.control.hot.generation) != self.generation
+        if self.replay.seq < self.replay.stop and not changed:
             return True
         self.log.committed  # raises what stands in the way of reading
-        if memory.load_acquire(&self.control.hot.generation) != self.generation:
+        if changed:
             self.look_back()
         slot = self.control.committed()
         if slot.seq <= self.replay.seq:
+            # What it knew of beyond was dropped.
+            self.replay.stop = self.replay.seq
             return False
         self.replay.extend(slot.seq, slot.segment_id)
         return True
@@ -112,6 +122,8 @@ cdef class Follower:
                 f"follow the log anew from {resumed}", self.log.path)
         self.generation = generation
         self.epoch = epoch
+        # Where its segment ends is to be asked again.
+        self.replay.followed = False
         return 0
 
     cdef bint sleep(self, uint64_t turn, double seconds) except -1:
@@ -127,7 +139,7 @@ async def wait_in_thread(follower, timeout):
     """`follower.wait` in a thread, whatever it waits for, so that an event loop goes on. Can be cancelled within 0.1 s. Unsupported without anyio."""
     from mmapio.aio import in_thread, waiting
 
-    deadline = None if timeout is None else time.monotonic() + timeout
+    deadline = deadline_after(timeout)
     while True:
         left = max(time_to_sleep(deadline), 0)
         if await in_thread(lambda: follower.wait(left), limiter=waiting()):

@@ -16,6 +16,7 @@ from mmaplog import bookmark_format as layout
 from mmaplog.bookmark import Bookmark
 from mmaplog.bookmark_format import Place
 from mmaplog.errors import LogError, TooOld
+from mmaplog.follow import deadline_after
 from mmaplog.subscription import SLICE_SECONDS, Subscription, checked_choice
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class GroupMember(Subscription):
         self._check()
         if self._auto_commit:
             self._commit(None, durable=False)
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = deadline_after(timeout)
         while self._hand() is None and not self._take():
             left = SLICE_SECONDS if deadline is None else min(deadline - time.monotonic(), SLICE_SECONDS)
             if left <= 0:

@@ -349,6 +349,8 @@ cdef class Log(Keeper):
         cdef CommitSlot slot = self.end_now()
         if stop is None:
             stop = slot.seq
+        if start > slot.seq:
+            raise IndexError(f"there is no record {start} yet: the log holds [{first}, {slot.seq})")
         if start == 0:
             start = first
             if not reverse and first <= stop <= slot.seq:
@@ -542,8 +544,10 @@ def open_log(cls, path, mode, flush_policy, timestamps, segment_bytes, derived, 
         raise TypeError(f"flush_policy must be a mmapio.FlushPolicy, not {flush_policy!r}")
     if reserve_bytes is not None:
         reserve_bytes = operator.index(reserve_bytes)
-        if reserve_bytes < 0 or mode == "r":
-            raise ValueError(f"a reserve of {reserve_bytes} bytes cannot be kept with mode {mode!r}")
+        if reserve_bytes < 0:
+            raise ValueError(f"a reserve of {reserve_bytes} bytes cannot be kept: it is blocks of the disk, 0 or more bytes")
+        if mode == "r":
+            raise ValueError(f"a reserve of {reserve_bytes} bytes cannot be kept by who opens with mode 'r': it is for a writer")
     log._path = os.fsdecode(path)
     found = attach.attach(log._path, mode, segment_bytes, derived, shared=shared)
     try:

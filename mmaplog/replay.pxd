@@ -14,6 +14,11 @@ cdef class Entry:
     cdef readonly object payload
 
 
+@cython.final
+cdef class Scan:
+    cdef Segment segment
+
+
 cdef class Replay:
     # Walks over the records [seq, stop).
     cdef SegmentSet segments
@@ -27,6 +32,7 @@ cdef class Replay:
     cdef uint64_t records_end   # of a segment with gaps: where its last record ends
     cdef bint followed          # there is another segment after `segment`
     cdef bint verify
+    cdef Scan scan              # of `segment`, when it is read from one end to the other
 
     cdef Entry take(self)
     cdef int go_to(self, uint64_t seq) except -1

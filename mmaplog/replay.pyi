@@ -2,6 +2,7 @@ from collections.abc import Iterator
 from typing import Self, final
 
 from mmapio.view import MappedSlice
+from mmaplog.segment import Segment
 from mmaplog.segment_set import SegmentSet
 
 @final
@@ -12,6 +13,10 @@ class Entry:
     def timestamp(self) -> int | None: ...
     @property
     def payload(self) -> MappedSlice: ...
+
+@final
+class Scan:
+    def __new__(cls, segment: Segment) -> Self: ...
 
 class Replay:
     def __init__(self, segments: SegmentSet, start: int, stop: int, verify: bool, tail_id: int) -> None: ...

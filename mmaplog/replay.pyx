@@ -29,6 +29,19 @@ cdef class Entry:
         return f"<Entry {self.seq}: {len(self.payload)} bytes>"
 
 
+@cython.final
+@cython.no_gc_clear
+cdef class Scan:
+    """That a segment is read from one end to the other, as long as this lives."""
+
+    def __cinit__(self, Segment segment):
+        self.segment = segment
+        segment.begin_scan()
+
+    def __dealloc__(self):
+        self.segment.end_scan()
+
+
 cdef class Replay:
     """Iterates over the records [start, stop) of a log, past numbers that compaction removed. Made by ``Log.replay``."""
 
@@ -86,6 +99,7 @@ cdef class Replay:
 
     cdef int look_ahead(self) except -1:
         cdef Footer footer
+        self.scan = None
         self.boundary = self.segments.boundary_of(self.segment, self.tail_id)
         self.followed = self.boundary != 0
         if not self.followed:
@@ -95,7 +109,7 @@ cdef class Replay:
         if self.followed:
             self.segment.settled = True
             if self.stop - self.seq >= SCAN_LEAST:
-                self.segment.expect_scan()
+                self.scan = Scan(self.segment)
         if self.segment.sparse:
             if not self.segment.load_footer(&footer):
                 raise CorruptionError(
@@ -142,6 +156,7 @@ cdef class Replay:
                 self.seq = self.stop
             else:
                 self.seq = self.boundary
+        self.scan = None
         return False
 
     cdef int deny_reuse(self, Segment before) except -1:

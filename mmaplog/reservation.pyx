@@ -2,6 +2,7 @@
 """A record that is written in place."""
 
 import errno as _errno
+import operator
 
 from libc.stdint cimport uint64_t
 
@@ -38,6 +39,9 @@ cdef class Reservation:
 
     @size.setter
     def size(self, size):
+        size = operator.index(size)
+        if self.seq is not None or self.begun and self.view is None:
+            raise LogError(_errno.EINVAL, "the block of the reservation has ended, its record is what it is", self.log._path)
         if not 0 <= size <= self.reserved:
             raise ValueError(f"{size} bytes are not within the {self.reserved} that were reserved")
         self.wanted = size

@@ -12,7 +12,7 @@ cdef class Segment:
     cdef Descriptor directory
     cdef object log_uuid
     cdef bint writable
-    cdef bint scanned           # the kernel was told that it is read from one end to the other
+    cdef uint64_t scans         # under way, of which the kernel was told
     cdef bint settled           # it has a successor, and its length was learnt since: it does not grow any more
     cdef Region region          # what `base` points into, whatever becomes of `file`
     cdef char *base
@@ -31,7 +31,8 @@ cdef class Segment:
 
     cdef MappedFile handle(self)
     cdef release(self)
-    cdef int expect_scan(self) except -1
+    cdef void begin_scan(self) noexcept
+    cdef void end_scan(self) noexcept
     cdef int expect(self, uint64_t start, uint64_t count) except -1
     cdef int refresh(self) except -1
     cdef int sync(self) except -1

@@ -78,12 +78,17 @@ cdef class Segment:
         self.region.check()
         return count
 
-    cdef int expect_scan(self) except -1:
+    cdef void begin_scan(self) noexcept:
         # The kernel reads further ahead then, and keeps for less long what was passed. Where it cannot, nothing is lost.
-        if not self.scanned and self.settled:
-            self.scanned = True
+        self.scans += 1
+        if self.scans == 1:
             _vm.advise(self.base, self.limit, _vm.ADVICE_SEQUENTIAL)
-        return 0
+
+    cdef void end_scan(self) noexcept:
+        # Look-ups come next, perhaps: what they read is read again.
+        self.scans -= 1
+        if self.scans == 0:
+            _vm.advise(self.base, self.limit, _vm.ADVICE_NORMAL)
 
     cdef int expect(self, uint64_t start, uint64_t count) except -1:
         # That these bytes are read soon.

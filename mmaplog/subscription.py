@@ -12,7 +12,7 @@ from mmapio import _fork
 from mmapio.errors import Closed
 from mmaplog.bookmark import Bookmark
 from mmaplog.errors import TooOld
-from mmaplog.follow import wait_in_thread
+from mmaplog.follow import deadline_after, wait_in_thread
 
 if TYPE_CHECKING:
     from mmaplog.log import Log
@@ -39,6 +39,7 @@ class Subscription(ABC):
         timeout: float | None,
         verify: bool,
     ) -> None:
+        deadline_after(timeout)
         self._log = log
         self._mark = mark
         self._auto_commit = auto_commit

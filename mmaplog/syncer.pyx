@@ -5,7 +5,6 @@ import errno as _errno
 import operator
 import os
 import threading
-import time
 
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -30,6 +29,7 @@ from mmapio import _os as system
 from mmapio.errors import Closed, FlushFailed, InvalidMode, MappingFault
 from mmaplog import control as control_file
 from mmaplog.errors import CorruptionError, LogError, Poisoned, TooOld
+from mmaplog.follow import deadline_after
 
 
 # How long a thread sleeps before it looks for signals.
@@ -69,7 +69,7 @@ cdef class Syncer:
         self.control.check()
         if not 0 <= wanted < committed:
             raise IndexError(f"record {wanted} is not in the log, which holds [{self.segments.first()}, {committed})")
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = deadline_after(timeout)
         while True:
             self.check()
             durable = self.control.durable
@@ -351,8 +351,8 @@ cdef class Syncer:
 
     cdef reentered(self, what):
         return LogError(
-            _errno.EDEADLK, f"{what} from a destructor or signal handler that interrupted another one of the same log; "
-            "let the handler leave a note instead, and act on it later", self._path)
+            _errno.EDEADLK, f"{what} within the block of a reservation, or from a destructor or signal handler that interrupted another one, "
+            "of the same log; end the block first, or let the handler leave a note and act on it later", self._path)
 
     cdef int refuse_within_flush(self, what) except -1:
         # A destructor that interrupted a sync of this thread has the turn in hand: with that it must not wait for append_lock,

@@ -10,6 +10,10 @@ ACKNOWLEDGED = 1
 """Word: number of the last operation that returned."""
 MISSES = 2
 """Word: how many deletions found their key absent."""
+ROUND = 3
+"""Word: the round."""
+NUMBER = 4
+"""Word: the highest number of a write in it that was about to be made."""
 
 
 class AckPage:
@@ -18,10 +22,19 @@ class AckPage:
     def __init__(self) -> None:
         self.words = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")
 
-    def reset(self) -> None:
+    def reset(self, round_number: int = 0) -> None:
         """Back to zero, for the next writer."""
-        for word in (SUBMITTED, ACKNOWLEDGED, MISSES):
+        # First of all the round: who sees a new one does not ask for the numbers of the last one any more.
+        self.words[ROUND] = round_number
+        for word in (SUBMITTED, ACKNOWLEDGED, MISSES, NUMBER):
             self.words[word] = 0
+
+    def was_submitted(self, round_number: int, number: int) -> bool:
+        """Whether a write can be there already."""
+        # In this order, for the same reason.
+        submitted = self.words[NUMBER]
+        current = self.words[ROUND]
+        return round_number < current or (round_number == current and number <= submitted)
 
     @property
     def submitted(self) -> int:

@@ -13,11 +13,11 @@ from tests.crash.model import Model
 from tests.crash.operations import LOADED, Kind, Operation, value_of, version_in
 
 REPORTED_MAX = 5
-# Key length, kind, flags, value length; then perhaps the previous version, the key, and the value, which
-# starts on a multiple of 8.
+# Key length, kind, flags, value length; then perhaps the previous version and the expiry, the key, and the
+# value, which starts on a multiple of 8.
 _PAYLOAD = struct.Struct("<HBBL")
-_FLAG_PREVIOUS = 2
-_PREVIOUS_SIZE = 16
+_FLAG_PREVIOUS, _FLAG_EXPIRY = 2, 4
+_PREVIOUS_SIZE, _EXPIRY_SIZE = 16, 8
 
 
 def committed(store: KVStore) -> int:
@@ -47,16 +47,26 @@ def check_count(store: KVStore, model: Model) -> list[str]:
     return []
 
 
-def check_log(store: KVStore, start: int, effects: list[Operation]) -> list[str]:
-    """The log from record `start` on: exactly the operations that had an effect, numbered without a gap."""
+def check_log(store: KVStore, start: int, effects: list[Operation], *, compacted: bool = False) -> list[str]:
+    """The log from record `start` on: exactly the operations that had an effect, numbered without a gap.
+
+    When it was `compacted` meanwhile, some of them, each with its number.
+    """
     wrong = []
     log = store._parts()[0]
     records = list(log.replay(start))
-    if [entry.seq for entry in records] != list(range(start, start + len(records))):
+    numbers = [entry.seq for entry in records]
+    if compacted:
+        if numbers != sorted({*numbers} & {*range(start, start + len(effects))}):
+            wrong.append(f"the records from {start} on are not numbered in order, or are too many")
+    elif numbers != list(range(start, start + len(records))):
         wrong.append(f"the records from {start} on are not numbered one after the other")
-    if len(records) != len(effects):
+    elif len(records) != len(effects):
         wrong.append(f"the log has {len(records)} records of this round, should have {len(effects)}")
-    for entry, operation in zip(records, effects, strict=False):
+    for entry in records:
+        if not start <= entry.seq < start + len(effects):
+            continue
+        operation = effects[entry.seq - start]
         kind, key, value = _parse(bytes(entry.payload))
         expected = value_of(operation.key, operation.version) if operation.kind is Kind.PUT else b""
         if operation.kind is Kind.CLEAR:
@@ -146,6 +156,7 @@ def absent_keys(count: int) -> Iterator[bytes]:
 def _parse(payload: bytes) -> tuple[Kind, bytes, bytes]:
     key_length, kind, flags, value_length = _PAYLOAD.unpack_from(payload)
     start = _PAYLOAD.size + (_PREVIOUS_SIZE if flags & _FLAG_PREVIOUS else 0)
+    start += _EXPIRY_SIZE if flags & _FLAG_EXPIRY else 0
     key = payload[start : start + key_length]
     value_at = (start + key_length + 7) & ~7
     return Kind(kind), key, payload[value_at : value_at + value_length]

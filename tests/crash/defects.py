@@ -1,6 +1,6 @@
-"""Planted defects, to see that the storm catches them. Each does to the files what a faulty store would do.
+"""Planted defects, to see that the storm catches them. Some do to the files what a faulty store would do.
 
-Two live elsewhere: `early-ack` in the writer, `caching-reader` in the reader.
+Others live in a process: `early-ack` and those of compactions in the writer, three in the reader.
 """
 
 from __future__ import annotations
@@ -8,15 +8,22 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import xxhash
 
 from mmapio import FlushPolicy
-from mmapkv import KVStore
+from mmapkv import KVStore, compaction, pins, relocation
+from mmaplog.compaction import rewrite
 from tests.crash.wreck import SLOT_TABLE_OFFSET, STATE_OFFSET, Wreck, inspect, segment_path
 
 EARLY_ACK = "early-ack"
 CACHING_READER = "caching-reader"
+BACKWARD_READER = "backward-reader"
+MOVING_SNAPSHOT = "moving-snapshot"
+UNPINNED_SNAPSHOT = "unpinned-snapshot"
+LOSSY_COMPACTION = "lossy-compaction"
+FORGOTTEN_MOVE = "forgotten-move"
 
 _HEADER = struct.Struct("<LL")
 
@@ -78,7 +85,32 @@ AFTER_KILL: dict[str, Callable[[Path, Wreck], None]] = {
     "miscount": miscount,
 }
 
-DEFECTS = (EARLY_ACK, CACHING_READER, *AFTER_KILL)
+OF_READERS = (CACHING_READER, BACKWARD_READER, MOVING_SNAPSHOT, UNPINNED_SNAPSHOT)
+"""Those that a reader shows."""
+
+DEFECTS = (EARLY_ACK, LOSSY_COMPACTION, FORGOTTEN_MOVE, *OF_READERS, *AFTER_KILL)
+
+
+def plant_in_all(name: str | None) -> None:
+    """Plant what lives in every process that opens the store."""
+    if name == FORGOTTEN_MOVE:
+        # Entries that a killed compaction had not led to the copies yet stay as they are.
+        vars(relocation)["finish"] = lambda index, log: True
+
+
+def plant_in_writer(name: str | None) -> None:
+    """Plant what lives in the writer's process."""
+    if name == UNPINNED_SNAPSHOT:
+        vars(pins)["Pins"].oldest = lambda held, index: index.progress()[0]
+    elif name == LOSSY_COMPACTION:
+        vars(compaction)["rewrite"] = _rewrite_all_but_one
+
+
+def _rewrite_all_but_one(log: Any, group: Any, *arguments: Any) -> None:
+    if len(group.kept[0]):
+        group.kept[0] = group.kept[0][:-1]
+        group.records -= 1
+    rewrite(log, group, *arguments)
 
 
 def plant(name: str, store: Path) -> None:

@@ -14,8 +14,11 @@ from tests.crash.plan import WHOLE, Plan
 
 VALUE_SIZE_MAX = 64 << 10
 LOADED = 0
-_BATCH_SIZES = (1, 2, 3, 10, 100)
 """The round of the values that a store is loaded with; those of the storm start at 1."""
+TTL_SECONDS = 1e6
+"""How long values live of which one in `TTL_EVERY` has an end: longer than any storm."""
+TTL_EVERY = 32
+_BATCH_SIZES = (1, 2, 3, 10, 100)
 
 # round, number, CRC-32 of the key: no two writes have the same value, and no key another one's.
 _TAG = struct.Struct("<QQL")
@@ -31,6 +34,8 @@ class Kind(IntEnum):
     FLUSH = 4
     REOPEN = 5
     BATCH = 6
+    COMPACT = 7
+    TRANSACTION = 8
 
 
 class Version(NamedTuple):
@@ -49,14 +54,31 @@ class Operation(NamedTuple):
     version: Version
     durable: bool
     parts: tuple[Operation, ...] = ()
-    """Of a batch: puts and deletions, of which several may be of one key."""
+    """Of a batch or transaction: puts and deletions, of which several may be of one key."""
 
     def writes(self) -> list[Operation]:
-        """The puts, deletions and clears that count: of a batch the last of each key, in their order."""
-        if self.kind is not Kind.BATCH:
+        """The puts, deletions and clears that count: of several the last of each key, in their order.
+
+        In a transaction a deletion of what it has deleted already does nothing.
+        """
+        if self.kind not in (Kind.BATCH, Kind.TRANSACTION):
             return [self] if self.kind in (Kind.PUT, Kind.DELETE, Kind.CLEAR) else []
-        last = {part.key: at for at, part in enumerate(self.parts)}
-        return [part for at, part in enumerate(self.parts) if last[part.key] == at]
+        last: dict[bytes, int] = {}
+        for at, part in enumerate(self.parts):
+            before = self.parts[last[part.key]].kind if part.key in last else Kind.PUT
+            if self.kind is Kind.BATCH or part.kind is Kind.PUT or before is Kind.PUT:
+                last[part.key] = at
+        return [self.parts[at] for at in sorted(last.values())]
+
+    @property
+    def last_number(self) -> int:
+        """The highest number of its writes."""
+        return self.parts[-1].version.number if self.parts else self.version.number
+
+    @property
+    def ttl(self) -> float | None:
+        """How long what a put writes lives, in seconds."""
+        return TTL_SECONDS if self.version.number % TTL_EVERY == 0 else None
 
 
 def value_of(key: bytes, version: Version) -> bytes:
@@ -102,14 +124,18 @@ def operations(plan: Plan) -> Iterator[Operation]:
     """The operations of a round in their order, without end."""
     singles = _singles(plan)
     draw = random.Random(f"batches {plan.seed} {plan.round}")
-    for operation in singles:
+    compacts = random.Random(f"compactions {plan.seed} {plan.round}")
+    for number, operation in enumerate(singles, start=1):
+        if number == plan.compacts_at or compacts.randrange(WHOLE) < plan.compactions:
+            yield Operation(Kind.COMPACT, b"", operation.version._replace(size=0), durable=False)
         if draw.randrange(WHOLE) >= plan.batches:
             yield operation
             continue
         singly = itertools.islice(singles, draw.choice(_BATCH_SIZES))
         parts = tuple(part for part in singly if part.kind in (Kind.PUT, Kind.DELETE))
         durable = draw.randrange(WHOLE) < plan.durable
-        yield Operation(Kind.BATCH, b"", operation.version, durable, parts)
+        kind = Kind.TRANSACTION if draw.randrange(4) == 0 else Kind.BATCH
+        yield Operation(kind, b"", operation.version, durable, parts)
 
 
 def _singles(plan: Plan) -> Iterator[Operation]:

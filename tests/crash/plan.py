@@ -39,11 +39,15 @@ class Plan:
     clears: int
     """Share of calls of clear()."""
     batches: int
-    """Share of batches, in place of single operations."""
+    """Share of batches and transactions, in place of single operations."""
     durable: int
     """Share of puts and batches that ask to be durable."""
     flushes: int
     """Share of calls of flush()."""
+    compactions: int
+    """Share of calls of compact() between the others ..."""
+    compacts_at: int
+    """... and the number of the operation before which there is one in any case; 0 for none."""
     reopens: int
     """Share of closing and opening again."""
     at_once: bool
@@ -60,6 +64,11 @@ class Plan:
     """A reader opens the store before a writer has recovered it."""
     closes_cleanly: bool
     """Whether the checking process leaves a flushed store with a clean mark, or one as a crash does."""
+
+    @property
+    def compacts(self) -> bool:
+        """Whether there may be compactions in this round."""
+        return self.compactions > 0 or self.compacts_at > 0
 
     @classmethod
     def draw(cls, seed: int, round_number: int, keys: int) -> Plan:
@@ -79,6 +88,8 @@ class Plan:
             batches=rng.choice((0, 0, 20, 300)),
             durable=rng.choice((5, 20)) if syncing else 0,
             flushes=rng.choice((0, 5)) if syncing else 0,
+            compactions=rng.choice((0, 0, 0, 3)),
+            compacts_at=rng.choice((0, 0, 2, 20)),
             reopens=6 if rng.random() < 0.08 else 0,
             at_once=rng.random() < 0.08,
             delay_us=rng.randrange(10_000),

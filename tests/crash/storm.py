@@ -6,7 +6,7 @@ import itertools
 import random
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,8 +34,8 @@ REBUILD_EVERY = 50
 READER_SHARE = 0.2
 READER_ROUNDS = 12
 SAMPLED_KEYS = 200
-# Operations that are made before the writer starts; it makes further ones as it goes.
-PREPARED = 1500
+# So many writes are made up before the writer starts; it makes up further ones as it goes.
+PREPARED = 800
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,10 @@ class Aftermath:
     touched: set[bytes]
     pending: Operation | None
     """The operation in flight, if it could write."""
+    compacted: bool
+    """Whether compactions were among the operations, that in flight included."""
+    in_compaction: bool
+    """Whether that is one."""
 
 
 class Storm:
@@ -79,6 +83,7 @@ class Storm:
         self.reader: Reader | None = None
         self.reader_until = 0
         self.violations: list[str] = []
+        defects.plant_in_all(options.defect)
 
     def run(self) -> Summary:
         """All rounds. Stops early after too many with a violation, or when interrupted."""
@@ -120,10 +125,11 @@ class Storm:
         self._preserve(wreck)
         aftermath = self._replay_plan(plan)
         in_call = self.page.submitted > self.page.acknowledged
-        self.summary.places[wreck.place(before, in_call, self.model.committed)] += 1
+        place = wreck.place(before, in_call, self.model.committed, in_compaction=aftermath.in_compaction)
+        self.summary.places[place] += 1
         self.summary.acknowledged.append(self.page.acknowledged)
         self._check_reader(plan, aftermath)
-        if self.options.defect is not None:
+        if self.options.defect in defects.AFTER_KILL:
             defects.plant(self.options.defect, self.path)
         self._lose_files(plan)
         if plan.recovery_kill_us is not None:
@@ -136,12 +142,11 @@ class Storm:
             self._wrong(f"{type(error).__name__}: {error}")
 
     def _write_and_kill(self, plan: Plan) -> None:
-        self.page.reset()
-        self.prepared = list(itertools.islice(operations(plan), PREPARED))
-        early = self.options.defect == defects.EARLY_ACK
+        self.page.reset(plan.round)
+        self.prepared = list(_first_of(operations(plan)))
 
         def body(started: Callable[[], None]) -> None:
-            write(self.path, plan, self.prepared, self.page, early, started)
+            write(self.path, plan, self.prepared, self.page, self.options.defect, started)
 
         writer = Child(body)
         if not plan.at_once:
@@ -158,6 +163,7 @@ class Storm:
         effects: list[Operation] = []
         touched: set[bytes] = set()
         misses = 0
+        compacted = False
         stream = iter(self.prepared)
         if self.page.submitted > len(self.prepared):
             stream = operations(plan)
@@ -165,12 +171,15 @@ class Storm:
             touched |= self.model.touched(operation)
             written = self.model.apply(operation)
             effects += written
+            compacted = compacted or operation.kind is Kind.COMPACT
             if operation.kind is Kind.DELETE and not written:
                 misses += 1
         pending = None
+        in_compaction = False
         expected_misses = {misses}
         if self.page.submitted > self.page.acknowledged:
             following = next(stream)
+            in_compaction = following.kind is Kind.COMPACT
             if self.model.effects(following):
                 pending = following
                 touched |= self.model.touched(following)
@@ -180,7 +189,7 @@ class Storm:
             self._wrong(
                 f"{self.page.misses} deletions found their key absent, should be {sorted(expected_misses)}"
             )
-        return Aftermath(effects, touched, pending)
+        return Aftermath(effects, touched, pending, compacted or in_compaction, in_compaction)
 
     def _lose_files(self, plan: Plan) -> None:
         if plan.lost:
@@ -217,7 +226,8 @@ class Storm:
             sample = rng.sample(range(plan.keys), min(plan.keys, SAMPLED_KEYS))
             keys = [*aftermath.touched, *map(loaded_key, sample), *checks.absent_keys(3)]
             self._wrong(*checks.check_count(store, self.model))
-            self._wrong(*checks.check_log(store, start, aftermath.effects))
+            log = checks.check_log(store, start, aftermath.effects, compacted=aftermath.compacted)
+            self._wrong(*log)
             self._wrong(*checks.check_keys(store, self.model, keys))
             if plan.round % ITERATE_EVERY == 0 or is_last:
                 self._wrong(*checks.check_items(store.items(), self.model))
@@ -251,19 +261,19 @@ class Storm:
         rng = random.Random(f"reader {plan.seed} {plan.round}")
         if self.reader is not None and plan.round >= self.reader_until:
             self._end_reader()
-        share = 1.0 if self.options.defect == defects.CACHING_READER else READER_SHARE / 3
+        share = 1.0 if self.options.defect in defects.OF_READERS else READER_SHARE / 3
         if self.reader is None and rng.random() < share:
             self._new_reader(plan.round)
         if self.reader is not None:
             first = [made.key for made in itertools.islice(operations(plan), SAMPLED_KEYS) if made.key]
             try:
-                self.reader.watch(first)
+                self.reader.watch(first, plan.compacts)
             except OSError:
                 self._wrong(f"the reader failed: {self._drop_reader()}")
             self.summary.counts["rounds with a reader that was there before"] += 1
 
     def _new_reader(self, number: int) -> None:
-        self.reader = Reader(self.path, self.options.defect == defects.CACHING_READER)
+        self.reader = Reader(self.path, self.page, self.options.defect)
         self.reader_until = number + READER_ROUNDS
         self.summary.counts["readers"] += 1
 
@@ -358,3 +368,12 @@ class Storm:
         self.options.report(f"VIOLATION in round {number}; the store is kept in {kept}; {command}")
         for text in self.violations:
             self.options.report(f"  {text}")
+
+
+def _first_of(stream: Iterator[Operation]) -> Iterator[Operation]:
+    writes = 0
+    for operation in stream:
+        yield operation
+        writes += 1 + len(operation.parts)
+        if writes >= PREPARED:
+            return

@@ -6,7 +6,7 @@ import statistics
 from collections import Counter
 from dataclasses import dataclass, field
 
-from tests.crash.wreck import COUNTED, Inside
+from tests.crash.wreck import COMPACTING, COUNTED, Inside
 
 
 @dataclass
@@ -30,6 +30,11 @@ class Summary:
         """How many of them inside a write, roll or split."""
         return sum(self.places[place] for place in COUNTED)
 
+    @property
+    def compacting(self) -> int:
+        """How many inside a compaction."""
+        return sum(self.places[place] for place in COMPACTING)
+
     def table(self) -> str:
         """For people."""
         rows = [
@@ -40,9 +45,10 @@ class Summary:
             ("killed inside a write, roll or split", self._share(self.inside)),
         ]
         rows += [(f"  {place}", self._share(self.places[place])) for place in COUNTED]
-        rows += [
-            (f"killed {place}", self._share(self.places[place])) for place in Inside if place not in COUNTED
-        ]
+        rows.append(("killed inside a compaction", self._share(self.compacting)))
+        rows += [(f"  {place}", self._share(self.places[place])) for place in COMPACTING]
+        others = [place for place in Inside if place not in COUNTED + COMPACTING]
+        rows += [(f"killed {place}", self._share(self.places[place])) for place in others]
         rows += [(f"write in flight: {what}", f"{count:,}") for what, count in sorted(self.pending.items())]
         for kind, times in self.reopen_ms.items():
             rows.append((f"reopen {kind}, ms: median / p99 / max of {len(times):,}", _spread(times)))

@@ -12,6 +12,9 @@ from enum import StrEnum
 from pathlib import Path
 from zlib import crc32
 
+from tests.crash.compaction_phase import Phase, phase_of
+
+PAGE = 4096
 SEGMENT_HEADER_SIZE = 4096
 HOT_OFFSET = 4096
 STATE_OFFSET = 4096
@@ -32,6 +35,12 @@ _INDEX_SEGMENT_SIZE = 9 * 4096
 class Inside(StrEnum):
     """Where a kill struck."""
 
+    SURVEY = "inside a compaction, before it writes (looking at what stays, flushing)"
+    COPY = "inside a compaction, copying what stays"
+    LISTING = "inside a compaction, replacing MANIFEST"
+    LEADING = "inside a compaction, leading entries to the copies"
+    REMOVAL = "inside a compaction, removing what was replaced"
+
     APPEND = "inside an append (bytes behind the tail)"
     UNINDEXED = "between commit and index"
     SPLIT_COPY = "inside a split, copying"
@@ -44,6 +53,14 @@ class Inside(StrEnum):
 
 COUNTED = (Inside.APPEND, Inside.UNINDEXED, Inside.SPLIT_COPY, Inside.SPLIT, Inside.ROLL)
 """The places that are a write, roll or split."""
+COMPACTION = {
+    Phase.COPYING: Inside.COPY,
+    Phase.LISTING: Inside.LISTING,
+    Phase.LEADING: Inside.LEADING,
+    Phase.REMOVING: Inside.REMOVAL,
+}
+COMPACTING = (Inside.SURVEY, *COMPACTION.values())
+"""The places that are a compaction."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +79,18 @@ class Wreck:
     """Checksum of the index behind its end, where splits are prepared."""
     unfinished: frozenset[str]
     """Temporary files, and segments that the log does not know of."""
+    phase: Phase | None
+    """Of a compaction."""
 
-    def place(self, before: Wreck, in_call: bool, acknowledged: int) -> Inside:
-        """Where the kill struck, given the state before the round and the number of acknowledged records."""
+    def place(
+        self, before: Wreck, in_call: bool, acknowledged: int, *, in_compaction: bool = False
+    ) -> Inside:
+        """Where the kill struck, given the state before the round and the number of acknowledged records.
+
+        And whether the call that it was in, if any, was a compaction.
+        """
+        if self.phase is not None:
+            return COMPACTION[self.phase]
         if self.split_old:
             return Inside.SPLIT
         if any(".seg" in name for name in self.unfinished) or self.in_flight < self.end:
@@ -77,18 +103,21 @@ class Wreck:
             return Inside.UNINDEXED
         if in_call and (self.index_end, self.beyond) != (before.index_end, before.beyond) and self.beyond:
             return Inside.SPLIT_COPY
+        if in_call and in_compaction:
+            return Inside.SURVEY
         if in_call:
             return Inside.RETURNING if self.seq > acknowledged else Inside.OTHER
         return Inside.BETWEEN
 
 
 def inspect(store: Path) -> Wreck:
-    """Read the words. CONTROL and INDEX must be there."""
+    """Read the words. CONTROL, INDEX and MANIFEST must be there."""
     with (store / "CONTROL").open("rb") as file:
         file.seek(HOT_OFFSET)
         turn, *slots, in_flight, _durable = _HOT.unpack(file.read(_HOT.size))
     seq, segment_id, end, last = slots[4:] if turn & 1 else slots[:4]
     with (store / "INDEX").open("rb") as file:
+        head = file.read(STATE_OFFSET + PAGE)
         file.seek(STATE_OFFSET)
         turn, *pairs = _APPLIED.unpack(file.read(_APPLIED.size))
         file.seek(STATE_OFFSET + 64)
@@ -110,6 +139,7 @@ def inspect(store: Path) -> Wreck:
         split_old=split_old,
         beyond=crc32(beyond) if any(beyond) else 0,
         unfinished=frozenset(_unfinished(store, seq, segment_id)),
+        phase=phase_of([entry.name for entry in store.iterdir()], head, (store / "MANIFEST").read_bytes()),
     )
 
 

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mmapkv import KVStore
-from tests.crash.ack_page import ACKNOWLEDGED, MISSES, SUBMITTED, AckPage
+from tests.crash import defects
+from tests.crash.ack_page import ACKNOWLEDGED, MISSES, NUMBER, SUBMITTED, AckPage
 from tests.crash.operations import Kind, Operation, operations, value_of
 from tests.crash.plan import Plan
 
@@ -24,13 +25,15 @@ def write(
     plan: Plan,
     prepared: Sequence[Operation],
     page: AckPage,
-    acknowledges_early: bool,
+    defect: str | None,
     started: Callable[[], None],
 ) -> None:
     """Carry out the operations of a plan until killed, or left alone; acknowledge each after it has returned.
 
     The first ones were `prepared`, so that the kill meets a writer that writes, not one that makes up values.
     """
+    acknowledges_early = defect == defects.EARLY_ACK
+    defects.plant_in_writer(defect)
     values = [_values_of(operation) for operation in prepared]
     rest = itertools.islice(operations(plan), len(prepared), None)
     more = ((operation, _values_of(operation)) for operation in rest)
@@ -39,14 +42,16 @@ def write(
     misses = 0
     parent = os.getppid()
     work = itertools.chain(zip(prepared, values, strict=True), more)
-    for number, ((kind, key, _, durable, parts), written) in enumerate(work, start=1):
+    for number, (operation, written) in enumerate(work, start=1):
+        kind, key, _, durable, parts = operation
+        words[NUMBER] = operation.last_number
         words[SUBMITTED] = number
         if acknowledges_early:
             words[ACKNOWLEDGED] = number
             time.sleep(EARLY_SECONDS)
         if kind is Kind.PUT:
-            if durable:
-                store.put(key, written[0], durable=True)
+            if durable or operation.ttl is not None:
+                store.put(key, written[0], durable=durable, ttl=operation.ttl)
             else:
                 store[key] = written[0]
         elif kind is Kind.DELETE:
@@ -64,8 +69,17 @@ def write(
                         del batch[part.key]
         elif kind is Kind.CLEAR:
             store.clear()
+        elif kind is Kind.TRANSACTION:
+            with store.transaction(durable=durable) as transaction:
+                for part, value in zip(parts, written, strict=True):
+                    if part.kind is Kind.PUT:
+                        transaction[part.key] = value
+                    else:
+                        transaction.pop(part.key, None)
         elif kind is Kind.FLUSH:
             store.flush()
+        elif kind is Kind.COMPACT:
+            store.compact()
         else:
             store.close()
             store = KVStore.open(path, "w", flush_policy=plan.policy)
@@ -77,6 +91,6 @@ def write(
 
 
 def _values_of(operation: Operation) -> list[bytes]:
-    # One for each part of a batch, or the one of a put.
-    parts = operation.parts if operation.kind is Kind.BATCH else (operation,)
+    # One for each part of a batch or transaction, or the one of a put.
+    parts = operation.parts if operation.kind in (Kind.BATCH, Kind.TRANSACTION) else (operation,)
     return [value_of(part.key, part.version) for part in parts]

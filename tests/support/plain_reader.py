@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -62,6 +63,8 @@ def change_of(record: Record) -> Change:
 def changes_of(log: Log) -> list[Change]:
     """What each record of a store's log says, in order, checked against what came before it."""
     changes = [change_of(record) for record in log.records]
+    compacted = {each.segment_id for each in log.manifest.compacted}
+    numbers = {record.seq for record in log.records}
     newest: dict[bytes, tuple[int, bool]] = {}
     for record, change in zip(log.records, changes, strict=True):
         what = f"record {record.seq}, of key {change.key[:40]!r},"
@@ -69,13 +72,19 @@ def changes_of(log: Log) -> list[Change]:
             newest |= {key: (seq, False) for key, (seq, _) in newest.items() if seq < change.below}
             continue
         seq, present = newest.get(change.key, (None, False))
+        newest[change.key] = (record.seq, change.value is not None)
+        # Compaction leaves nothing of what was before, and takes away what was superseded.
+        if record.segment_id in compacted and change.previous is None and not change.creates:
+            continue
+        if compacted and change.previous is not None and change.previous not in numbers:
+            require(seq is None or seq < change.previous < record.seq, f"{what} follows {change.previous}")
+            continue
         # A log that was cut at its beginning may lack the version before.
         if seq is not None or log.first_seq == 0:
             require(change.previous == seq, f"{what} follows version {change.previous} instead of {seq}")
             require(change.value is not None or present, f"{what} deletes what is absent")
             creates = change.value is not None and not present
             require(change.creates == creates, f"{what} says {change.creates} for whether it creates")
-        newest[change.key] = (record.seq, change.value is not None)
     return changes
 
 
@@ -197,6 +206,7 @@ def walk_index(log: Log) -> dict[bytes, tuple[int, int]] | None:
         return None
     changes = changes_of(log)
     places = [(record.segment_id, record.offset) for record in log.records]
+    numbers = [record.seq for record in log.records]
     keys = {place: change.key for place, change in zip(places, changes, strict=True)}
     taken = [segment_id for segment_id in index.slots if segment_id]
     require(len(set(taken)) == len(taken), "a slot names the segment of another")
@@ -218,7 +228,7 @@ def walk_index(log: Log) -> dict[bytes, tuple[int, int]] | None:
             tag = hashed << word.tag_base >> 40 & 0xFFFFFF
             require(entry >> 40 == tag, f"{what} has the tag {entry >> 40:06x} {here} instead of {tag:06x}")
             found[key] = place
-    _check_entries(log.first_seq, index, changes, places, found)
+    _check_entries(numbers, index, changes, places, found)
     return found
 
 
@@ -271,7 +281,7 @@ def _entries(index: Index, word: Word) -> Iterator[tuple[int, int]]:
 
 
 def _check_entries(
-    first_seq: int,
+    numbers: list[int],
     index: Index,
     changes: list[Change],
     places: list[tuple[int, int]],
@@ -279,21 +289,19 @@ def _check_entries(
 ) -> None:
     # The entries must be those of the records that the index is said to hold. Those of the commit after it
     # may be there already: a writer was killed between storing entries and counting them.
-    held = index.seq - first_seq
+    held = bisect_left(numbers, index.seq)
     clears = [change.below for change in changes[:held] if change.below is not None]
     require(index.cleared >= max(clears, default=0), f"the index is cleared below {index.cleared}")
     expected = {change.key: at for at, change in enumerate(changes[:held]) if change.below is None}
-    present = sum(
-        changes[at].value is not None and first_seq + at >= index.cleared for at in expected.values()
-    )
+    present = sum(changes[at].value is not None and numbers[at] >= index.cleared for at in expected.values())
     require(index.count == present, f"the index counts {index.count} keys, there are {present}")
     for at in range(held, len(changes)):
         if found.get(changes[at].key) == places[at]:
             expected[changes[at].key] = at
     for key, at in expected.items():
-        require(key in found, f"key {key[:40]!r} of record {first_seq + at} has no entry")
-        require(
-            found[key] == places[at], f"the entry of key {key[:40]!r} leads not to record {first_seq + at}"
-        )
+        if key not in found and numbers[at] < index.cleared:
+            continue
+        require(key in found, f"key {key[:40]!r} of record {numbers[at]} has no entry")
+        require(found[key] == places[at], f"the entry of key {key[:40]!r} leads not to record {numbers[at]}")
     for key in found:
         require(key in expected, f"the index has an entry for key {key[:40]!r}, which it must not hold yet")

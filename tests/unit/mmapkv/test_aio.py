@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import sys
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from mmapio import Closed, FlushPolicy, Unsupported
 from mmapkv import AsyncKVStore, Conflict, KVStore, Locked
-from mmapkv.aio import CALLS_MAX, RECORDS_MAX
+from mmapkv.aio_steps import CALLS_MAX, RECORDS_MAX
 from tests.unit.mmapio.async_calls import Gate, anyio, on_each_backend, run
 from tests.unit.mmapkv.stores import MANUAL, NEVER, SEGMENT, opened
 
@@ -402,3 +403,75 @@ def test_without_anyio_it_says_what_to_install(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "anyio", None)
     with opened(tmp_path / "kv") as store, pytest.raises(Unsupported, match=r"pip install mmapkv\[async\]"):
         AsyncKVStore(store)
+
+
+def test_nothing_of_a_store_is_forgotten() -> None:
+    """Calls that came later had no twin, and nobody noticed."""
+    views = {"namespace", "typed"}
+    elsewhere = {"open": {"codec"}, "pop": {"default"}}
+    twins = {"contains": "__contains__", "count": "__len__", "delete": "__delitem__"}
+    ours, theirs = (
+        {name for name in dir(each) if not name.startswith("_")} for each in (AsyncKVStore, KVStore)
+    )
+    assert theirs - ours == views
+    assert ours - theirs == {*twins, "run", "store"}
+    for name in sorted(theirs & ours):
+        if callable(getattr(KVStore, name)):
+            missing = _parameters(getattr(KVStore, name)) - _parameters(getattr(AsyncKVStore, name))
+            assert missing == elsewhere.get(name, set()), name
+
+
+def _parameters(call: Callable[..., Any]) -> set[str]:
+    # Of `pop` and `update` each has its own way to say the rest.
+    given = inspect.signature(call).parameters.values()
+    names = {each.name for each in given if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)}
+    return names | ({"expected", "version", "ttl"} if "condition" in str(given) else set())
+
+
+@on_each_backend
+def test_many_keys_and_care(tmp_path: Path, backend: str) -> None:
+    """What is short is done in the loop's own thread, the rest in another."""
+
+    async def main() -> None:
+        async with await started(tmp_path / "kv") as kv:
+            await kv.update({"apple": "red"}, pear="green")
+            assert await kv.get_many(["pear", "plum"], "no") == [b"green", "no"]
+            assert await kv.get_many(iter(["apple"])) == [b"red"]
+            buffer = bytearray(10)
+            assert await kv.get_many_into(["apple", "pear"], buffer, stride=5) == 8
+            assert bytes(buffer) == b"red\0\0green"
+            assert await kv.get_into("pear", buffer) == 5
+            view = await kv.get_view("apple")
+            assert view is not None
+            assert bytes(view) == b"red"
+            assert await kv.get_versioned("pear") == (b"green", 1)
+            await kv.put("apple", "yellow")
+            assert (await kv.compact()).records_removed == 1
+            assert (await kv.verify()).damages == ()
+            await kv.backup(tmp_path / "copy")
+            await kv.sync()
+            assert kv.flush_policy is MANUAL
+            assert await kv.popitem() == (b"pear", b"green")
+        async with await started(tmp_path / "copy") as kv:
+            assert await kv.count() == 2
+
+    run(backend, main)
+
+
+@on_each_backend
+def test_long_look_ups_take_a_thread(tmp_path: Path, backend: str) -> None:
+    """The loop goes on meanwhile; what is short is not worth one."""
+    threads: list[int] = []
+
+    class Keys(list[str]):
+        def __iter__(self) -> Iterator[str]:
+            threads.append(threading.get_ident())
+            return super().__iter__()
+
+    async def main() -> None:
+        async with await started(tmp_path / "kv") as kv:
+            await kv.get_many(Keys(["a"]))
+            await kv.get_many(Keys(["a"] * (RECORDS_MAX + 1)))
+
+    run(backend, main)
+    assert [each == threading.get_ident() for each in threads] == [True, False]

@@ -157,3 +157,18 @@ def test_lmdb_reads_what_is_dumped_for_it(store: Path, tmp_path: Path, capfdbina
     except FileNotFoundError:
         pytest.skip("no mdb_load: NOT TESTED that LMDB's own tool reads a dump")
     assert dict(read_dump(io.BytesIO(back))) == PAIRS
+
+
+def test_pairs_are_put_many_at_a_time(
+    store: Path, tmp_path: Path, capfdbinary: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One by one they took three times as long."""
+    said(capfdbinary, "dump", store, "-o", tmp_path / "dump")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("one by one")
+
+    monkeypatch.setattr(KVStore, "put", refuse)
+    said(capfdbinary, "load", tmp_path / "dump", tmp_path / "copy")
+    monkeypatch.undo()
+    assert contents(tmp_path / "copy") == PAIRS

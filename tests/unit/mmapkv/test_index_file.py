@@ -106,6 +106,7 @@ REBUILT: dict[str, Callable[[Path], object]] = {
     "missing": lambda p: p.unlink(),
     "of another store": from_another_store,
     "retired": retired,
+    "with a header cut after its magic": lambda p: overwrite(p, bytes(48), 8),
     "with a flipped bit in its header": lambda p: overwrite(p, b"\x99", 45),
     "all zeros": lambda p: p.write_bytes(
         bytes(p.stat().st_size)[:0] + p.read_bytes()[:HEADER_SIZE] + bytes(200_000)

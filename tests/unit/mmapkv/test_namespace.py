@@ -260,3 +260,23 @@ def test_a_namespace_is_not_hashable_and_equals_a_dict(tmp_path: Path) -> None:
         with pytest.raises(TypeError):
             hash(part)
         assert isinstance(kv, KVStore)
+
+
+def test_in_order_it_reads_its_own_keys_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each walk of a small part went through the log of the whole store, though its keys were sorted."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the log was gone through")
+
+    with KVStore.open(tmp_path / "kv", ordered=True) as kv:
+        part = kv.namespace("b/")
+        part["2"], part["1"], kv["a"], kv["c"] = b"two", b"one", b"other", b"other"
+        monkeypatch.setattr(KVStore, "_walk", refuse)
+        assert list(part) == list(part.keys()) == [b"1", b"2"]
+        assert list(part.items()) == [(b"1", b"one"), (b"2", b"two")]
+        assert list(part.values()) == [b"one", b"two"]
+        assert len(part) == 2
+        part.clear()
+        assert not part
+        monkeypatch.undo()
+        assert dict(kv) == {b"a": b"other", b"c": b"other"}

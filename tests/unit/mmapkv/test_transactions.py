@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -214,3 +215,49 @@ def test_threads_transfer(tmp_path: Path) -> None:
         "answer([repr(errors), sum(map(int, kv.values()))])\n"
     )
     assert run_python(program, str(tmp_path / "kv"), "FlushPolicy.NEVER") == ["[]", 800]
+
+
+SCANS: list[dict[str, Any]] = [
+    {},
+    {"prefix": "b"},
+    {"prefix": "b", "start": "b2", "stop": "b4"},
+    {"stop": "b2"},
+    {"start": "b3"},
+    {"prefix": "z"},
+]
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("wanted", SCANS, ids=str)
+def test_a_scan_sees_its_own_changes(kv: KVStore, wanted: dict[str, Any], reverse: bool) -> None:
+    """Put in between, overwritten and deleted; not what others do, nor what is changed while it goes on."""
+    kv.clear()
+    kv.update({"a": "1", "b1": "1", "b3": "1", "b5": "1", "c": "1"})
+    with pytest.raises(Conflict), kv.transaction() as tx:
+        tx["b2"], tx["b3"], tx["bb"] = b"mine", b"mine", b"mine"
+        del tx["b5"]
+        del tx["bb"]
+        kv["b4"] = b"others"
+        merged = {b"a": b"1", b"b1": b"1", b"b2": b"mine", b"b3": b"mine", b"c": b"1"}
+        low, high = wanted.get("start", ""), wanted.get("stop", "~")
+        expected = [
+            (key, value)
+            for key, value in sorted(merged.items(), reverse=reverse)
+            if key.decode().startswith(wanted.get("prefix", "")) and low <= key.decode() < high
+        ]
+        pairs = tx.scan(**wanted, reverse=reverse)
+        keys = tx.scan(**wanted, reverse=reverse, values=False)
+        tx["b0"] = b"later"
+        assert list(pairs) == expected
+        assert list(keys) == [key for key, _ in expected]
+
+
+def test_a_scan_conflicts_with_whatever_is_changed(kv: KVStore) -> None:
+    """What it did not find may be there by now."""
+    with pytest.raises(Conflict), kv.transaction() as tx:
+        assert list(tx.scan("x")) == []
+        tx["none"] = b"yes"
+        kv["x"] = b"1"
+    assert "none" not in kv
+    with pytest.raises(StoreError, match="has ended"):
+        tx.scan()

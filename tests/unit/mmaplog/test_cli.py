@@ -169,7 +169,7 @@ def test_a_flipped_bit_is_found(path: Path, capfdbinary: Any) -> None:
     ("arguments", "code", "told"),
     [
         (["replay", "{path}/missing"], 1, "does not exist"),
-        (["replay", "{path}", "--start", "21"], 2, "are not all in the log"),
+        (["replay", "{path}", "--start", "21"], 2, "there is no record 21 yet"),
         (["replay", "{path}", "--start", "3", "--stop", "2"], 2, "are not all in the log"),
         (["stat", "{path}/MANIFEST"], 1, "is a file"),
     ],

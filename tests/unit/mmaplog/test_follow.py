@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -333,3 +333,42 @@ def test_a_poisoned_log_is_not_waited_for(log: Log, path: Path) -> None:
         with control.open("r+b") as file:
             file.seek(4096 + 80)
             file.write(b"\x00")
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda log: log.follow(timeout=NAN),
+        lambda log: log.follow().wait(NAN),
+        lambda log: log.wait_durable(0, timeout=NAN),
+        lambda log: log.consumer("name", timeout=NAN),
+        lambda log: log.group("name", timeout=NAN),
+        lambda log: log.consumer("one").wait(NAN),
+        lambda log: log.group("many").wait(NAN),
+    ],
+    ids=["follow", "wait", "wait_durable", "consumer", "group", "wait of a consumer", "wait of a group"],
+)
+def test_a_time_that_is_none_is_refused(log: Log, wait: Callable[[Log], object]) -> None:
+    """No moment is later than NaN: who waited until then waited for ever."""
+    log.append(b"first")
+    with pytest.raises(ValueError, match="not NaN"):
+        wait(log)
+
+
+def test_what_was_read_ahead_and_dropped_does_not_come(log: Log) -> None:
+    """It knew how far the log went, and handed out what the same thread had taken back."""
+    for number in range(6):
+        log.append(b"%d" % number)
+    follower = log.follow(0, timeout=0)
+    assert read(follower, 2) == [b"0", b"1"]
+    log.truncate_after(4)
+    assert read(follower, 1) == [b"2"]
+    log.truncate_after(3)
+    assert follower.poll() is None
+    assert not follower.wait(0)
+    log.append(b"new")
+    assert read(follower, 1) == [b"new"]
+    assert follower.poll() is None

@@ -145,3 +145,21 @@ def test_a_killed_process_leaves_no_record(tmp_path: Path) -> None:
         with log.reserve(10):
             pass
         assert contents(log) == [b"before", bytes(10)]
+
+
+def test_misuse_is_told_in_its_own_words(tmp_path: Path) -> None:
+    """Whoever appended within the block was told of destructors, and half a byte was cut off."""
+    with Log.open(tmp_path / "log", flush_policy=FlushPolicy.MANUAL) as log:
+        reserved = log.reserve(4)
+        with reserved:
+            with pytest.raises(LogError, match="within the block of a reservation"):
+                log.append(b"other")
+            with pytest.raises(TypeError):
+                reserved.size = 2.5  # type: ignore[assignment]
+        with pytest.raises(LogError, match="has ended"):
+            reserved.size = 1
+        assert len(log[0].payload) == 4
+    with pytest.raises(ValueError, match="0 or more"):
+        Log.open(tmp_path / "log", reserve_bytes=-1)
+    with pytest.raises(ValueError, match="for a writer"):
+        Log.open(tmp_path / "log", "r", reserve_bytes=1)

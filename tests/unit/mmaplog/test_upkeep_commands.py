@@ -72,8 +72,7 @@ def test_numbers_are_not_changed_silently(
     capsys.readouterr()
     assert main(["import", str(tmp_path / "other")]) == 2
     assert "record 5 would become number 0" in capsys.readouterr().err
-    with Log.open(tmp_path / "other", "r") as log:
-        assert len(log) == 0
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize(
@@ -200,3 +199,34 @@ def test_progress_is_shown_on_a_terminal_only(path: Path, tmp_path: Path, comman
         subprocess.run(spoken, stderr=theirs, stdout=subprocess.DEVNULL, check=True, cwd=ROOT)
         os.close(theirs)
         assert command.encode() in terminal.read(10_000)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [b"garbage\n", b'{"seq": 3, "payload": ""}\n', b'{"seq": 0, "payload": ""}\n{"seq": 2, "payload": ""}\n'],
+)
+def test_what_is_no_export_makes_no_log(
+    tmp_path: Path, capfdbinary: Any, monkeypatch: pytest.MonkeyPatch, lines: bytes
+) -> None:
+    """An empty one was left behind."""
+    monkeypatch.setattr(sys, "stdin", Input(lines))
+    assert main(["import", str(tmp_path / "log")]) == 2
+    assert b"no record was appended" in capfdbinary.readouterr().err
+    assert not (tmp_path / "log").exists()
+
+
+@pytest.mark.parametrize("given", ["x", "-1", "1.5", "", "\u0663"])
+@pytest.mark.parametrize("command", ["replay", "export"])
+def test_what_is_no_number_is_said_in_words(path: Path, capsys: Any, command: str, given: str) -> None:
+    """The name of a function was said."""
+    with pytest.raises(SystemExit) as ended:
+        main([command, str(path), f"--start={given}"])
+    assert ended.value.code == 2
+    assert f"argument --start: {given!r} is not a whole number, 0 or more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["replay", "export"])
+def test_a_number_that_is_not_there_yet(path: Path, capsys: Any, command: str) -> None:
+    """A range that ends before it begins was said not to be in the log."""
+    assert main([command, str(path), "--start", "5000"]) == 2
+    assert "there is no record 5000 yet: the log holds [0, 2000)" in capsys.readouterr().err
