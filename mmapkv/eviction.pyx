@@ -319,7 +319,7 @@ cdef class Eviction:
         if passed == 0:
             return 0
         if self.remover is not None and self.remover.is_alive():
-            if self.waiting or passed <= max(self.max_bytes // BEHIND_PART, BEHIND_LEAST):
+            if self.waiting and self.store.log.caring or passed <= max(self.max_bytes // BEHIND_PART, BEHIND_LEAST):
                 return 0
             self.remover.join()
         self.waiting = True

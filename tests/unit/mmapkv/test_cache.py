@@ -19,7 +19,7 @@ MAX = 512 << 10
 SEGMENT = 64 << 10
 VALUE = b"v" * 400
 # What it is bound to on the disk; the last part for what is waiting to be removed.
-LOG_MAX = MAX + MAX // 2 + 4 * SEGMENT + MAX // 2
+LOG_MAX = MAX // 4 * 7 + (1 << 20)
 # What is kept below the bound, so that puts need not wait.
 SLACK = MAX // 32 + (8 << 10)
 
