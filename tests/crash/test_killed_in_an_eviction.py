@@ -99,11 +99,11 @@ def test_a_kill_at_any_moment_loses_nothing_that_is_new(tmp_path: Path) -> None:
     moments = session(tmp_path / "whole", page, None)
     assert moments > 40, "an eviction this short would meet little"
     wrong = []
-    for limit in range(1, moments + 1, 5):
+    for limit in range(1, moments + 1, 17):
         path = tmp_path / str(limit)
         load(path)
         session(path, page, limit)
-        lost = LOST[limit // 5 % len(LOST)]
+        lost = LOST[limit // 17 % len(LOST)]
         try:
             found = findings(path, page, lost)
         except OSError as error:
