@@ -33,7 +33,8 @@ from .workloads import WORKLOADS
 SUBJECT = "mmapkv"
 SUBJECT_UNSYNCED = "mmapkv-manual"
 SUBJECT_ORDERED = "mmapkv-ordered"
-SUBJECTS = (SUBJECT, SUBJECT_UNSYNCED, SUBJECT_ORDERED)
+SUBJECT_UNCOMPACTED = "mmapkv-uncompacted"
+SUBJECTS = (SUBJECT, SUBJECT_UNSYNCED, SUBJECT_ORDERED, SUBJECT_UNCOMPACTED)
 
 MILLION = 1_000_000
 SECOND_NS = 1e9
@@ -77,6 +78,7 @@ SUITE = Suite(
         _limit("rebuild-hints", SECOND_NS / 3e6),
         _limit("rebuild", SECOND_NS / 1.5e6),
         Limit("disk", SUBJECT, 1.45, key_count=MILLION, unit="bytes on disk", times=False),
+        Limit("space", SUBJECT, 1.6, key_count=MILLION, unit="bytes on disk", times=False),
     ),
 )
 

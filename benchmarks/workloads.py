@@ -16,6 +16,7 @@ from .change_workloads import Commit, Delete, Durable, Overwrite, Put, PutMany
 from .lookup_workloads import Get, GetMany, GetManyInto, Miss, Scan
 from .opening_workloads import Disk, Open, Rebuild, RebuildFromHints, Reopen
 from .process_workloads import Processes
+from .space_workloads import Churn, Space
 from .workload import Workload
 from .ycsb_workloads import YcsbA, YcsbB, YcsbC, YcsbD, YcsbE, YcsbF
 
@@ -23,7 +24,8 @@ WORKLOADS: dict[str, type[Workload]] = {
     workload.name: workload
     for workload in (
         Get, GetMany, GetManyInto, Miss, Scan, Processes, Open, Disk, Reopen, RebuildFromHints, Rebuild,
-        Put, Overwrite, Delete, PutMany, Durable, Commit, YcsbA, YcsbB, YcsbC, YcsbF, YcsbD, YcsbE,
+        Put, Overwrite, Delete, PutMany, Durable, Commit, Space, Churn,
+        YcsbA, YcsbB, YcsbC, YcsbF, YcsbD, YcsbE,
     )
 }  # fmt: skip
 """In the order they run: those that change nothing first, then a store's lives, from empty to empty."""

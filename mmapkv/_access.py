@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from mmapio._wait import HAS_ROBUST_MUTEX
 from mmapkv.dump_format import as_json
 from mmapkv.errors import InvalidKey
 from mmapkv.store import KVStore
@@ -42,7 +43,8 @@ def put(arguments: argparse.Namespace) -> int:
     """Set the value of a key; from the standard input when it is left out. Makes a store if there is none."""
     key = _bytes(arguments, arguments.key)
     value = sys.stdin.buffer.read() if arguments.value is None else _bytes(arguments, arguments.value)
-    with KVStore.open(arguments.store) as kv:
+    # Beside other processes that share the store, if there are any.
+    with KVStore.open(arguments.store, shared=HAS_ROBUST_MUTEX) as kv:
         try:
             kv.put(key, value, durable=arguments.durable)
         except InvalidKey as error:
@@ -55,7 +57,7 @@ def put(arguments: argparse.Namespace) -> int:
 def delete(arguments: argparse.Namespace) -> int:
     """Delete keys; the exit code is 1 when one of them was not there."""
     absent = []
-    with KVStore.open(arguments.store, "w") as kv:
+    with KVStore.open(arguments.store, "w", shared=HAS_ROBUST_MUTEX) as kv:
         for each in arguments.key:
             try:
                 del kv[_bytes(arguments, each)]

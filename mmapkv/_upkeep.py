@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from mmapio._wait import HAS_ROBUST_MUTEX
 from mmapio.options import FlushPolicy
 from mmapkv.repair import StoreRepaired
 from mmapkv.repair import repair as repair_store
@@ -65,7 +66,8 @@ def backup(arguments: argparse.Namespace) -> int:
 
 def compact(arguments: argparse.Namespace) -> int:
     """Rewrite a store that nobody else writes to, without superseded values and deletions."""
-    with KVStore.open(arguments.store, "w", flush_policy=FlushPolicy.MANUAL) as kv:
+    # Beside other processes that share the store, if there are any.
+    with KVStore.open(arguments.store, "w", shared=HAS_ROBUST_MUTEX, flush_policy=FlushPolicy.MANUAL) as kv:
         before = kv.stats()["bytes_on_disk"]
         found = kv.compact()
     # Closed, it has given back the room that was made for writes to come.

@@ -16,6 +16,7 @@ through a whole store, is done in a worker thread, so that the event loop goes o
 | get and its like, contains, count, ttl, snapshot | open, close, flush, stats, compact, verify, backup, run |
 | get_many, get_many_into of up to 1,000 keys | those of more, and of keys that are an iterator |
 | put, delete, incr and the like | those that are durable; all where the flush policy has writers wait |
+| | all, of a store that several processes write |
 | the end of a batch or transaction | the same, and if it is long |
 | | put_many, update, delete_many, popitem, clear, sweep, retry |
 | each step of an iteration | what a scan reads before it begins, once it is much; waiting for changes |
@@ -83,7 +84,8 @@ __all__ = ["AsyncChanges", "AsyncKVStore"]
 T = TypeVar("T")
 _Changes_T = TypeVar("_Changes_T", "Batch", "Transaction")
 
-# The policies under which a change may wait until it is on the device.
+# The policies under which a change may wait until it is on the device. Of a shared store any may wait for
+# another process.
 _WAITING = frozenset({Trigger.ALWAYS, Trigger.BYTES, Trigger.WRITES})
 
 
@@ -100,7 +102,7 @@ class AsyncKVStore:
     def __init__(self, store: KVStore) -> None:
         check_anyio()
         self._store = store
-        self._waits = store.flush_policy.trigger in _WAITING
+        self._waits = store.shared or store.flush_policy.trigger in _WAITING
         self._turns = Turns()
 
     @classmethod
@@ -109,12 +111,14 @@ class AsyncKVStore:
         path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
         mode: Literal["r", "w", "c", "n"] = "c",
         *,
+        shared: bool = False,
         flush_policy: FlushPolicy = DEFAULT_POLICY,
         segment_bytes: SupportsIndex = DEFAULT_SEGMENT_BYTES,
         verify: bool = True,
         ordered: bool = False,
         max_bytes: SupportsIndex | None = None,
         eviction: EvictionPolicy = "clock",
+        compaction: bool = True,
     ) -> Self:
         """:meth:`KVStore.open` in a thread. Raises Unsupported without the package anyio.
 
@@ -127,12 +131,14 @@ class AsyncKVStore:
                 KVStore.open(
                     path,
                     mode,
+                    shared=shared,
                     flush_policy=flush_policy,
                     segment_bytes=segment_bytes,
                     verify=verify,
                     ordered=ordered,
                     max_bytes=max_bytes,
                     eviction=eviction,
+                    compaction=compaction,
                 )
             )
 
@@ -158,6 +164,11 @@ class AsyncKVStore:
     def closed(self) -> bool:
         """True after :meth:`close`."""
         return self._store.closed
+
+    @property
+    def shared(self) -> bool:
+        """Whether other handles may write too."""
+        return self._store.shared
 
     @property
     def flush_policy(self) -> FlushPolicy:
@@ -378,8 +389,15 @@ class AsyncKVStore:
         """:meth:`KVStore.sync` in a thread."""
         await in_thread(self._store.sync)
 
-    async def compact(self) -> Compaction:
+    @overload
+    async def compact(self, *, background: Literal[False] = False) -> Compaction: ...
+    @overload
+    async def compact(self, *, background: Literal[True]) -> None: ...
+    async def compact(self, *, background: bool = False) -> Compaction | None:
         """:meth:`KVStore.compact` in a thread."""
+        if background:
+            await in_thread(lambda: self._store.compact(background=True))
+            return None
         return await in_thread(self._store.compact)
 
     async def verify(

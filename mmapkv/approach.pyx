@@ -31,10 +31,13 @@ from mmaplog.checksum cimport xxh3
 
 cdef void approach(Index index, Probe *probes, uint64_t count) noexcept nogil:
     # All steps but the last, for the keys in `probes`.
-    cdef uint64_t root = memory.load_acquire(&index.state.root), at, offset, page, i
-    cdef unsigned int candidates
+    approach_buckets(index, probes, count)
+    approach_records(index, probes, count)
+
+
+cdef void approach_buckets(Index index, Probe *probes, uint64_t count) noexcept nogil:
+    cdef uint64_t root = memory.load_acquire(&index.state.root), at, page, i
     cdef Probe *probe
-    cdef Slot *slot
     for i in range(count):
         probe = &probes[i]
         probe.hash = xxh3(probe.key, probe.key_size, index.seed)
@@ -52,6 +55,13 @@ cdef void approach(Index index, Probe *probes, uint64_t count) noexcept nogil:
         probe.tag = tag_of(probe.hash, word_tag_base(probe.word))
         probe.line = <const uint64_t *>(index.base + page * PAGE + LINE + (probe.hash & (BUCKETS - 1)) * LINE)
         memory.prefetch(probe.line)
+
+
+cdef void approach_records(Index index, Probe *probes, uint64_t count) noexcept nogil:
+    cdef uint64_t offset, i
+    cdef unsigned int candidates
+    cdef Probe *probe
+    cdef Slot *slot
     for i in range(count):
         probe = &probes[i]
         if probe.line == NULL:

@@ -5,24 +5,25 @@ from __future__ import annotations
 import errno
 import logging
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from mmapio import _os
-from mmapkv import index_file, relocation
+from mmapio.options import FlushPolicy
+from mmapkv import hints, index_file, relocation
+from mmapkv.building import build
 from mmapkv.catch_up import catch_up
 from mmapkv.errors import StoreError
-from mmapkv.index import Index, Reseed
+from mmapkv.index import Index
 from mmapkv.slots import SlotMap
 from mmaplog import manifest as manifest_file
 from mmaplog.errors import CorruptionError, Locked
-from mmaplog.log import Log
+from mmaplog.log import DEFAULT_SEGMENT_BYTES, Log, open_log
 
 logger = logging.getLogger("mmapkv")
 
 NAME = "INDEX"
 TEMPORARY = "INDEX.tmp"
-# Another seed each time: keys that collide under three random ones do not exist.
-REBUILDS_MAX = 3
 # How long a reader waits for a writer that is just opening the store, or rebuilding its index.
 WAIT_SECONDS_MAX = 10.0
 WAIT_STEP_SECONDS = 0.005
@@ -30,12 +31,43 @@ WAIT_STEP_SECONDS = 0.005
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
-def provide_for(log: Log) -> tuple[Index, SlotMap]:
-    """The index for a handle just opened, whatever that takes and whatever the handle may do.
+def provide_for(log: Log, place: str) -> tuple[Index, SlotMap]:
+    """The index for a handle just opened in `place`, whatever that takes and whatever the handle may do.
 
-    Costs nothing after a clean close. Raises StoreError when a writer does not come to provide it.
+    Costs nothing after a clean close. Raises StoreError when a writer does not come to provide it, LogError
+    in who has interrupted a write of his own.
     """
-    return _write_index(log) if log.writable else _read_index(log)
+    return _write_index(log) if log.writable else _read_index(log, place)
+
+
+@contextmanager
+def joined(log: Log) -> Iterator[tuple[Index, SlotMap]]:
+    """The index, brought up to the log or built anew; nobody else writes before the block ends.
+
+    Whatever a writer left half done who was killed is finished, but for a compaction while another one is
+    under way. Costs nothing when nothing is.
+    """
+    alone = log.try_care()
+    try:
+        log.pause()
+        try:
+            if alone:
+                # The others may have compacted since this handle looked.
+                log.segments.relist()
+            found = provide(log, finishing=alone)
+            if alone:
+                log.drop_strays()
+                hints.sweep(log)
+        except BaseException:
+            log.unpause()
+            raise
+    finally:
+        if alone:
+            log.leave_care()
+    try:
+        yield found
+    finally:
+        log.unpause()
 
 
 def is_outdated(log: Log, index: Index) -> bool:
@@ -99,9 +131,10 @@ def consider(log: Log, *, writing: bool) -> tuple[tuple[Index, SlotMap] | None, 
     return (found, slots), None
 
 
-def provide(log: Log) -> tuple[Index, SlotMap]:
-    """The index, brought up to the log or built anew; for who holds the writer's lock.
+def provide(log: Log, *, finishing: bool = True) -> tuple[Index, SlotMap]:
+    """The index, brought up to the log or built anew; for who keeps others from writing.
 
+    With `finishing` a compaction that was cut short is carried out; not while another process may be at one.
     Costs nothing after a clean close.
     """
     found = load(log, writing=True)
@@ -111,7 +144,7 @@ def provide(log: Log) -> tuple[Index, SlotMap]:
     # What a killed writer left half done: a split, the entries of its last records.
     index.resume()
     # And entries that a compaction was leading elsewhere.
-    if not relocation.finish(index, log):
+    if finishing and not relocation.finish(index, log):
         return rebuild(log, index)
     seq, _ = index.progress()
     if seq < log.committed:
@@ -127,7 +160,7 @@ def provide(log: Log) -> tuple[Index, SlotMap]:
 def rebuild(log: Log, old: Index | None) -> tuple[Index, SlotMap]:
     """Build the index from the log alone, put it in place of the old one and tell those who have that mapped.
 
-    Costs about a microsecond a record. Nothing may be appended meanwhile.
+    Costs what `build` does. Nothing may be appended meanwhile.
     """
     directory = log.segments.directory
     if len(log):
@@ -137,10 +170,13 @@ def rebuild(log: Log, old: Index | None) -> tuple[Index, SlotMap]:
     with suppress(FileNotFoundError):
         _os.remove_file(directory, TEMPORARY)
     opened = _os.open_file(TEMPORARY, True, create=True, exclusive=True, follow=False, directory=directory)
-    made, slots = _build(log, opened)
+    # One that will not do may be so for its seed, which the hints have too.
+    made, slots = build(log, opened, by_hints=old is None)
     made.adopt(log.control.incarnation)
     old = old or _open(log, SlotMap(log.segments), writable=True)
     if old is not None:
+        # What compaction has removed is missing here, too. A damaged one may say anything.
+        made.raise_horizon(min(old.horizon, log.committed))
         old.retire()
     _os.replace_file(directory, TEMPORARY, NAME)
     return made, slots
@@ -150,7 +186,7 @@ def build_private(log: Log) -> tuple[Index, SlotMap]:
     """Build an index in memory, for a reader who may not write beside the log."""
     log.segments.relist()
     basis = log.segments.manifest
-    made, slots = _build(log, _os.anonymous_file(NAME))
+    made, slots = build(log, _os.anonymous_file(NAME), by_hints=True)
     made.adopt(log.control.incarnation)
     made.private = True
     made.basis = basis
@@ -158,16 +194,22 @@ def build_private(log: Log) -> tuple[Index, SlotMap]:
 
 
 def _write_index(log: Log) -> tuple[Index, SlotMap]:
+    # What this would wait for, others hold who wait for the tail.
+    log.refuse_within_tail("opening an index")
     log.begin_exclusive()
     try:
+        if log.shared:
+            with joined(log) as joint:
+                return joint
         found = provide(log)
         log.drop_strays()
+        hints.sweep(log)
         return found
     finally:
         log.end_exclusive()
 
 
-def _read_index(log: Log) -> tuple[Index, SlotMap]:
+def _read_index(log: Log, place: str) -> tuple[Index, SlotMap]:
     if log.control.private:
         return _read_picture(log)
     deadline = time.monotonic() + WAIT_SECONDS_MAX
@@ -176,7 +218,7 @@ def _read_index(log: Log) -> tuple[Index, SlotMap]:
         log.begin_exclusive()
         try:
             found = load(log, writing=False)
-            if found is not None and found[0].progress()[0] == log.committed:
+            if found and relocation.is_settled(found[0]) and found[0].progress()[0] == log.committed:
                 return found
             # To bring it up is a writer's work; done in its place where there is none and it is allowed.
             log.claim()
@@ -200,7 +242,19 @@ def _read_index(log: Log) -> tuple[Index, SlotMap]:
             return found or build_private(log)
         finally:
             log.end_exclusive()
+        _have_it_provided(place)
         time.sleep(WAIT_STEP_SECONDS)
+
+
+def _have_it_provided(place: str) -> None:
+    # By being one more writer for a moment, where those that there are allow it. One may have been killed who
+    # was about to put a new index in the place of the old, and the others not come to write for long.
+    with suppress(OSError):
+        log = open_log(Log, place, "w", FlushPolicy.NEVER, False, DEFAULT_SEGMENT_BYTES, (NAME,), True)
+        try:
+            provide_for(log, place)
+        finally:
+            log.close()
 
 
 def _read_picture(log: Log) -> tuple[Index, SlotMap]:
@@ -217,21 +271,6 @@ def _read_picture(log: Log) -> tuple[Index, SlotMap]:
         return build_private(log)
     found[0].basis = basis
     return found
-
-
-def _build(log: Log, opened: _os.Descriptor) -> tuple[Index, SlotMap]:
-    for attempt in range(1, REBUILDS_MAX + 1):
-        _os.set_size(opened, 0)
-        slots = SlotMap(log.segments)
-        made = index_file.create(opened, log.segments.log_uuid, slots)
-        try:
-            catch_up(made, log.replay())
-        except Reseed:
-            if attempt == REBUILDS_MAX:
-                raise
-        else:
-            break
-    return made, slots
 
 
 def _open(log: Log, slots: SlotMap, *, writable: bool) -> Index | None:

@@ -1,7 +1,10 @@
-# What is compared in every look-up: the entries of a bucket's line with a tag, a record's key with the one that is looked for.
+# Buckets: the entries of a line compared with a tag, a record's key with the one that is looked for, and an entry that is free.
 
 from libc.stdint cimport uint64_t
 from libc.string cimport memcmp, memcpy
+
+from mmapio cimport _memory as memory
+from mmapkv.format cimport BUCKETS, CHAIN_MAX, ENTRIES, LINE, OVERFLOW_LINES, SegmentLine
 
 # A bit for each entry of a line that has this tag. All are compared at once: where the first of them stands no processor foresees. What
 # changes meanwhile may be missed or found too much, so an entry is loaded again before it is followed.
@@ -48,3 +51,24 @@ cdef inline bint is_same(const char *stored, const char *key, uint64_t size) noe
     memcpy(&one, stored + size - 8, 8)
     memcpy(&other, key + size - 8, 8)
     return one == other
+
+
+cdef inline uint64_t *free_cell(char *segment, uint64_t bucket) noexcept nogil:
+    # An empty entry in the chain of a bucket, which is lengthened if need be.
+    cdef SegmentLine *head = <SegmentLine *>segment
+    cdef uint64_t *line = <uint64_t *>(segment + LINE + bucket * LINE)
+    cdef int i, length = 1
+    while True:
+        for i in range(ENTRIES):
+            if line[i] == 0:
+                return &line[i]
+        if line[ENTRIES] == 0 or line[ENTRIES] > OVERFLOW_LINES or length >= CHAIN_MAX:
+            break
+        line = <uint64_t *>(segment + LINE + (BUCKETS - 1 + line[ENTRIES]) * LINE)
+        length += 1
+    if line[ENTRIES] != 0 or head.overflow_used >= OVERFLOW_LINES or length >= CHAIN_MAX:
+        return NULL
+    # Taken before it is linked: killed in between, the line is lost until the split, but never in two chains.
+    head.overflow_used += 1
+    memory.store_release(&line[ENTRIES], head.overflow_used)
+    return <uint64_t *>(segment + LINE + (BUCKETS - 1 + head.overflow_used) * LINE)

@@ -7,11 +7,11 @@ from libc.stdint cimport uint8_t, uint64_t
 from mmapio cimport _fault
 from mmapio cimport _memory as memory
 from mmapio._os cimport now_ns
+from mmapkv.approach cimport fetch_bucket, fetch_record
 from mmapkv.batch cimport Batch, Change, Fate, batch_of
 from mmapkv.format cimport (
     ADDRESS_BITS,
     BUCKETS,
-    ENTRIES,
     FLAG_CREATES,
     FLAG_EXPIRY,
     FLAG_PREVIOUS,
@@ -20,19 +20,15 @@ from mmapkv.format cimport (
     KIND_PUT,
     LINE,
     PAGE,
-    address_offset,
     address_slot,
     make_address,
-    tag_of,
     top_bits,
     value_offset,
     word_page,
-    word_tag_base,
 )
 from mmapkv.index cimport ABSENT, PRESENT, REPLACED, UNSOUND, Hit, Index, Outcome
 from mmapkv.plan cimport Plan, plan_of
 from mmapkv.reader cimport as_bytes
-from mmapkv.slots cimport Slot
 from mmapkv.updater cimport StoreUpdater
 from mmapkv.writer cimport NEVER_DUE, expiry_of, lay_out
 from mmaplog.appender cimport BATCH_SIZE_MAX, record_size
@@ -118,15 +114,18 @@ cdef class BulkWriter(StoreUpdater):
             index = self.index
             if index is None:
                 self.raise_closed()
-            if self.tail_id == 0:
+            if self.tail_id == 0 and not self.several:
                 log.check_writable()
                 self.prepare(index)
                 continue
             try:
-                # From here on no other thread writes, whoever lets go of the GIL.
-                log.hold_tail("a batch")
+                # From here on nobody else writes, whoever lets go of the GIL.
+                if self.several:
+                    index = self.hold("a batch")
+                else:
+                    log.hold_tail("a batch")
                 try:
-                    if self.index is not index or self.tail_id == 0:
+                    if self.index is not index or self.tail_id == 0 and not self.several:
                         continue
                     outcome = self.check_reads(index, reads, stop, alone, cleared, &hit)
                     if outcome == PRESENT:
@@ -145,6 +144,9 @@ cdef class BulkWriter(StoreUpdater):
             self.settle(index, outcome, &hit)
         if written:
             log.flush_if_due(durable)
+        if self.rolled:
+            self.rolled = False
+            self._rolled()
         return written
 
     cdef Outcome check_reads(self, Index index, list reads, uint64_t stop, bint alone, uint64_t cleared, Hit *hit) except *:
@@ -253,12 +255,8 @@ cdef class BulkWriter(StoreUpdater):
         if written[0] > 1 and total[0] > BATCH_SIZE_MAX:
             log.refuse_batch(written[0], total[0])
         log.find_room(total[0], written[0], True)
-        if self.tail_id != log.segment_id:
-            self.tail_slot = index.slot_of(log.segment_id)
-            self.tail_id = log.segment_id
-            if self.due != NEVER_DUE:
-                self.due = 0
-        return 0
+        self.rolled = self.rolled or self.tail_id != log.segment_id
+        return self.enter_tail(index)
 
     cdef int publish_changes(self, Index index, Batch batch, uint64_t written, uint64_t total) except -1:
         cdef Log log = self.log
@@ -317,6 +315,8 @@ cdef class BulkWriter(StoreUpdater):
                 index.add_dead(address_slot(change.previous), change.superseded)
             if change.version.kind == KIND_DELETE:
                 index.add_dead(self.tail_slot, record_size(payload_size_of(change), False))
+            if change.version.expires:
+                index.state.expiring = log.seq
             memory.store_release(change.cell, change.tag | change.address)
 
     cdef int refuse_changed(self, Index index, Hit *hit, uint64_t stop, uint64_t cleared) except -1:
@@ -350,24 +350,3 @@ cdef inline char *segment_of(Index index, uint64_t hash) noexcept nogil:
 
 cdef inline char *bucket_of(char *segment, uint64_t hash) noexcept nogil:
     return segment + LINE + (hash & (BUCKETS - 1)) * LINE
-
-
-cdef inline void fetch_bucket(Index index, uint64_t hash) noexcept nogil:
-    memory.prefetch(bucket_of(segment_of(index, hash), hash))
-
-
-cdef inline void fetch_record(Index index, uint64_t hash) noexcept nogil:
-    # The first one in the bucket that may be of this key. A hint: nothing is checked but that it is mapped.
-    cdef uint64_t root = index.state.root
-    cdef uint64_t word = (<uint64_t *>(index.base + (root >> 8) * PAGE))[top_bits(hash, root & 0x7F)]
-    cdef uint64_t *line = <uint64_t *>bucket_of(index.base + word_page(word) * PAGE, hash)
-    cdef uint64_t tag = tag_of(hash, word_tag_base(word))
-    cdef Slot *slot
-    cdef int i
-    for i in range(ENTRIES):
-        if line[i] >> ADDRESS_BITS == tag and line[i] != 0:
-            slot = &index.slots.slots[address_slot(line[i])]
-            if slot.base != NULL:
-                memory.prefetch(slot.base + address_offset(line[i]))
-                memory.prefetch(slot.base + address_offset(line[i]) + LINE)
-            return

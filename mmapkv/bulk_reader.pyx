@@ -22,7 +22,7 @@ from libc.string cimport memcpy
 from mmapio cimport _fault
 from mmapio cimport _memory as memory
 from mmapio.view cimport slice_of
-from mmapkv.approach cimport Probe, approach, find_near
+from mmapkv.approach cimport Probe, approach_buckets, approach_records, find_near
 from mmapkv.format cimport KEY_SIZE_MAX, LINE
 from mmapkv.index cimport ABSENT, PRESENT, Hit, Index, Outcome
 from mmapkv.reader cimport StoreReader, as_bytes
@@ -34,8 +34,6 @@ cdef extern from "Python.h":
     PyObject **PySequence_Fast_ITEMS(object sequence)
 
 cdef enum:
-    # Keys that are under way together. What they need, some 300 bytes each, stays in the first-level cache until it is used.
-    BLOCK = 64
     # How far ahead of a loop over them objects and values are fetched.
     AHEAD = 16
 
@@ -80,16 +78,17 @@ cdef class BulkReader(StoreReader):
         """
         cdef tuple held = as_keys(keys)
         cdef PyObject **items = PySequence_Fast_ITEMS(held)
-        cdef Py_ssize_t at = 0, i, block, count = PyTuple_GET_SIZE(held)
+        cdef Py_ssize_t at, i, count = PyTuple_GET_SIZE(held)
         cdef bint zero_copy = view
         cdef list values = [default] * count
-        cdef Found found[BLOCK]
+        cdef Found found[GROUP]
+        cdef Pipeline pipeline
         if self.index is None:
             self.raise_closed()
-        while at < count:
-            block = min(<Py_ssize_t>BLOCK, count - at)
-            self.find_block(items + at, block, found)
-            for i in range(block):
+        start(&pipeline)
+        for at in range(0, count, GROUP):
+            self.find_group(items, at, count, &pipeline, found)
+            for i in range(min(<Py_ssize_t>GROUP, count - at)):
                 if found[i].size < 0:
                     continue
                 if zero_copy:
@@ -98,7 +97,6 @@ cdef class BulkReader(StoreReader):
                     values[at + i] = PyBytes_FromStringAndSize(found[i].value, found[i].size)
             if _fault.faults() != self.faults:
                 self.check_faults()
-            at += block
         return values
 
     def get_many_into(self, keys, buffer, lengths=None, *, stride=0):
@@ -145,10 +143,11 @@ cdef class BulkReader(StoreReader):
             PyBuffer_Release(&to)
 
     cdef object fill(self, tuple keys, Py_buffer *to, int64_t *lengths, Py_ssize_t stride):
-        cdef Py_ssize_t at, i, block, count = PyTuple_GET_SIZE(keys)
+        cdef Py_ssize_t at, count = PyTuple_GET_SIZE(keys)
         cdef PyObject **items = PySequence_Fast_ITEMS(keys)
         cdef uint64_t settled
         cdef Filling job
+        cdef Pipeline pipeline
         if self.index is None:
             self.raise_closed()
         job.found = <Found *>malloc(max(count, 1) * sizeof(Found))
@@ -161,13 +160,14 @@ cdef class BulkReader(StoreReader):
         try:
             # From the last time that anything stood in the way to the end of the copying the GIL is held, and what was found stays.
             settled = self.settled
+            start(&pipeline)
             at = 0
             while at < count:
-                block = min(<Py_ssize_t>BLOCK, count - at)
-                self.find_block(items + at, block, job.found + at)
-                at += block
+                self.find_group(items, at, count, &pipeline, job.found + at)
+                at += GROUP
                 if self.settled != settled:
                     settled = self.settled
+                    start(&pipeline)
                     at = 0
             self.admit_all(keys, &job, to.len)
             if _fault.call(copy_all, &job) < 0:
@@ -200,38 +200,37 @@ cdef class BulkReader(StoreReader):
             raise BufferTooSmall(f"the values of {job.count} keys need {needed} bytes, the buffer has {room}", self._path)
         return 0
 
-    cdef int find_block(self, PyObject **keys, Py_ssize_t count, Found *found) except -1:
-        # Looks `count` keys up, at most BLOCK. Since `found` was filled the GIL has not been let go.
-        cdef Probe probes[BLOCK]
-        cdef Py_ssize_t at
+    cdef int find_group(self, PyObject **keys, Py_ssize_t at, Py_ssize_t count, Pipeline *pipeline, Found *found) except -1:
+        # Looks up the group of keys that begins with number `at`, of `count`. Since `found` was filled the GIL has not been let go.
+        cdef Py_ssize_t i, size = min(<Py_ssize_t>GROUP, count - at)
         cdef uint64_t settled
         cdef Index index
         cdef Outcome outcome = ABSENT
+        cdef Probe *probe
         cdef Hit hit
         while True:
             index = self.index
             if index is None:
                 self.raise_closed()
             settled = self.settled
-            for at in range(count):
-                memory.prefetch(<const char *>keys[at])
-                memory.prefetch(PyBytes_AS_STRING(<object>keys[at]))
-            for at in range(count):
-                probes[at].key = PyBytes_AS_STRING(<object>keys[at])
-                probes[at].key_size = PyBytes_GET_SIZE(<object>keys[at])
-            approach(index, probes, count)
-            for at in range(count):
+            if pipeline.settled != settled:
+                # What is under way may have gone by the files that were.
+                pipeline.settled = settled
+                pipeline.fetched = pipeline.hashed = pipeline.compared = at
+            advance(index, keys, at, count, pipeline)
+            for i in range(size):
+                probe = &pipeline.probes[(at + i) % UNDER_WAY]
                 outcome = ABSENT
-                if 0 < probes[at].key_size <= KEY_SIZE_MAX:
-                    outcome = find_near(index, &probes[at], self.verify, &hit)
+                if 0 < probe.key_size <= KEY_SIZE_MAX:
+                    outcome = find_near(index, probe, self.verify, &hit)
                 if outcome == PRESENT and self.admit(index, &hit):
-                    found[at].value = hit.value
-                    found[at].size = hit.value_size
-                    found[at].slot = hit.slot
+                    found[i].value = hit.value
+                    found[i].size = hit.value_size
+                    found[i].slot = hit.slot
                     if self.marks is not None:
                         self.marks.note(hit.slot, hit.offset)
                 elif outcome == PRESENT or outcome == ABSENT:
-                    found[at].size = -1
+                    found[i].size = -1
                 else:
                     break
             if _fault.faults() != self.faults:
@@ -240,6 +239,35 @@ cdef class BulkReader(StoreReader):
                 self.settle(index, outcome, &hit)
             if self.settled == settled:
                 return 0
+
+
+cdef void start(Pipeline *pipeline) noexcept:
+    # No reader has settled this often.
+    pipeline.settled = ~<uint64_t>0
+
+
+cdef void advance(Index index, PyObject **keys, Py_ssize_t at, Py_ssize_t count, Pipeline *pipeline) noexcept:
+    # Each group behind the one at `at` takes its next step, the foremost the last but one. What it needs was asked for a group ago.
+    cdef Py_ssize_t i, stop
+    cdef Probe *probes
+    stop = min(at + 4 * GROUP, count)
+    for i in range(pipeline.fetched, stop):
+        memory.prefetch(<const char *>keys[i])
+        memory.prefetch(PyBytes_AS_STRING(<object>keys[i]))
+    pipeline.fetched = stop
+    stop = min(at + 3 * GROUP, count)
+    while pipeline.hashed < stop:
+        probes = &pipeline.probes[pipeline.hashed % UNDER_WAY]
+        for i in range(min(<Py_ssize_t>GROUP, stop - pipeline.hashed)):
+            probes[i].key = PyBytes_AS_STRING(<object>keys[pipeline.hashed + i])
+            probes[i].key_size = PyBytes_GET_SIZE(<object>keys[pipeline.hashed + i])
+        approach_buckets(index, probes, min(<Py_ssize_t>GROUP, stop - pipeline.hashed))
+        pipeline.hashed += GROUP
+    stop = min(at + 2 * GROUP, count)
+    while pipeline.compared < stop:
+        probes = &pipeline.probes[pipeline.compared % UNDER_WAY]
+        approach_records(index, probes, min(<Py_ssize_t>GROUP, stop - pipeline.compared))
+        pipeline.compared += GROUP
 
 
 cdef int copy_all(void *argument) noexcept nogil:

@@ -22,7 +22,7 @@ SEGMENT_PART = 16
 SEGMENT_BYTES_LEAST = 64 << 10
 
 
-def checked_bound(max_bytes: SupportsIndex | None, eviction: str, mode: str) -> int:
+def checked_bound(max_bytes: SupportsIndex | None, eviction: str, mode: str, *, shared: bool) -> int:
     """The bound of a cache in bytes, 0 for None. ValueError for what is none, or nothing to a reader."""
     if eviction not in ("clock", "fifo"):
         raise ValueError(f'eviction is "clock" or "fifo", not {eviction!r}')
@@ -33,6 +33,8 @@ def checked_bound(max_bytes: SupportsIndex | None, eviction: str, mode: str) -> 
         raise ValueError(f"a cache has max_bytes={MAX_BYTES_LEAST} at least, not {bound}")
     if mode == "r":
         raise ValueError("max_bytes is for who writes; a reader evicts nothing")
+    if shared:
+        raise ValueError("a cache has one writer; open it with max_bytes= or with shared=True, not with both")
     return bound
 
 

@@ -7,18 +7,22 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast, overload
 
 from mmapio import _fork
+from mmapio.errors import Closed, MappingFault
 from mmapio.options import FlushPolicy
-from mmapkv import compaction
+from mmapkv import compaction, hints
+from mmapkv.compactor import Compactor
 from mmapkv.errors import StoreError
 from mmapkv.verify import StoreVerified, verify_open
 from mmaplog.backup import Backup
 from mmaplog.compaction import Compaction
+from mmaplog.errors import Poisoned
 
 if TYPE_CHECKING:
     from mmapkv.store import KVStore
+    from mmaplog.log import Log
 
 
 class Cared:
@@ -27,19 +31,26 @@ class Cared:
     # Held by the thread that compacts or closes; `_caring` is that thread, or 0.
     _care: _fork.Lock
     _caring: int
+    # None on a reader, and where the store is compacted only when asked for.
+    _compactor: Compactor | None
 
     @property
     def _store(self) -> KVStore:
         return cast("KVStore", self)
 
-    def compact(self) -> Compaction:
+    @overload
+    def compact(self, *, background: Literal[False] = False) -> Compaction: ...
+    @overload
+    def compact(self, *, background: Literal[True]) -> None: ...
+    def compact(self, *, background: bool = False) -> Compaction | None:
         """Rewrite the log without superseded values and deletions: a :class:`Compaction` says what that did.
 
         What a walk or snapshot may still need stays, in whichever process it is. Reads and writes go on
         meanwhile; writes wait for a millisecond now and then. Flushes first. Costs a pass over the segments
         with something to remove, and room on the disk for one segment, which :exc:`OSError` says is not
-        there; what was not reached is then as it was, as after a crash. Raises CorruptionError, Poisoned,
-        FlushFailed, InvalidMode on a reader, Closed.
+        there; what was not reached is then as it was, as after a crash. With `background` it is done by a
+        thread: the call returns None at once, and :meth:`stats` and the log named ``mmapkv`` tell what went
+        wrong. Raises CorruptionError, Poisoned, FlushFailed, InvalidMode on a reader, Closed.
 
         >>> import tempfile; from mmapkv import KVStore
         >>> with KVStore.open(tempfile.mkdtemp()) as kv:
@@ -49,21 +60,47 @@ class Cared:
         (999, b'999')
         """
         compaction.require_writer(self._store)
+        if background:
+            if self._compactor is None:
+                self._compactor = Compactor(self._store, automatic=False)
+            self._compactor.compact_all()
+            return None
         with self._careful("a compaction"):
-            self._store._open_parts()
-            return compaction.compact(self._store, self._store._pins)
+            log, _ = self._store._open_parts()
+            done = compaction.compact(self._store, self._store._pins)
+            hints.sweep(log)
+            self._store._segment_filled()
+            return done
+
+    def _stop_compacting(self, log: Log) -> None:
+        # Before a close, which would be waited for with what the thread wants in hand.
+        if self._compactor is None:
+            return
+        if self._caring == threading.get_ident():
+            raise self._reentered("a close")
+        try:
+            # Refused where this thread was interrupted in a write, for that would be waited for.
+            log.pause()
+        except (Closed, Poisoned, MappingFault):
+            pass
+        else:
+            log.unpause()
+        self._compactor.stop()
+
+    def _reentered(self, what: str) -> StoreError:
+        return StoreError(
+            errno.EDEADLK,
+            f"{what} from a destructor or signal handler that interrupted a compaction or close of "
+            "the same store; let the handler leave a note instead, and act on it later",
+            self._store.path,
+        )
 
     @contextmanager
     def _careful(self, what: str) -> Iterator[None]:
         # Another thread is waited for; a destructor or signal handler that interrupted one must not wait.
         with self._care:
             if self._caring == threading.get_ident():
-                raise StoreError(
-                    errno.EDEADLK,
-                    f"{what} from a destructor or signal handler that interrupted a compaction or close of "
-                    "the same store; let the handler leave a note instead, and act on it later",
-                    self._store.path,
-                )
+                raise self._reentered(what)
             self._caring = threading.get_ident()
             try:
                 yield
@@ -76,21 +113,30 @@ class Cared:
         `keys`; of the log, `records`, the numbers `first_seq`, `committed` and `durable`, `segments`, the
         `segment_bytes` that each may have, how often its end was dropped, `epoch`; `bytes_on_disk` of all
         files; open `snapshots`, those of transactions and scans too; of the index, its depth, segments, and
-        bytes in use and allocated; of a cache, `max_bytes`, `live_bytes`, and `evictions` by this handle. How
-        much of the log is live takes a look at each record: :meth:`verify`
-        tells. Raises Closed.
+        bytes in use and allocated. `live_bytes` and `dead_bytes` of records: these are superseded, cleared,
+        or say that a key is absent. `compactions` that this handle did in the background, each of some
+        segments, and `compaction_error`, the errno of what keeps it from the next one, or 0. Of a cache,
+        `max_bytes`, and `evictions` by this handle. Raises Closed.
         """
         log, index = self._store._open_parts()
+        size, dead, _ = compaction.usage(self._store, {})
         told = log.stats()
         names = (
             *("records", "first_seq", "committed", "durable", "segments", "segment_bytes", "epoch"),
             "bytes_on_disk",
         )
         ours = {"keys": len(self._store), "snapshots": len(self._store._views)}
+        compactor = self._compactor
+        theirs = {
+            "live_bytes": size - min(size, dead),
+            "dead_bytes": dead,
+            "compactions": compactor.done if compactor else 0,
+            "compaction_error": compactor.error if compactor else 0,
+        }
         eviction = self._store._eviction
         if eviction is not None:
-            ours |= eviction.figures()
-        return {**ours, **{name: int(told[name]) for name in names}, **index.figures()}
+            theirs |= eviction.figures()
+        return {**ours, **{name: int(told[name]) for name in names}, **theirs, **index.figures()}
 
     def verify(
         self, *, full: bool = True, progress: Callable[[int, int], object] | None = None

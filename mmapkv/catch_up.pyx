@@ -9,6 +9,7 @@ from mmapkv.clearance cimport bound_of, count_left, is_clear
 from mmapkv.format cimport (
     ADDRESS_BITS,
     FLAG_CREATES,
+    FLAG_EXPIRY,
     KIND_CLEAR,
     KIND_DELETE,
     KIND_PUT,
@@ -56,12 +57,8 @@ def catch_up(Index index, Replay replay):
     cdef Record record
     cdef PayloadHeader payload
     cdef const char *key
-    cdef uint64_t hash, address, seq, count, tag, slot = 0, segment_id = 0
-    cdef uint64_t *cell
-    cdef bint present = False   # the key, before this record
-    cdef Hit hit
-    cdef Outcome outcome
-    cdef bint again = False, in_batch = False
+    cdef uint64_t seq, count, slot = 0, segment_id = 0
+    cdef bint in_batch = False
     index.applied(&seq, &count)
     while replay.read(&record, True):
         parse(&record, replay, &payload, &key)
@@ -75,42 +72,7 @@ def catch_up(Index index, Replay replay):
             seq = record.seq + 1
             index.publish(seq, count)
             continue
-        address = make_address(slot, replay.offset - record.size)
-        hash = xxh3(key, payload.key_length, index.seed)
-        while True:
-            if not index.has_room():
-                index.make_room()
-            outcome = index.find(hash, key, payload.key_length, False, &hit)
-            if outcome == PRESENT:
-                # What it was before is known by the record alone where it, or a later one, had been entered.
-                again = hit.seq >= record.seq
-                present = not hit.deleted and hit.seq >= index.state.cleared
-                if hit.address != address:
-                    if present:
-                        index.add_dead(hit.slot, hit.size)
-                    if payload.kind == KIND_DELETE:
-                        index.add_dead(slot, record.size)
-                    tag = hit.cell[0] >> ADDRESS_BITS << ADDRESS_BITS
-                    memory.store_release(hit.cell, tag | address)
-                break
-            if outcome == ABSENT:
-                cell = index.place(hash, &tag)
-                if cell != NULL:
-                    present = again = False
-                    if payload.kind == KIND_DELETE:
-                        index.add_dead(slot, record.size)
-                    memory.store_release(cell, tag | address)
-                    break
-                index.split(hash)
-            else:
-                index.settle(outcome, &hit)
-        # What it says of itself counts only where the index cannot tell any more: of what was there before, compaction leaves nothing.
-        if again:
-            present = payload.kind == KIND_DELETE or not payload.flags & FLAG_CREATES
-        if payload.kind == KIND_PUT:
-            count += not present
-        else:
-            count -= present
+        enter(index, &record, &payload, key, slot, replay.offset - record.size, &count)
         seq = record.seq + 1
         in_batch = record.flags & FLAG_BATCH and not record.flags & FLAG_BATCH_END
         if not in_batch:
@@ -118,3 +80,51 @@ def catch_up(Index index, Replay replay):
     # Compaction may have removed the last ones, or the last of a batch, and a repair may have found none there; what is committed is whole.
     if in_batch or seq < replay.stop:
         index.publish(max(seq, <uint64_t>replay.stop), count)
+
+
+cdef int enter(
+        Index index, const Record *record, const PayloadHeader *payload, const char *key, uint64_t slot, uint64_t offset,
+        uint64_t *count) except -1:
+    # Leads the index to the record at `offset` of the segment in `slot`, and counts keys by what was there before.
+    cdef uint64_t hash = xxh3(key, payload.key_length, index.seed), address = make_address(slot, offset), tag
+    cdef uint64_t *cell
+    cdef bint present = False   # the key, before this record
+    cdef bint again = False
+    cdef Hit hit
+    cdef Outcome outcome
+    while True:
+        if not index.has_room():
+            index.make_room()
+        outcome = index.find(hash, key, payload.key_length, False, &hit)
+        if outcome == PRESENT:
+            # What it was before is known by the record alone where it, or a later one, had been entered.
+            again = hit.seq >= record.seq
+            present = not hit.deleted and hit.seq >= index.state.cleared
+            if hit.address != address:
+                if present:
+                    index.add_dead(hit.slot, hit.size)
+                if payload.kind == KIND_DELETE:
+                    index.add_dead(slot, record.size)
+                tag = hit.cell[0] >> ADDRESS_BITS << ADDRESS_BITS
+                memory.store_release(hit.cell, tag | address)
+            break
+        if outcome == ABSENT:
+            cell = index.place(hash, &tag)
+            if cell != NULL:
+                if payload.kind == KIND_DELETE:
+                    index.add_dead(slot, record.size)
+                memory.store_release(cell, tag | address)
+                break
+            index.split(hash)
+        else:
+            index.settle(outcome, &hit)
+    if payload.flags & FLAG_EXPIRY:
+        index.state.expiring = record.seq + 1
+    # What it says of itself counts only where the index cannot tell any more: of what was there before, compaction leaves nothing.
+    if again:
+        present = payload.kind == KIND_DELETE or not payload.flags & FLAG_CREATES
+    if payload.kind == KIND_PUT:
+        count[0] += not present
+    else:
+        count[0] -= present
+    return 0

@@ -63,7 +63,8 @@ class Changes:
     ) -> None:
         checked_choice(too_old)
         deadline_after(timeout)
-        visible, _ = store._visible()
+        # Of a reader who may not write, what he goes by may be replaced first.
+        visible, _, _, _ = store._pinned()
         log, _ = store._open_parts()
         begin = visible if since is None else operator.index(since)
         self._store = store

@@ -4,7 +4,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from mmapkv.format cimport CLEAR_SIZE, KIND_PUT, PAYLOAD_HEADER_SIZE, PayloadHeader, make_address
+from mmapkv.format cimport CLEAR_SIZE, KIND_PUT, PAYLOAD_HEADER_SIZE, PayloadHeader
 from mmapkv.index cimport ABSENT, PRESENT, Hit, Index, Outcome
 from mmapkv.moment cimport read_moment
 from mmapkv.relocation cimport split_payload
@@ -60,20 +60,21 @@ cdef uint64_t count_left(
         if not split_payload(&record, &payload, &key) or payload.kind != KIND_PUT:
             continue
         at = index.slot_of(replay.segment.id)
-        if leads_to(index, key, payload.key_length, make_address(at, replay.start)):
+        if leads_to(index, key, payload.key_length, record.seq):
             count -= 1
             index.add_dead(at, record.size)
     replay.segment.region.check()
     return count
 
 
-cdef bint leads_to(Index index, const char *key, uint64_t key_size, uint64_t address) except -1:
+cdef bint leads_to(Index index, const char *key, uint64_t key_size, uint64_t seq) except -1:
+    # Whether this is the newest record of its key. By its number: a compaction may be leading the index to copies just now.
     cdef Hit hit
     cdef Outcome outcome
     while True:
         outcome = index.find(xxh3(key, key_size, index.seed), key, key_size, False, &hit)
         if outcome == PRESENT:
-            return hit.address == address
+            return hit.seq == seq
         if outcome == ABSENT:
             return False
         index.settle(outcome, &hit)

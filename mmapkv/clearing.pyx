@@ -26,7 +26,7 @@ from mmapkv.format cimport (
 )
 from mmapkv.index cimport OUTGROWN, Hit, Index
 from mmapkv.moment cimport read_moment, store_clear
-from mmapkv.writer cimport NEVER_DUE, StoreWriter
+from mmapkv.writer cimport StoreWriter
 from mmaplog.appender cimport record_size
 from mmaplog.log cimport Log
 
@@ -52,24 +52,23 @@ cdef int write_clear(StoreWriter store, bint everything, uint64_t below, bint du
         index = store.index
         if index is None:
             store.raise_closed()
-        if store.tail_id == 0:
+        if store.tail_id == 0 and not store.several:
             log.check_writable()
             store.prepare(index)
             continue
-        # From here on no other thread writes, whoever lets go of the GIL.
-        log.hold_tail("a clear")
+        # From here on nobody else writes, whoever lets go of the GIL.
+        if store.several:
+            index = store.hold("a clear")
+        else:
+            log.hold_tail("a clear")
         try:
-            if store.index is not index or store.tail_id == 0:
+            if store.index is not index or store.tail_id == 0 and not store.several:
                 continue
             read_moment(index.state, &seq, &count, &cleared)
             if count == 0 if everything else below <= cleared:
                 return 0
             log.find_room(size, 1, True)
-            if store.tail_id != log.segment_id:
-                store.tail_slot = index.slot_of(log.segment_id)
-                store.tail_id = log.segment_id
-                if store.due != NEVER_DUE:
-                    store.due = 0
+            store.enter_tail(index)
             if everything:
                 below = log.seq
             # The last that can fail.
@@ -124,13 +123,19 @@ def drop_head(Index index, Log log, uint64_t below):
             gone[entry[1]] = entry[2]
             records += left.get(entry[1], after[0] - max(entry[0], first))
             freed += system.file_usage(log.segments.directory, entry[2])
+    # A power cut that took the clear must not find that gone which it cleared.
+    log.flush()
     memset(doomed, 0, sizeof(doomed))
     for slot in range(index.state.slots_used):
         doomed[slot] = index.slot_table[slot] in gone
     drop_entries(index, log, doomed)
-    for slot in range(index.state.slots_used):
-        if doomed[slot]:
-            index.free_slot(slot)
+    log.pause()
+    try:
+        for slot in range(index.state.slots_used):
+            if doomed[slot]:
+                index.free_slot(slot)
+    finally:
+        log.unpause()
     index.slots.drop_stale(index.slot_table)
     log.spend_if_full(lambda: log.truncate_to(boundary))
     return len(gone), records, freed

@@ -1,6 +1,8 @@
+from collections.abc import Callable
 from typing import Any, Self
 
 from mmapkv.pins import Pins
+from mmapkv.victims import Choice
 from mmapkv.writer import StoreWriter
 from mmaplog.compaction import Compaction
 from mmaplog.manifest import Compacted
@@ -15,4 +17,14 @@ class Pass:
     def lead(self, listed: Compacted) -> None: ...
 
 def require_writer(store: StoreWriter) -> None: ...
-def compact(store: StoreWriter, pins: Pins) -> Compaction: ...
+
+class Halted(Exception): ...
+
+def compact(store: StoreWriter, pins: Pins, halted: Callable[[], object] | None = None) -> Compaction: ...
+def step(
+    store: StoreWriter,
+    pins: Pins,
+    choose: Callable[[list[tuple[int, int, int, int, int]], int], Choice | None],
+    halted: Callable[[], object] | None,
+) -> tuple[dict[int, tuple[int, int]], int, Compaction] | None: ...
+def usage(store: StoreWriter, sizes: dict[int, int]) -> tuple[int, int, int]: ...

@@ -2,48 +2,28 @@
 """Rewriting the segments of a store without what nobody needs any more: superseded values, and deletions at last.
 
 A record is needed while the index leads to it, or while a walk or snapshot may still come to it. What stays is copied, sealed
-and synced before MANIFEST names it; then the entries are led to the copies, and the old files go.
+and synced before MANIFEST names it; then the entries are led to the copies, and the old files go. :mod:`mmapkv.compactor` does so
+in the background, a few segments at a time.
 """
 
 import array
 from functools import partial
 
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
 from mmapio cimport _memory as memory
+from mmapio._os cimport now_ns
 from mmapio.region cimport Region
-from mmapkv.format cimport (
-    FLAG_CREATES,
-    FLAG_PREVIOUS,
-    KIND_CLEAR,
-    KIND_DELETE,
-    KIND_PUT,
-    PAYLOAD_HEADER_SIZE,
-    PREVIOUS_SIZE,
-    SLOTS,
-    PayloadHeader,
-    make_address,
-)
+from mmapkv.format cimport SLOTS, PayloadHeader
 from mmapkv.index cimport ABSENT, PRESENT, STRAY, TOO_OLD, UNMAPPED, Hit, Index, Outcome
-from mmapkv.relocation cimport Fate, Ground, fate_of, ground_of, split_payload
+from mmapkv.relocation cimport Ground, ground_of, split_payload
+from mmapkv.survey cimport Pause, Scan, copy_one, drop, keep, scan_some
 from mmapkv.writer cimport StoreWriter
 from mmaplog.checksum cimport xxh3
-from mmaplog.compaction cimport settle_copy
-from mmaplog.format cimport (
-    FLAG_TIME,
-    RECORD_HEADER_SIZE,
-    SEGMENT_HEADER_SIZE,
-    TIME_SIZE,
-    UNIT,
-    Footer,
-    Found,
-    Record,
-    RecordHeader,
-    read_record,
-)
+from mmaplog.format cimport SEGMENT_HEADER_SIZE, UNIT, CommitSlot, Footer, Record, read_record
 from mmaplog.log cimport Log
 from mmaplog.segment cimport Segment
 from mmaplog.segment_set cimport SegmentSet
@@ -54,8 +34,8 @@ from mmapkv.errors import SnapshotTooOld
 from mmaplog.compaction import Compaction, Group, fits, rewrite, sealed_segments
 from mmaplog.errors import CorruptionError
 
-# So many records are looked at before others may have the GIL, and a signal be noticed.
-cdef uint64_t PIECE = 10_000
+# So many records are looked at before a signal is noticed, or that the handle is being closed.
+cdef uint64_t PIECE = 100_000
 # A segment with nothing to remove is taken along when it is smaller than this part of a full one.
 cdef uint64_t SMALL_PART = 4
 # The index is built anew under a compaction when keys collide, and that more often than this is no accident.
@@ -66,33 +46,51 @@ class Replaced(Exception):
     """The index that was gone by is not the store's any more."""
 
 
-cdef enum Pause:
-    DONE
-    MORE
-    ASKING                      # the record at `offset` is for the caller to decide
-    DAMAGED_HERE
-    OUTGROWN_HERE
+class Halted(Exception):
+    """Whoever asked for it does not want it any more; what was not finished is as it was."""
 
 
-cdef struct Scan:
-    # Going through one segment.
-    const char *base
-    uint64_t end
-    uint64_t id
-    uint64_t base_seq
-    uint64_t slot
-    uint64_t offset
-    uint64_t needed             # what was current at this number or later is needed
-    uint64_t cleared            # what is below is dead; ...
-    uint64_t floor              # ... and nobody looks for it any more, if it is below this
-    uint64_t clear_seq          # the record that says so
-    bint drop_tombstones
-    uint32_t *places            # of what stays
-    uint64_t count
-    uint64_t size               # of the copies
-    uint64_t removed
-    uint64_t removed_bytes
-    uint64_t dead               # bytes of what stays though nothing leads to it, or only to say that a key is absent
+def usage(StoreWriter store, dict sizes):
+    """(bytes of the log's records, bytes of dead records in them, how large a segment may grow). `sizes` remembers of segments by id what does not change any more.
+
+    Costs a look at the header of each segment that it was not called with before. Also for readers; what is dead is as the writer counted it.
+    """
+    cdef Log log = store.log
+    cdef Index index = store.index
+    cdef SegmentSet segments = log.segments
+    cdef Segment segment
+    cdef Footer footer
+    cdef CommitSlot slot
+    cdef uint64_t at, end, size = 0, dead = 0
+    ends = {}
+    segments.tail(&slot)
+    for entry in segments.listing():
+        segment_id = entry[1]
+        if segment_id == slot.segment_id:
+            end = <uint64_t>slot.end * UNIT
+        elif segment_id in sizes:
+            end = sizes[segment_id]
+        else:
+            segment = segments.open(entry)
+            if segment is None:
+                continue
+            end = segment.limit
+            if segment.load_footer(&footer):
+                end = sizes[segment_id] = footer.end
+        ends[segment_id] = end
+        size += end - SEGMENT_HEADER_SIZE
+    for segment_id in sizes.keys() - ends.keys():
+        del sizes[segment_id]
+    for at in range(min(index.state.slots_used, <uint64_t>SLOTS)):
+        segment_id = index.slot_table[at]
+        if segment_id in ends:
+            dead += dead_bytes(index.dead[at], ends[segment_id])
+    return size, dead, segments.manifest.segment_bytes
+
+
+cdef uint64_t dead_bytes(uint64_t units, uint64_t end) noexcept:
+    # Of a segment that ends there: a clear may count more than there is.
+    return min(UNIT * units, end - SEGMENT_HEADER_SIZE)
 
 
 def require_writer(StoreWriter store):
@@ -102,29 +100,29 @@ def require_writer(StoreWriter store):
     store.log.check_writable()
 
 
-def compact(StoreWriter store, pins):
+def compact(StoreWriter store, pins, halted=None):
     """Rewrite every segment of the log that has something to remove: what :meth:`mmapkv.KVStore.compact` does."""
     cdef Log log = store.log
     cdef Pass current
-    cdef int attempt
+    cdef int attempts = 0
     cdef uint64_t segment_id, seq, end
     counts = [0, 0, 0, 0]
     log.begin_care("a compaction")
     try:
-        for attempt in range(ATTEMPTS):
+        while True:
             make_ready(store)
-            if store.index.dead[store.tail_slot]:
+            if store.index.dead[store.tail_slot] or store.index.state.expiring > log.base_seq:
                 log.roll_tail()
             log.flush()
-            segment_id, seq, end = log.segment_id, log.seq, log.end
-            current = Pass(store, pins.oldest(store.index), counts)
-            if current.needed >= seq:
-                current.learn_age(segment_id, end)
+            current = begin_pass(store, pins, counts)
+            current.halted = halted
             try:
                 current.drop_head()
                 current.run()
             except Replaced:
-                if attempt + 1 == ATTEMPTS:
+                attempts += 1
+                # By another process it may be built anew for reasons of its own.
+                if attempts == ATTEMPTS and not store.several:
                     raise
             else:
                 break
@@ -133,13 +131,71 @@ def compact(StoreWriter store, pins):
         log.end_care()
 
 
+def step(StoreWriter store, pins, choose, halted):
+    """Rewrite the few segments that `choose` chooses, as one.
+
+    `choose` is called with the sealed segments in order, as (first number, first number after it, id, size, bytes of it that are
+    dead), and with the number from which on a walk or snapshot may need what was current. What it returns says which `segments`
+    to take, by id, which of them is `wanted`, below which number tombstones may go, `sweepable`, how many bytes must be freed for anything
+    to be written, `bytes_least`, and how large that may be, `size_max`: where there is no room for all, those next to `wanted` are left out.
+    Or None, when there are none to take.
+
+    Returns None then, and else for each segment that was looked at how many bytes stay dead in it, and how many of these for a snapshot's
+    sake; the id of the segment that was written, or 0; and what that did. `halted` is called now and then, and may raise.
+    """
+    cdef Log log = store.log
+    cdef Pass current
+    cdef SegmentSet segments = log.segments
+    cdef Segment segment
+    cdef Footer footer
+    cdef uint64_t slot
+    log.begin_care("a compaction")
+    try:
+        make_ready(store)
+        if log.has_unsealed:
+            log.flush()
+        current = begin_pass(store, pins, [0, 0, 0, 0])
+        current.halted = halted
+        current.drop_head()
+        found, ahead = [], {}
+        for segment in sealed_segments(log):
+            if segment.load_footer(&footer):
+                slot = current.slot_in(segment.id)
+                dead = 0 if slot == SLOTS else dead_bytes(current.index.dead[slot], footer.end)
+                found.append((segment.base_seq, segments.boundary_of(segment, 0), segment.id, footer.end, dead))
+                ahead[segment.id] = segment
+        segment = None
+        choice = choose(found, current.needed)
+        if choice is None:
+            return None
+        chosen = [ahead[each] for each in choice.segments]
+        # What was replaced takes its room for as long as it is mapped.
+        ahead = None
+        return current.rewrite_chosen(choice, chosen)
+    finally:
+        log.end_care()
+
+
+cdef Pass begin_pass(StoreWriter store, pins, list counts):
+    cdef Log log = store.log
+    cdef uint64_t segment_id = log.segment_id, seq = log.seq, end = log.end
+    # Whoever begins to look at the store from here on does so later than that.
+    cdef uint64_t now = now_ns()
+    cdef Pass made = Pass(store, pins.oldest(store.index), counts)
+    if not pins.any_below(made.needed + 1):
+        made.expired = now
+    if made.needed >= seq:
+        made.learn_age(segment_id, end)
+    made.learn_ages()
+    return made
+
+
 cdef int make_ready(StoreWriter store) except -1:
     # The index is one that is written to, and leads nowhere but to segments that count.
     cdef Log log = store.log
     cdef Index index
     with store._index_lock:
-        while store.tail_id != log.segment_id:
-            store.prepare(store.index)
+        store.get_ready()
         index = store.index
         log.pause()
         try:
@@ -162,8 +218,11 @@ cdef class Pass:
     cdef uint64_t clear_seq
     cdef uint64_t floor         # nobody looks for what is below
     cdef uint64_t *aged
+    cdef uint64_t expired       # what had expired at this time may leave; 0: nothing
     cdef list counts
     cdef object group           # that is to become one segment, or None
+    cdef object halted          # raises when this is not wanted any more, or None
+    cdef uint64_t made          # id of the segment that was written last
 
     def __cinit__(self, StoreWriter store, uint64_t needed, list counts):
         self.store = store
@@ -182,8 +241,9 @@ cdef class Pass:
         free(self.aged)
 
     cdef int drop_head(self) except -1:
+        # Segments of which nothing is needed since a clear go as they are.
         with self.store._index_lock:
-            if self.store.index is not self.index:
+            if self.store.index is not self.index or self.index.retired:
                 raise Replaced
             segments, records, size = drop_head(self.index, self.log, self.floor)
         self.counts[0] += segments
@@ -195,45 +255,65 @@ cdef class Pass:
         cdef SegmentSet segments = self.log.segments
         cdef Segment segment
         cdef Scan scan
-        cdef uint64_t stop, before, slot, segment_bytes = segments.manifest.segment_bytes
+        cdef uint64_t stop, before, slot, segment_bytes = min(<uint64_t>segments.manifest.segment_bytes, self.log.roll_bytes)
         # Nothing in the segments so far could bring a deleted key back, were the index built from the log.
         cdef bint clean = True, small
-        sealed = sealed_segments(self.log)
-        self.learn_ages()
-        for segment in sealed:
+        for segment in sealed_segments(self.log):
             stop = segments.boundary_of(segment, 0)
             slot = self.slot_in(segment.id)
             before = 0 if slot == SLOTS else self.index.dead[slot]
             small = self.group is not None and segment.limit < segment_bytes // SMALL_PART
-            if before == 0 and not small:
+            if before == 0 and not small and (self.expired == 0 or segment.base_seq >= self.index.state.expiring):
                 self.rewrite_group()
                 continue
-            memset(&scan, 0, sizeof(scan))
-            scan.slot = slot
-            scan.needed = self.needed
-            scan.cleared = self.cleared
-            scan.floor = self.floor
-            scan.clear_seq = self.clear_seq
-            scan.drop_tombstones = clean
-            places = self.survey(segment, &scan)
-            if slot != SLOTS:
-                # What writers added meanwhile may be in both parts, but in one at least.
-                self.index.dead[slot] += <uint32_t>((scan.dead + scan.removed_bytes) // UNIT) - <uint32_t>before
-            clean = clean and scan.dead == 0
+            places = self.survey(segment, &scan, self.needed if clean else 0)
+            clean = clean and scan.held == 0
             if scan.removed == 0 and not small:
                 self.rewrite_group()
                 continue
             if self.group is not None and not fits(self.group, segment, stop, scan.size, segment_bytes):
                 self.rewrite_group()
-            if self.group is None:
-                self.group = Group([], [], 0, 0, 0, 0)
-            self.group.segments.append(segment)
-            self.group.kept.append(places)
-            self.group.size += scan.size
-            self.group.records += scan.count
-            self.group.removed += scan.removed
-            self.group.stop = stop
+            self.gather(segment, stop, places, &scan)
         self.rewrite_group()
+        return 0
+
+    cdef object rewrite_chosen(self, choice, chosen):
+        # What :func:`step` does.
+        cdef SegmentSet segments = self.log.segments
+        cdef Segment segment
+        cdef Scan scan
+        cdef Footer footer
+        cdef uint64_t stop, size_max = choice.size_max, before = 0
+        seen = {}
+        while chosen:
+            segment = chosen.pop(0)
+            stop = segments.boundary_of(segment, 0)
+            places = self.survey(segment, &scan, min(<uint64_t>choice.sweepable, self.needed))
+            if self.group is not None and not fits(self.group, segment, stop, scan.size, size_max):
+                if choice.wanted in seen:
+                    break
+                # More stays of those before than was thought.
+                self.group = None
+                seen, before = {}, 0
+            seen[segment.id] = scan.dead, scan.held
+            segment.load_footer(&footer)
+            before += footer.end
+            self.gather(segment, stop, places, &scan)
+        segment = None
+        self.made = 0
+        if before >= SEGMENT_HEADER_SIZE + <uint64_t>self.group.size + <uint64_t>choice.bytes_least:
+            self.rewrite_group()
+        return seen, self.made, Compaction(*self.counts)
+
+    cdef int gather(self, Segment segment, uint64_t stop, places, Scan *scan) except -1:
+        if self.group is None:
+            self.group = Group([], [], 0, 0, 0, 0)
+        self.group.segments.append(segment)
+        self.group.kept.append(places)
+        self.group.size += scan.size
+        self.group.records += scan.count
+        self.group.removed += scan.removed
+        self.group.stop = stop
         return 0
 
     cdef int rewrite_group(self) except -1:
@@ -266,14 +346,23 @@ cdef class Pass:
                 return slot
         return SLOTS
 
-    cdef object survey(self, Segment segment, Scan *scan):
+    cdef object survey(self, Segment segment, Scan *scan, uint64_t sweepable):
         # Where the records start that stay.
         cdef Footer footer
         cdef Ground ground
         cdef Region held
         cdef unsigned int[::1] view
-        cdef Pause pause = MORE
-        cdef uint64_t known = 0
+        cdef Pause pause = Pause.MORE
+        cdef uint64_t known = 0, slot = self.slot_in(segment.id), clear_seq = self.index.state.clear_seq
+        cdef uint64_t before = 0 if slot == SLOTS else self.index.dead[slot]
+        memset(scan, 0, sizeof(scan[0]))
+        scan.slot = slot
+        scan.needed = self.needed
+        scan.sweepable = min(sweepable, self.needed)
+        scan.expired = self.expired
+        scan.cleared = self.cleared
+        scan.clear_seq = self.clear_seq
+        scan.floor = self.floor
         if not segment.load_footer(&footer) or footer.end > segment.limit:
             raise CorruptionError("a sealed segment has no footer that verifies; restore it from a backup", segment.path)
         scan.base = segment.base
@@ -286,27 +375,36 @@ cdef class Pass:
             return places
         view = places
         scan.places = <uint32_t *>&view[0]
-        while pause != DONE:
+        while pause != Pause.DONE:
             held = ground_of(self.index, &ground)
             ground.aged = self.aged
             with nogil:
                 pause = scan_some(scan, &ground, footer.records, PIECE)
             segment.region.check()
             held.check()
-            if pause == ASKING:
+            if pause == Pause.ASKING:
                 self.decide(scan)
-            elif pause == DAMAGED_HERE:
+            elif pause == Pause.DAMAGED_HERE:
                 raise CorruptionError(
                     f"the record at offset {scan.offset} does not verify, or is no store's; restore the segment from a backup",
                     segment.path)
-            elif pause == OUTGROWN_HERE:
+            elif pause == Pause.OUTGROWN_HERE:
+                self.index.follow()
                 if known == self.index.limit:
                     raise CorruptionError(
                         f"the index leads beyond its {known} bytes; delete it, it is rebuilt from the log", self.index.file.path)
                 known = self.index.limit
             PyErr_CheckSignals()
+            if self.halted is not None:
+                self.halted()
             if self.store.index is not self.index:
                 raise Replaced
+        if slot != SLOTS:
+            # What writers added meanwhile may be in both parts, but in one at least. A clear did not add, but count all.
+            self.log.pause()
+            if self.index.state.clear_seq == clear_seq:
+                self.index.dead[slot] += <uint32_t>((scan.dead + scan.removed_bytes) // UNIT) - <uint32_t>before
+            self.log.unpause()
         view = None
         return places[:scan.count]
 
@@ -318,8 +416,8 @@ cdef class Pass:
         read_record(scan.base, scan.offset, scan.end, scan.id, scan.base_seq, False, &record)
         split_payload(&record, &payload, &key)
         if self.is_reached(record.seq, key, payload.key_length):
-            scan.dead += record.size if payload.kind == KIND_PUT and record.seq >= scan.cleared else 0
-            keep(scan, &record, &payload)
+            scan.held += record.size
+            keep(scan, &record, &payload, True)
         else:
             drop(scan, &record)
         return 0
@@ -370,101 +468,30 @@ cdef class Pass:
     def replace(self, Segment made, listed, names):
         """Put a segment in the place of others in MANIFEST, then in the index; then they go."""
         cdef Log log = self.log
+        # What was left out is superfluous for records below that: a power cut must not take these.
+        log.flush_to(self.needed)
         with self.store._index_lock:
-            if self.store.index is not self.index:
+            if self.store.index is not self.index or self.index.retired:
                 raise Replaced
-            relocation.begin(self.index, made.id)
+            relocation.begin(self.index, self.log, made.id)
             try:
                 log.replace_segments(made, listed, names, partial(self.lead, listed))
+                self.made = made.id
             except BaseException:
                 log.segments.relist()
                 if listed not in log.segments.manifest.compacted:
-                    relocation.give_up(self.index)
+                    relocation.give_up(self.index, log)
                 raise
 
     def lead(self, listed):
         """Lead the index to the segment that is listed now."""
-        if not relocation.carry_out(self.index, self.log, listed, False):
-            self.store._rebuild_index(self.index)
-
-
-cdef Pause scan_some(Scan *scan, const Ground *ground, uint64_t records, uint64_t count) noexcept nogil:
-    # Judges so many records. One that does not verify is damage: the segment is sealed.
-    cdef Record record
-    cdef PayloadHeader payload
-    cdef const char *key
-    cdef uint64_t *cell
-    cdef Fate fate
-    while scan.offset < scan.end:
-        if count == 0:
-            return MORE
-        count -= 1
-        if (read_record(scan.base, scan.offset, scan.end, scan.id, scan.base_seq, True, &record) != Found.RECORD
-                or not split_payload(&record, &payload, &key) or scan.count == records):
-            return DAMAGED_HERE
-        if record.seq < scan.floor:
-            drop(scan, &record)
-            continue
-        if payload.kind == KIND_CLEAR:
-            # As a tombstone, of all keys; an older one says nothing that a newer one does not.
-            if scan.floor and (scan.drop_tombstones or record.seq < scan.clear_seq):
-                drop(scan, &record)
-            else:
-                keep(scan, &record, &payload)
-            continue
-        fate = fate_of(
-            ground, xxh3(key, payload.key_length, ground.seed), make_address(scan.slot, scan.offset), &cell)
-        if fate == Fate.BEYOND:
-            return OUTGROWN_HERE
-        if fate == Fate.UNDECIDED:
-            return ASKING
-        if fate == Fate.CURRENT and not (payload.kind == KIND_DELETE and scan.drop_tombstones and record.seq < scan.needed):
-            keep(scan, &record, &payload)
-        else:
-            drop(scan, &record)
-    return DONE
-
-
-cdef void keep(Scan *scan, const Record *record, const PayloadHeader *payload) noexcept nogil:
-    scan.places[scan.count] = <uint32_t>(scan.offset // UNIT)
-    scan.count += 1
-    scan.size += record.size
-    if payload.flags & FLAG_PREVIOUS and record.seq < scan.needed:
-        scan.size -= PREVIOUS_SIZE
-    if payload.kind != KIND_PUT or record.seq < scan.cleared:
-        scan.dead += record.size
-    scan.offset += record.size
-
-
-cdef void drop(Scan *scan, const Record *record) noexcept nogil:
-    scan.removed += 1
-    scan.removed_bytes += record.size
-    scan.offset += record.size
-
-
-cdef uint64_t copy_one(Segment source, const char *record, Segment target, uint64_t end, uint64_t needed) noexcept nogil:
-    # How many bytes the copy has; 0 when there is no room for it.
-    cdef RecordHeader header
-    cdef PayloadHeader payload
-    cdef uint64_t head, size
-    cdef bint trims
-    memcpy(&header, record, sizeof(header))
-    size = <uint64_t>header.length * UNIT
-    head = RECORD_HEADER_SIZE + (TIME_SIZE if header.flags & FLAG_TIME else 0)
-    memcpy(&payload, record + head, sizeof(payload))
-    trims = payload.flags & FLAG_PREVIOUS and source.base_seq + header.seq < needed
-    if size - (PREVIOUS_SIZE if trims else 0) > target.limit - end:
-        return 0
-    if trims:
-        payload.flags &= <uint8_t>~(FLAG_PREVIOUS | FLAG_CREATES)
-        header.length -= PREVIOUS_SIZE // UNIT
-        memcpy(target.base + end, record, head)
-        memcpy(target.base + end, &header, sizeof(header))
-        memcpy(target.base + end + head, &payload, sizeof(payload))
-        head += PAYLOAD_HEADER_SIZE
-        size -= PREVIOUS_SIZE
-        memcpy(target.base + end + head, record + head + PREVIOUS_SIZE, size - head)
-    else:
-        memcpy(target.base + end, record, size)
-    settle_copy(source, target, end)
-    return size
+        cdef Index index = self.index
+        while True:
+            if not relocation.carry_out(index, self.log, listed, False):
+                self.store._rebuild_index(index)
+            if not (self.store.several and index.retired):
+                return
+            # Another process has put another one in its place, which may lead to what was there before. One that is built from now
+            # on does not.
+            self.store._reload_index(index)
+            index = self.store.index

@@ -8,9 +8,9 @@ In place of ``dbm.gnu``, ``dbm.ndbm`` or ``dbm.dumb``::
         db["apple"] = "red"
         db[b"apple"]  # b'red'
 
-What differs: a database is a directory; an empty key is refused; a second writer is refused, while any
-number may read; whatever was written when a process was killed is kept. :class:`mmapkv.KVStore` is the same
-without the conventions of dbm, and :func:`shelve.Shelf` takes either.
+What differs: a database is a directory; an empty key is refused; a second writer is refused, unless both say
+``shared=True``, while any number may read; whatever was written when a process was killed is kept.
+:class:`mmapkv.KVStore` is the same without the conventions of dbm, and :func:`shelve.Shelf` takes either.
 """
 
 from __future__ import annotations
@@ -41,17 +41,18 @@ error = OSError
 
 # The name is that of every module of dbm.
 def open(  # noqa: A001
-    file: _Path, flag: Literal["r", "w", "c", "n"] = "c", mode: int = 0o666
+    file: _Path, flag: Literal["r", "w", "c", "n"] = "c", mode: int = 0o666, *, shared: bool = False
 ) -> Database:
     """Open the database in the directory `file`: to read, to write, created if it is missing, or always new.
 
     `mode` is not used, since the files of a store may be read and written by their owner alone. An empty
     file where a new database is to be, as :func:`tempfile.mkstemp` leaves it, is replaced by the directory.
+    With `shared`, which other modules of dbm lack, others that say so too may write at the same time.
     Raises `error`, and ValueError for another flag.
     """
     if flag == "n":
         _replace_empty_file(os.fsdecode(file))
-    return Database(KVStore.open(file, flag))
+    return Database(KVStore.open(file, flag, shared=shared))
 
 
 def whichdb(filename: _Path) -> str | None:

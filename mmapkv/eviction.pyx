@@ -19,7 +19,7 @@ from libc.string cimport memcpy
 from mmapio._os cimport now_ns
 from mmapkv.batch cimport Batch, batch_of
 from mmapkv.clearing cimport write_clear
-from mmapkv.format cimport EXPIRY_SIZE, FLAG_EXPIRY, KIND_PUT, PayloadHeader, make_address
+from mmapkv.format cimport EXPIRY_SIZE, FLAG_EXPIRY, KIND_PUT, PayloadHeader
 from mmapkv.index cimport ABSENT, PRESENT, Hit, Index, Outcome
 from mmapkv.marks cimport Marks
 from mmapkv.moment cimport read_moment
@@ -221,7 +221,7 @@ cdef class Eviction:
                 slot = index.slot_of(known)
             if not split_payload(&record, &payload, &key) or payload.kind != KIND_PUT:
                 continue
-            if not self.is_current(key, payload.key_length, make_address(slot, replay.start)):
+            if not self.is_current(key, payload.key_length, record.seq):
                 continue
             expired = 0
             if payload.flags & FLAG_EXPIRY:
@@ -296,14 +296,15 @@ cdef class Eviction:
         self.measure()
         return 0
 
-    cdef bint is_current(self, const char *key, uint64_t key_size, uint64_t address) except -1:
+    cdef bint is_current(self, const char *key, uint64_t key_size, uint64_t seq) except -1:
+        # By its number: a compaction may be leading the index to copies just now.
         cdef Index index = self.store.index
         cdef Hit hit
         cdef Outcome outcome
         while True:
             outcome = index.find(xxh3(key, key_size, index.seed), key, key_size, False, &hit)
             if outcome == PRESENT:
-                return hit.address == address
+                return hit.seq == seq
             if outcome == ABSENT:
                 return False
             self.store.settle(index, outcome, &hit)

@@ -40,7 +40,17 @@ cdef enum:
     DEPTH_MAX = 28
     ROOT_MOVED = 0x80           # in the root word: the index was replaced, open it again
 
+    HINT_VERSION = 1
+    HINT_HASH_BITS = 24         # of the highest bits of a hash a hint has so many, and BUCKET_BITS of the lowest
+    HINT_DELETE = 0x01          # of a run of records: they are deletions, not puts
+    HINT_PREVIOUS = 0x02        # they have FLAG_PREVIOUS, and so steps
+    HINT_CREATES = 0x04         # they have FLAG_CREATES
+    HINT_GAP = 0x08             # numbers are missing before the run
+    HINT_REPEATS = 0x10         # it has more than one record
+    HINT_SHIFT = 5              # above these the size of each of its records, in units of 8 bytes
+
 cdef uint64_t INDEX_MAGIC
+cdef uint64_t HINT_MAGIC
 cdef uint64_t VALUE_SIZE_MAX
 
 
@@ -102,9 +112,10 @@ cdef packed struct State:
     uint64_t clean              # 1 from a clean close to the first store after it: checksums hold
     uint64_t moving             # id of the log segment that entries are being led to by a compaction, or 0
     uint64_t horizon            # no compaction has removed what was current at this number or later
+    uint64_t counting           # 1 while a compaction takes expired keys out of the count: killed then, it is not certain
     uint64_t cleared            # records below this number count as deleted, once `applied` is beyond ...
     uint64_t clear_seq          # ... the record that says so
-    uint64_t line1[2]
+    uint64_t line1
     # Line 2, written by splits.
     uint64_t incarnation        # of the CONTROL that this index goes with
     uint64_t end                # bytes of the file in use
@@ -113,7 +124,7 @@ cdef packed struct State:
     uint64_t slots_used
     uint64_t segments           # index segments in use
     uint64_t slot_hand          # where the search for a free slot begins
-    uint64_t line2
+    uint64_t expiring           # every record that has a time to live is below this number
     # Line 3: the split under way, to be finished by the next owner. `old` is 0 when there is none.
     uint64_t split_old          # directory word that is being replaced
     uint64_t split_left         # the words that replace it
@@ -130,6 +141,24 @@ cdef packed struct SegmentLine:
     uint64_t checksum           # XXH3-64 of the lines after it, seeded by the hash seed; holds only while clean
     uint64_t overflow_used      # lines taken for chains
     uint64_t line[6]
+
+
+cdef packed struct HintHeader:
+    uint64_t magic
+    uint32_t version
+    uint32_t reserved
+    uint32_t compatible         # unknown bits may be ignored
+    uint32_t incompatible       # unknown bits forbid using it
+    uint8_t log_uuid[16]
+    uint64_t segment_id
+    uint64_t hash_seed
+    uint64_t seq                # these three as in the footer of the segment
+    uint64_t end
+    uint64_t records
+    uint64_t runs_size          # bytes
+    uint64_t steps_size         # bytes
+    uint64_t content            # XXH3-64 of all behind the header, seeded by the segment id
+    uint64_t checksum           # XXH3-64 of the above, seeded by the segment id
 
 
 # A directory word: page of the index segment, a generation, how many hash bits lead to it, where its tags begin.

@@ -34,6 +34,8 @@ cdef struct Hit:
     uint64_t value_size
     bint deleted                # it is a deletion; or, for who writes, was cleared
     bint trimmed                # compaction took the way to the version before away
+    bint creates                # the version before, if there is one, is a deletion
+    uint64_t deletion_gone      # the number after that of a deletion before it which is not there any more, or 0
     uint64_t expires            # nanoseconds since 1970, or 0
     uint64_t previous           # address of the version before, or 0
     uint64_t previous_seq
@@ -43,12 +45,13 @@ cdef struct Hit:
 cdef class Index:
     cdef MappedFile file
     cdef Region region
+    cdef tuple moved            # (the region before, and so on): what had pointers into one may be at work without the GIL
     cdef char *base
     cdef uint64_t limit         # bytes of the file that may be touched
     cdef State *state
     cdef uint64_t *slot_table
     cdef uint32_t *dead         # beside it: units of 8 bytes of records that nobody needs
-    cdef uint64_t seed
+    cdef readonly uint64_t seed
     cdef SlotMap slots
     cdef public bint private    # in the memory of a process that may write nothing; who finds it out of date builds another
     cdef public object basis    # for a reader who may write nothing: the MANIFEST by which it is right; else None
@@ -72,7 +75,8 @@ cdef class Index:
     cdef uint64_t hash_of(self, uint64_t address) noexcept nogil
     cdef void publish(self, uint64_t seq, uint64_t count) noexcept nogil
     cdef void applied(self, uint64_t *seq, uint64_t *count) noexcept nogil
-    cdef void follow(self) noexcept
+    cdef int follow(self) except -1
+    cdef int check(self) except -1
     cdef uint64_t locate(self, uint64_t seq) except 0
     cdef uint64_t slot_of(self, uint64_t segment_id) except? 0xFFFFFFFF
     cdef void free_slot(self, uint64_t slot) noexcept

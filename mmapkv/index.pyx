@@ -16,7 +16,7 @@ from libc.string cimport memcpy, memset
 
 from mmapio cimport _memory as memory
 from mmapio._vm cimport READ_WRITE
-from mmapkv.bucket cimport candidates_of, is_same, lowest_bit
+from mmapkv.bucket cimport candidates_of, free_cell, is_same, lowest_bit
 from mmapkv.format cimport (
     ADDRESS_BITS,
     BUCKETS,
@@ -58,6 +58,7 @@ from mmapkv.format cimport (
     word_page,
     word_tag_base,
 )
+from mmapkv.index_pages cimport ask_for_huge_pages, grown
 from mmapkv.moment cimport read_moment, store_moment
 from mmapkv.slots cimport Slot
 from mmaplog.checksum cimport xxh3
@@ -77,11 +78,9 @@ from mmaplog.replay cimport Replay
 
 from mmapkv.errors import SnapshotTooOld, StoreError
 from mmaplog.errors import CorruptionError, FormatError, TooOld
+from mmaplog.reserve import is_full
 
 cdef uint64_t SEGMENT_SIZE = SEGMENT_PAGES * PAGE
-# The file grows by an eighth, but by no less than the first and no more than the second.
-cdef uint64_t STEP_MIN = 128 << 10
-cdef uint64_t STEP_MAX = 8 << 20
 
 
 class Reseed(Exception):
@@ -258,6 +257,8 @@ cdef class Index:
         hit.value_size = payload.value_length
         hit.deleted = payload.kind == KIND_DELETE
         hit.trimmed = not payload.flags & (FLAG_CREATES | FLAG_PREVIOUS)
+        hit.creates = payload.flags & FLAG_CREATES != 0
+        hit.deletion_gone = 0
         hit.previous = 0
         hit.expires = 0
         if payload.flags & FLAG_EXPIRY:
@@ -277,7 +278,7 @@ cdef class Index:
         cdef uint64_t slot_id
         while hit.seq >= stop:
             if hit.previous == 0:
-                return TOO_OLD if hit.trimmed else ABSENT
+                return TOO_OLD if hit.trimmed or hit.deletion_gone > stop else ABSENT
             if hit.previous_seq < cleared:
                 return ABSENT
             outcome = self.match(hit.previous, hit.key, hit.key_size, verify, &older)
@@ -319,16 +320,22 @@ cdef class Index:
                 self.retire()
         elif outcome == OUTGROWN:
             known = self.limit
-            self.file.refresh()
             self.follow()
             if self.limit == known:
                 raise CorruptionError(f"the index leads beyond its {known} bytes; delete it, it is rebuilt from the log", self.file.path)
         elif outcome == STRAY:
-            known = self.locate(hit.previous_seq)
+            try:
+                known = self.locate(hit.previous_seq)
+            except SnapshotTooOld:
+                if not hit.creates:
+                    raise
+                # A deletion, which compaction left out when the key was just being put again. What was before nobody needed.
+                hit.deletion_gone = hit.previous_seq + 1
+                hit.previous = 0
+                return 0
             if self.match(known, hit.key, hit.key_size, True, &older) == ABSENT:
                 raise CorruptionError(
-                    f"record {hit.seq} names record {hit.previous_seq} as the version before it, which is about another key; restore "
-                    "the segment from a backup", self.slots.segment(hit.slot).path)
+                    f"record {hit.seq} names record {hit.previous_seq}, of another key, as the version before it; restore a backup", self.slots.segment(hit.slot).path)
             hit.previous = known
         elif outcome == TOO_OLD:
             raise SnapshotTooOld(
@@ -344,7 +351,7 @@ cdef class Index:
                 self.slots.segment(hit.slot).path)
         return 0
 
-    # What follows is for the one writer.
+    # What follows is for the one writer, or who has the tail of the log in hand.
 
     cdef bint has_room(self) noexcept nogil:
         # Space for the largest thing one insertion can need: a directory twice the size and two segments.
@@ -352,26 +359,39 @@ cdef class Index:
 
     cdef int make_room(self) except -1:
         cdef uint64_t least = self.state.end + directory_size((self.state.root & 0x7F) + 1) + 2 * SEGMENT_SIZE
-        cdef uint64_t step = min(max(self.limit // 8, STEP_MIN), STEP_MAX)
         if self.file.learn_length() < self.limit:
             self.region.fail()  # cut by others: growing would fill with zeros what is gone
         try:
-            self.file.grow_to(max(least, self.limit + step))
+            self.file.grow_to(max(least, grown(self.limit)))
         except OSError as error:
-            if error.errno != _errno.ENOSPC:
+            if not is_full(error):
                 raise
             self.file.grow_to(least)
         self.follow()
         return 0
 
-    cdef void follow(self) noexcept:
-        # The file has grown; beyond the address space reserved for it, it was mapped anew elsewhere.
-        self.region = self.file.region
+    cdef int follow(self) except -1:
+        # The file has grown, whoever did it; beyond the address space reserved for it, it is mapped anew elsewhere, with twice as much.
+        self.file.refresh()
+        if self.region is not self.file.region:
+            if self.region is not None:
+                self.moved = (self.region, self.moved)
+            self.region = self.file.region
+            ask_for_huge_pages(self.file)
         self.base = self.region.base
         self.state = <State *>(self.base + STATE_OFFSET)
         self.slot_table = <uint64_t *>(self.base + SLOT_TABLE_OFFSET)
         self.dead = <uint32_t *>(self.base + DEAD_TABLE_OFFSET)
         self.limit = min(self.file.length, self.region.reserved)
+
+    cdef int check(self) except -1:
+        # MappingFault when an access through whichever mapping met a page that is gone.
+        cdef tuple before = self.moved
+        self.region.check()
+        while before is not None:
+            (<Region>before[0]).check()
+            before = before[1]
+        return 0
 
     cdef uint64_t locate(self, uint64_t seq) except 0:
         # The address of the record with this number, found by walking its segment.
@@ -569,27 +589,6 @@ cdef class Index:
     cdef void add_dead(self, uint64_t slot, uint64_t size) noexcept nogil:
         # Before the store that makes the record superfluous: killed in between, too much is counted, never too little.
         self.dead[slot] += <uint32_t>(size // UNIT)
-
-
-cdef uint64_t *free_cell(char *segment, uint64_t bucket) noexcept nogil:
-    # An empty entry in the chain of a bucket, which is lengthened if need be.
-    cdef SegmentLine *head = <SegmentLine *>segment
-    cdef uint64_t *line = <uint64_t *>(segment + LINE + bucket * LINE)
-    cdef int i, length = 1
-    while True:
-        for i in range(ENTRIES):
-            if line[i] == 0:
-                return &line[i]
-        if line[ENTRIES] == 0 or line[ENTRIES] > OVERFLOW_LINES or length >= CHAIN_MAX:
-            break
-        line = <uint64_t *>(segment + LINE + (BUCKETS - 1 + line[ENTRIES]) * LINE)
-        length += 1
-    if line[ENTRIES] != 0 or head.overflow_used >= OVERFLOW_LINES or length >= CHAIN_MAX:
-        return NULL
-    # Taken before it is linked: killed in between, the line is lost until the split, but never in two chains.
-    head.overflow_used += 1
-    memory.store_release(&line[ENTRIES], head.overflow_used)
-    return <uint64_t *>(segment + LINE + (BUCKETS - 1 + head.overflow_used) * LINE)
 
 
 cdef uint64_t directory_size(uint64_t depth) noexcept nogil:

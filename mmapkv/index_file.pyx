@@ -41,8 +41,8 @@ cdef uint64_t FIRST_SIZE = 320 << 10
 cdef uint64_t RESERVE = <uint64_t>4 << 30
 
 
-def create(Descriptor opened, log_uuid, SlotMap slots):
-    """Lay out an empty index in an empty file."""
+def create(Descriptor opened, log_uuid, SlotMap slots, seed=None):
+    """Lay out an empty index in an empty file; under a random seed, unless one is given."""
     cdef IndexHeader header
     cdef MappedFile file
     cdef Index made
@@ -53,7 +53,7 @@ def create(Descriptor opened, log_uuid, SlotMap slots):
     header.magic = INDEX_MAGIC
     header.version = INDEX_VERSION
     memcpy(header.log_uuid, <const char *>uuid_bytes, 16)
-    header.hash_seed = int.from_bytes(os.getrandom(8), "little")
+    header.hash_seed = int.from_bytes(os.getrandom(8), "little") if seed is None else seed
     header.checksum = xxh3(&header, sizeof(header) - 8, 0)
     memcpy(file.base, &header, sizeof(header))
     made = wrap(file, slots)
@@ -116,10 +116,14 @@ cdef Index wrap(MappedFile file, SlotMap slots):
 def mark_clean(Index index, uint64_t seq, uint64_t segment_id, uint64_t end):
     """Checksum everything, sync it, and then say durably that it may be trusted: it holds the records below `seq`.
 
-    The log ended at `end` of the segment then. Costs a pass over the index and two syncs.
+    The log ended at `end` of the segment then. Costs a pass over the index and two syncs. What was allocated ahead is given back.
     """
     cdef CleanMark mark
     cdef uint64_t page
+    # Unless it was cut by others, which the sync finds out. Nobody looks beyond what is in use, whatever he has mapped.
+    if index.file.learn_length() >= index.limit:
+        index.file.resize(index.state.end)
+        index.follow()
     for page in segment_pages(index):
         (<SegmentLine *>(index.base + page * PAGE)).checksum = page_checksum(index.base + page * PAGE, index.seed)
     memory.store_release(&index.state.clean, 1)
@@ -137,7 +141,8 @@ def mark_clean(Index index, uint64_t seq, uint64_t segment_id, uint64_t end):
 def clear_mark(Index index):
     """Take the clean mark back, durably, before the first store. CorruptionError when the index turns out not to be sound."""
     cdef uint64_t page
-    if index.check_pages:
+    # Where several write, another one may have done so.
+    if index.check_pages and index.state.clean:
         for page in segment_pages(index):
             if not index.sound_page(page):
                 raise CorruptionError(f"page {page} of the index does not match its checksum", index.file.path)

@@ -27,6 +27,15 @@ cdef inline void store_moment(State *state, uint64_t seq, uint64_t count) noexce
     state.shown[turn & 1] = state.cleared
     memory.store_release(&state.turn, turn)
 
+cdef inline void store_count(State *state, uint64_t count) noexcept nogil:
+    # The same moment, of which less is present than was thought. Of a clear that is not published yet readers learn nothing by it.
+    cdef uint64_t turn = state.turn + 1
+    memory.fence_release()
+    state.applied[turn & 1].seq = state.applied[state.turn & 1].seq
+    state.applied[turn & 1].count = count
+    state.shown[turn & 1] = state.shown[state.turn & 1]
+    memory.store_release(&state.turn, turn)
+
 cdef inline void store_clear(State *state, uint64_t below, uint64_t seq) noexcept nogil:
     # What record `seq` says; readers go by it once the index has published that record. Who reads both words without a lock takes `cleared`
     # first, and then finds the `clear_seq` that goes with it, or a higher one.

@@ -73,5 +73,10 @@ class Pins:
         with self._lock:
             return self._log.oldest_past(min([seq, *self._counts]))
 
+    def any_below(self, stop: int) -> bool:
+        """Whether anybody holds a number below `stop`. For who compacts."""
+        with self._lock:
+            return min(self._counts, default=stop) < stop or self._log.oldest_past(stop) < stop
+
     def _after_fork_in_child(self) -> None:
         self._lock = threading.RLock()

@@ -233,7 +233,7 @@ cdef class StoreReader:
         if self.index is None:
             self.raise_closed()
         self.log.check_faults()
-        self.index.region.check()
+        self.index.check()
         for each in self.slots.segments:
             if each is not None:
                 segment = each

@@ -25,4 +25,5 @@ cdef struct Ground:
 
 cdef Region ground_of(Index index, Ground *ground)
 cdef Fate fate_of(const Ground *ground, uint64_t hash, uint64_t address, uint64_t **cell) noexcept nogil
+cdef void fetch_bucket(const Ground *ground, uint64_t hash) noexcept nogil
 cdef bint split_payload(const Record *record, PayloadHeader *payload, const char **key) noexcept nogil

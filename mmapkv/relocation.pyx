@@ -37,6 +37,7 @@ from mmapkv.format cimport (
     word_tag_base,
 )
 from mmapkv.index cimport Index
+from mmapkv.moment cimport store_count
 from mmaplog.checksum cimport xxh3
 from mmaplog.format cimport SEGMENT_HEADER_SIZE, Found, Record, read_record
 from mmaplog.log cimport Log
@@ -47,7 +48,11 @@ from mmaplog.errors import CorruptionError
 from mmaplog.segment import list_segments, open_segment
 
 # So many records at a time are led elsewhere while writers wait: about a millisecond.
-cdef uint64_t PIECE = 2_000
+cdef uint64_t PIECE = 4_096
+
+cdef enum:
+    # So many of them are looked up side by side.
+    BLOCK = 32
 
 
 cdef struct Cursor:
@@ -66,7 +71,16 @@ cdef struct Cursor:
     uint64_t new_offset
     uint64_t stop               # the first number that is not in the old segment any more
     uint64_t dead               # bytes of copies that nothing leads to
+    uint64_t gone               # keys that are not counted any more: their value had expired
     bint beyond
+
+
+cdef struct Move:
+    # A record of the old segment, to be looked for in the index.
+    uint64_t seq
+    uint64_t address
+    uint64_t hash
+    int kind
 
 
 cdef Region ground_of(Index index, Ground *ground):
@@ -123,6 +137,14 @@ cdef Fate fate_of(const Ground *ground, uint64_t hash, uint64_t address, uint64_
             return fate
 
 
+cdef void fetch_bucket(const Ground *ground, uint64_t hash) noexcept nogil:
+    # A hint: whatever is there now.
+    cdef uint64_t root = memory.load_acquire(&(<State *>(ground.base + STATE_OFFSET)).root)
+    cdef uint64_t *place = <uint64_t *>(ground.base + (root >> 8) * PAGE) + top_bits(hash, root & 0x7F)
+    if <uint64_t>(<char *>place - ground.base) + 8 <= ground.limit:
+        memory.prefetch(ground.base + word_page(place[0]) * PAGE + LINE + (hash & (BUCKETS - 1)) * LINE)
+
+
 cdef bint split_payload(const Record *record, PayloadHeader *payload, const char **key) noexcept nogil:
     # False for what no store writes.
     if record.payload_size < PAYLOAD_HEADER_SIZE:
@@ -136,51 +158,86 @@ cdef bint split_payload(const Record *record, PayloadHeader *payload, const char
 
 cdef int relocate_some(Cursor *at, const Ground *ground, uint64_t count) noexcept nogil:
     # 1 when there is more to do. Nobody writes meanwhile.
-    cdef Record old, new
+    cdef Record old
     cdef PayloadHeader payload
     cdef const char *key
+    cdef Move moves[BLOCK]
+    cdef uint64_t known, i
+    cdef bint over = False
+    while count >= BLOCK and not over:
+        # The lines that are needed come from memory while others are asked for.
+        known = 0
+        while known < BLOCK:
+            if read_record(at.old, at.old_offset, at.old_limit, at.old_id, at.old_base, False, &old) != Found.RECORD or old.seq >= at.stop:
+                over = True
+                break
+            if split_payload(&old, &payload, &key):
+                moves[known].seq = old.seq
+                moves[known].kind = payload.kind
+                moves[known].address = make_address(at.old_slot, at.old_offset)
+                moves[known].hash = xxh3(key, payload.key_length, ground.seed)
+                fetch_bucket(ground, moves[known].hash)
+                known += 1
+            at.old_offset += old.size
+        for i in range(known):
+            if not relocate(at, ground, &moves[i]):
+                at.beyond = True
+                return 0
+        count -= BLOCK
+    return 0 if over else 1
+
+
+cdef bint relocate(Cursor *at, const Ground *ground, const Move *move) noexcept nogil:
+    # False when the index leads beyond its end.
+    cdef State *state = <State *>(ground.base + STATE_OFFSET)
+    cdef Record new
     cdef uint64_t *cell = NULL
-    cdef uint64_t hash, address
-    cdef Fate fate
-    while count:
-        count -= 1
-        if read_record(at.old, at.old_offset, at.old_limit, at.old_id, at.old_base, False, &old) != Found.RECORD or old.seq >= at.stop:
-            return 0
-        while (read_record(at.new, at.new_offset, at.new_limit, at.new_id, at.new_base, False, &new) == Found.RECORD
-               and new.seq < old.seq):
-            at.new_offset += new.size
-        address = make_address(at.old_slot, at.old_offset)
-        at.old_offset += old.size
-        if not split_payload(&old, &payload, &key):
-            continue
-        fate = SUPERSEDED
-        if payload.kind != KIND_CLEAR:
-            hash = xxh3(key, payload.key_length, ground.seed)
-            fate = fate_of(ground, hash, address, &cell)
-        if fate == BEYOND:
-            at.beyond = True
-            return 0
-        if at.new_offset < at.new_limit and new.seq == old.seq:
-            if fate != CURRENT or payload.kind != KIND_PUT or old.seq < (<State *>(ground.base + STATE_OFFSET)).cleared:
-                at.dead += new.size
-            if fate == CURRENT:
-                memory.store_release(cell, cell[0] >> ADDRESS_BITS << ADDRESS_BITS | make_address(at.new_slot, at.new_offset))
-        elif fate == CURRENT:
-            # A tombstone that was left out, or what was cleared.
-            memory.store_release(cell, 0)
-    return 1
+    cdef Fate fate = SUPERSEDED
+    if move.kind != KIND_CLEAR:
+        fate = fate_of(ground, move.hash, move.address, &cell)
+    if fate == BEYOND:
+        return False
+    while (read_record(at.new, at.new_offset, at.new_limit, at.new_id, at.new_base, False, &new) == Found.RECORD
+           and new.seq < move.seq):
+        at.new_offset += new.size
+    if at.new_offset < at.new_limit and new.seq == move.seq:
+        if fate != CURRENT or move.kind != KIND_PUT or move.seq < state.cleared:
+            at.dead += new.size
+        if fate == CURRENT:
+            memory.store_release(cell, cell[0] >> ADDRESS_BITS << ADDRESS_BITS | make_address(at.new_slot, at.new_offset))
+    elif fate == CURRENT:
+        # What was left out: a tombstone, what was cleared, or a value that had expired. That one is in the count, unless a clear that was
+        # published took it out.
+        if move.kind == KIND_PUT and move.seq >= state.shown[state.turn & 1]:
+            memory.store_release(&state.counting, 1)
+            at.gone += 1
+        memory.store_release(cell, 0)
+    return True
 
 
-def begin(Index index, uint64_t segment_id):
+def begin(Index index, Log log, uint64_t segment_id):
     """Say which segment is about to be listed in MANIFEST, and make it known to the index. StoreError when there are too many."""
-    index.slot_of(segment_id)
-    memory.store_release(&index.state.moving, segment_id)
+    log.pause()
+    try:
+        index.slot_of(segment_id)
+        memory.store_release(&index.state.moving, segment_id)
+    finally:
+        log.unpause()
 
 
-def give_up(Index index):
+def give_up(Index index, Log log):
     """Take back what `begin` said of a segment that did not come to be listed."""
+    log.pause()
+    try:
+        take_back(index)
+    finally:
+        log.unpause()
+
+
+cdef int take_back(Index index) except -1:
     forget(index, index.state.moving)
     memory.store_release(&index.state.moving, 0)
+    return 0
 
 
 cdef int forget(Index index, uint64_t segment_id) except -1:
@@ -203,22 +260,30 @@ def carry_out(Index index, Log log, listed, bint paused):
     cdef Cursor at
     cdef Region held
     cdef uint64_t slot, left = 0
+    cdef uint64_t seq, count
     cdef int more
     made = segments.by_id(listed.segment_id)
     at.new = made.base
     at.new_limit = made.limit
     at.new_id = made.id
     at.new_base = made.base_seq
-    at.new_slot = index.slot_of(made.id)
     at.stop = listed.stop
     at.dead = 0
     olds = [
         entry for entry in list_segments(segments.directory)
         if listed.base_seq <= entry[0] < listed.stop and entry[1] != listed.segment_id]
-    counting = {segment_id for _, segment_id, _ in segments.listing()} | {segment_id for _, segment_id, _ in olds}
-    for slot in range(index.state.slots_used):
-        if index.slot_table[slot] != 0 and index.slot_table[slot] not in counting:
-            return False
+    if not paused:
+        log.pause()
+    try:
+        # Now that nobody rolls, each segment that the index knows is known here.
+        at.new_slot = index.slot_of(made.id)
+        counting = {segment_id for _, segment_id, _ in segments.listing()} | {segment_id for _, segment_id, _ in olds}
+        for slot in range(index.state.slots_used):
+            if index.slot_table[slot] != 0 and index.slot_table[slot] not in counting:
+                return False
+    finally:
+        if not paused:
+            log.unpause()
     for _, segment_id, name in olds:
         slot = slot_in(index, segment_id)
         if slot == SLOTS:
@@ -236,10 +301,16 @@ def carry_out(Index index, Log log, listed, bint paused):
             if not paused:
                 log.pause()
             try:
+                if index.state.end > index.limit:
+                    index.follow()
                 held = ground_of(index, &ground)
                 at.beyond = False
+                at.gone = 0
                 with nogil:
                     more = relocate_some(&at, &ground, PIECE)
+                if at.gone:
+                    index.applied(&seq, &count)
+                    store_count(index.state, count - at.gone)
             finally:
                 if not paused:
                     log.unpause()
@@ -248,26 +319,40 @@ def carry_out(Index index, Log log, listed, bint paused):
         segment.region.check()
         made.region.check()
         held.check()
-    # Copies that were superseded before they were led to.
-    index.add_dead(at.new_slot, at.dead)
-    for _, segment_id, _ in olds:
-        forget(index, segment_id)
-    memory.store_release(&index.state.moving, 0)
+    if not paused:
+        log.pause()
+    try:
+        # Copies that were superseded before they were led to.
+        index.add_dead(at.new_slot, at.dead)
+        for _, segment_id, _ in olds:
+            forget(index, segment_id)
+        memory.store_release(&index.state.counting, 0)
+        memory.store_release(&index.state.moving, 0)
+    finally:
+        if not paused:
+            log.unpause()
     index.slots.drop_stale(index.slot_table)
     return True
 
 
-def finish(Index index, Log log):
-    """Carry out what a killed compaction has begun, for who opens the store. False when the index must be built anew.
+def is_settled(Index index):
+    """Whether no compaction is in the middle of leading entries elsewhere, or was killed there."""
+    return memory.load_acquire(&index.state.moving) == 0 and memory.load_acquire(&index.state.counting) == 0
 
-    That is also when a segment is gone that the index knows.
+
+def finish(Index index, Log log):
+    """Carry out what a killed compaction has begun, for who keeps all others from writing. False when the index must be built anew.
+
+    That is also when a segment is gone that the index knows. While nobody else compacts.
     """
     cdef uint64_t slot, moving = index.state.moving
+    if index.state.counting:
+        return False
     if moving:
         for listed in log.segments.manifest.compacted:
             if listed.segment_id == moving:
                 return carry_out(index, log, listed, True)
-        give_up(index)
+        take_back(index)
     counting = {segment_id for _, segment_id, _ in log.segments.listing()}
     for slot in range(index.state.slots_used):
         if index.slot_table[slot] != 0 and index.slot_table[slot] not in counting:

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from mmapio import _os
 from mmapio.options import FlushPolicy
-from mmapkv import attach, index_file
+from mmapkv import attach, hints, index_file
 from mmapkv.verify import verify
 from mmaplog.errors import FormatError
 from mmaplog.log import DEFAULT_SEGMENT_BYTES, Log, open_log
@@ -62,6 +62,8 @@ def repair(
         log.begin_exclusive()
         try:
             set_aside = _set_aside(log)
+            # Made again some time; here nothing is taken on trust.
+            hints.clear(log)
             index, _ = attach.rebuild(log, None)
         finally:
             log.end_exclusive()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, Self, Suppor
 
 from mmapio import _fork
 from mmapio.errors import Closed
-from mmapio.options import FlushPolicy
+from mmapio.options import FlushPolicy, Trigger
 from mmapkv import attach, cache, index_file, marks
 from mmapkv.bulk import BulkWriter
 from mmapkv.cache import EvictionPolicy, checked_bound, segment_bytes_of
@@ -22,9 +22,12 @@ from mmapkv.care import Cared
 from mmapkv.changes import Changes
 from mmapkv.clearing import clear
 from mmapkv.codecs import Bytes, Codec, checked
+from mmapkv.compactor import Compactor
 from mmapkv.errors import Conflict, SnapshotTooOld, StoreError
 from mmapkv.eviction import Eviction
+from mmapkv.hinter import Hinter
 from mmapkv.index import Index
+from mmapkv.membership import Member
 from mmapkv.namespace import Namespace
 from mmapkv.ordered import OrderedKeys
 from mmapkv.pins import Pin, Pins
@@ -56,14 +59,14 @@ BACKOFF_SECONDS_FIRST = 0.001
 BACKOFF_SECONDS_MAX = 0.1
 
 
-class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
+class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
     """A persistent mapping of bytes keys to bytes values; a store is a directory.
 
     Make one with :meth:`open`. Look-ups cost a constant number of cache misses whatever the size. A write is
     committed when the call returns: seen by every process, surviving ``kill -9``; it is durable as the flush
-    policy says. One handle writes, any number of handles read in any process, live and without locks. A
-    handle serves any number of threads. Keys and values may be any buffer or str (as UTF-8); they come back
-    as bytes.
+    policy says. One handle writes, or several that say so (`shared`), any number of handles read in any
+    process, live and without locks. A handle serves any number of threads. Keys and values may be any buffer
+    or str (as UTF-8); they come back as bytes.
 
     Iteration is over the store as it was when the iteration began, in the order of the last change.
 
@@ -81,6 +84,7 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
     _eviction: Eviction | None
     _flush_policy: FlushPolicy
     _ordered: OrderedKeys
+    _hinter: Hinter
     # Whether the keys are sorted from the beginning.
     _in_order: bool
     _views: weakref.WeakValueDictionary[int, Snapshot]
@@ -105,10 +109,12 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
         path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
         mode: Literal["r", "w", "c", "n"] = "c",
         *,
+        shared: bool = ...,
         flush_policy: FlushPolicy = ...,
         segment_bytes: SupportsIndex = ...,
         verify: bool = ...,
         ordered: bool = ...,
+        compaction: bool = ...,
         max_bytes: SupportsIndex | None = ...,
         eviction: EvictionPolicy = ...,
         codec: None = None,
@@ -120,10 +126,12 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
         path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
         mode: Literal["r", "w", "c", "n"] = "c",
         *,
+        shared: bool = ...,
         flush_policy: FlushPolicy = ...,
         segment_bytes: SupportsIndex = ...,
         verify: bool = ...,
         ordered: bool = ...,
+        compaction: bool = ...,
         max_bytes: SupportsIndex | None = ...,
         eviction: EvictionPolicy = ...,
         codec: Codec[_T],
@@ -134,10 +142,12 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
         path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
         mode: Literal["r", "w", "c", "n"] = "c",
         *,
+        shared: bool = False,
         flush_policy: FlushPolicy = DEFAULT_POLICY,
         segment_bytes: SupportsIndex = DEFAULT_SEGMENT_BYTES,
         verify: bool = True,
         ordered: bool = False,
+        compaction: bool = True,
         max_bytes: SupportsIndex | None = None,
         eviction: EvictionPolicy = "clock",
         codec: Codec[Any] | None = None,
@@ -145,37 +155,47 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
         """Open or create the store in the directory `path`.
 
         `mode` is as in dbm: "r" reads, "w" writes an existing store, "c" creates it if missing, "n" starts a
-        new one. `flush_policy` says when writes become durable by themselves; `segment_bytes` (of a new
-        store) is how large its log's files grow; `verify=False` skips the checksum of each record read;
-        with `ordered` the keys are sorted now, and not when :meth:`scan` is first called. With `max_bytes` it
-        is a cache: what is oldest and, unless `eviction` is "fifo", was not read since, makes way for what is
-        put, so that the records that count take no more; docs/cache.md tells the rest. With a `codec` the
-        result is a :class:`TypedStore`. Costs O(1) after a clean close or a killed process; after a power cut
-        the index is rebuilt from the log.
+        new one. With `shared` other handles, of this process and others, that say so too may write at the
+        same time; each write then takes a mutex between processes. `flush_policy` says when writes become
+        durable by themselves; `segment_bytes` (of a new store) is how large its log's files grow;
+        `verify=False` skips the checksum of each record read; with `ordered` the keys are sorted now, and not
+        when :meth:`scan` is first called. What is superseded or deleted is removed in the background, where
+        one handle writes, unless `compaction` is false: then :meth:`compact` does that. With `max_bytes` it
+        is a cache with one writer: what is oldest and, unless `eviction` is "fifo", was not read since, makes
+        way for what is put, so that the records that count take no more; docs/cache.md tells the rest. With a
+        `codec` the result is a :class:`TypedStore`. Costs O(1) after a clean close or a killed process; after
+        a power cut the index is built anew: some 120 ns a record by hints, 350 ns where there are none.
 
         Raises FileNotFoundError, NotADirectoryError, PermissionError, ValueError for another mode or
-        `eviction`, and for a `max_bytes` that is too small or for a reader, Locked
-        (naming the process that writes), FormatError, CorruptionError.
+        `eviction`, for `shared` with "r" and "n", for a `max_bytes` that is too small, for a reader or with
+        `shared`, Locked (naming the process that writes), FormatError, CorruptionError; Unsupported for
+        `shared` where there are no robust mutexes.
         """
         if codec is not None:
             checked(codec)
-        bound = checked_bound(max_bytes, eviction, mode)
+        bound = checked_bound(max_bytes, eviction, mode, shared=shared)
         # Before anything can change the current directory.
         place = os.path.realpath(os.fsdecode(path))
         size = segment_bytes_of(bound, segment_bytes)
-        log = open_log(Log, path, mode, flush_policy, False, size, (attach.NAME, marks.NAME))
+        log = open_log(Log, path, mode, flush_policy, False, size, (attach.NAME, marks.NAME), shared)
         store = cls.__new__(cls)
         store._log = log
         store._oldest = None
         store._care = _fork.Lock()
         store._caring = 0
         store._pins = Pins(log)
+        # The hand of a cache goes over what is dead anyway.
+        alone = log.writable and not shared and not bound
+        store._compactor = Compactor(store, automatic=True) if compaction and alone else None
+        store._eviction = None
         store._views = weakref.WeakValueDictionary()
         store._index_lock = _fork.Lock()
-        # Whatever this handle may: one process writes.
+        # Whatever this handle may: one process writes, unless all say otherwise.
         store._reopened = place, {"mode": "r", "verify": verify}
+        if shared:
+            store._reopened[1].update(mode="w", shared=True, flush_policy=flush_policy)
         try:
-            index, slots = attach.provide_for(log)
+            index, slots = attach.provide_for(log, place)
         except BaseException:
             log.close()
             raise
@@ -184,6 +204,9 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
         store._ordered = OrderedKeys()
         store._in_order = ordered
         store._flush_policy = flush_policy
+        # Who asked for no syncs of its own accord asked for no thread; nor is one started in a turn.
+        patient = flush_policy.trigger in (Trigger.NEVER, Trigger.MANUAL)
+        store._hinter = Hinter(store, threaded=not (patient or log.shared))
         try:
             store._eviction = cache.begin(store, bound, eviction)
             if ordered:
@@ -202,6 +225,11 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
     def closed(self) -> bool:
         """True after :meth:`close`."""
         return self._log.closed
+
+    @property
+    def shared(self) -> bool:
+        """Whether other handles may write too."""
+        return self._log.shared
 
     @property
     def flush_policy(self) -> FlushPolicy:
@@ -250,6 +278,8 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
         its room until :meth:`compact`. Raises what `put` does.
         """
         clear(self, durable)
+        if self._compactor is not None:
+            self._compactor.cleared(self)
 
     def sweep(self) -> int:
         """Delete the keys whose time to live is over, and return how many there were.
@@ -267,6 +297,8 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
         return snapshot
 
     def _snapshot_for_scan(self) -> Snapshot:
+        # Of a reader who may not write, what he goes by may be replaced first.
+        self._pinned()
         self._ordered.prepare(self)
         return self.snapshot()
 
@@ -361,12 +393,15 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
         Raises FlushFailed once and Poisoned from then on when a sync fails, InvalidMode on a reader, Closed.
         """
         self._log.flush()
+        log, index = self._parts()
+        if index is not None:
+            self._hinter.flushed(log, index)
 
     def sync(self) -> None:
         """Flush, under the name that dbm and shelve use; on a reader, which they ask too, it does nothing."""
         log, _ = self._open_parts()
         if log.writable:
-            log.flush()
+            self.flush()
 
     def close(self) -> None:
         """Close the handle, flushing first unless the policy is NEVER; the second time does nothing.
@@ -377,33 +412,18 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
         log, index = self._parts()
         if index is None:
             return
+        self._stop_compacting(log)
         if not log.flushes_on_close:
+            self._hinter.stop()
             log.close()
             self._forget()
             return
         with self._careful("a close"):
-            self._close_writer(log)
-
-    def _close_writer(self, log: Log) -> None:
-        # Held to the end, so that no other thread's put comes between the mark and the farewell.
-        try:
-            log.pause()
-        except Closed:
-            # Another thread was faster.
-            return
-        try:
-            _, index = self._open_parts()
-            log.flush()
-            if index_file.read_mark(index) is None:
-                index_file.mark_clean(index, log.committed, *log.end_of_tail)
-        finally:
-            try:
-                log.close()
-            finally:
-                # Refused, it was not closed: a destructor may have interrupted a sync of this very thread.
-                if log.closed:
-                    self._forget()
-                log.unpause()
+            if log.shared:
+                self._hinter.close(log, index)
+                self._leave(log)
+            else:
+                self._leave_alone(log)
 
     def __enter__(self) -> Self:
         self._open_parts()
@@ -489,13 +509,13 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
             log, index = self._open_parts()
             if index is not stale:
                 return
-            if log.writable:
+            if log.writable and not log.shared:
                 # Nobody else replaces the writer's index: the mark that it was is damage.
                 self._rebuild_index(stale)
                 return
             if log.control.private:
                 log = self._attach_again(log)
-            self._use(*attach.provide_for(log))
+            self._use(*attach.provide_for(log, self._reopened[0]))
 
     def _attach_again(self, known: Log) -> Log:
         # Where nothing may be written, the end of the log is what was found when it was opened. Walks and
@@ -529,7 +549,11 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
                 return
             log.pause()
             try:
-                self._use(*attach.rebuild(log, index))
+                if log.shared and index.retired:
+                    # Another process was faster.
+                    self._use(*attach.provide(log, finishing=False))
+                else:
+                    self._use(*attach.rebuild(log, index))
             finally:
                 log.unpause()
 
@@ -538,11 +562,20 @@ class KVStore(BulkWriter, Scanned, Cared, MutableMapping[bytes, bytes]):
         if self._eviction is not None:
             self._eviction.make_way(size)
 
+    def _rolled(self) -> None:
+        if self._compactor is not None:
+            self._compactor.rolled(self)
+
     def _begin_writing(self, index: Index) -> None:
         try:
             index_file.clear_mark(index)
         except CorruptionError:
             self._rebuild_index(index)
+
+    def _segment_filled(self) -> None:
+        # The one being written is no concern of his.
+        if len(self._log.segments.listing()) > 1:
+            self._hinter.segment_filled()
 
 
 def _reopen(cls: type[KVStore], path: str, arguments: dict[str, Any]) -> KVStore:
@@ -553,6 +586,6 @@ def _reopen(cls: type[KVStore], path: str, arguments: dict[str, Any]) -> KVStore
     except OSError as error:
         error.add_note(
             f"A pickled handle is opened again by its path, which was {path!r}: the store must be there, "
-            "on the same machine, and allow reading."
+            "on the same machine, and allow what the handle did."
         )
         raise

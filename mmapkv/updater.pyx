@@ -3,7 +3,6 @@
 
 import operator
 
-from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcmp
 
@@ -44,6 +43,7 @@ cdef class StoreUpdater(StoreWriter):
         set_value(&version, content, expiry_of(ttl))
         self.seek(&version, False, &spot)
         if spot.live != present:
+            self.let_go()
             return False
         self.commit(&spot, &version, durable)
         return True
@@ -68,8 +68,10 @@ cdef class StoreUpdater(StoreWriter):
         self.seek(&version, self.verify, &spot)
         if spot.live:
             # Put by another thread meanwhile.
-            return PyBytes_FromStringAndSize(spot.hit.value, spot.hit.value_size)
-        value = PyBytes_FromStringAndSize(content.start, content.size)
+            value = self.copy_held(spot.hit.value, spot.hit.value_size)
+            self.let_go()
+            return value
+        value = self.copy_held(content.start, content.size)
         self.commit(&spot, &version, False)
         return value
 
@@ -91,12 +93,14 @@ cdef class StoreUpdater(StoreWriter):
         while True:
             self.seek(&version, self.verify, &spot)
             head_size = spot.hit.value_size if spot.live else 0
+            version.expires = 0
             if spot.live:
                 version.head = spot.hit.value
                 version.expires = spot.hit.expires
             if version.head_size == head_size and version.value_size == content.size:
                 break
             # So much was not asked for: the room must be for all.
+            self.let_go()
             version.head_size = head_size
             version.value_size = content.size
         self.commit(&spot, &version, durable)
@@ -123,9 +127,11 @@ cdef class StoreUpdater(StoreWriter):
         if spot.live:
             is_number = read_number(spot.hit.value, spot.hit.value_size, &number)
             if not is_number:
+                self.let_go()
                 raise ValueError(f"the value of {key[:40]!r} is not a decimal number of 64 bits, which incr could add to")
             version.expires = spot.hit.expires
         if number > NUMBER_MAX - step if step > 0 else number < NUMBER_MIN - step:
+            self.let_go()
             raise OverflowError(f"{number} and {step} together are more than 64 bits hold; the value of {key[:40]!r} stays")
         number += step
         version.value_size = write_number(number, text)
@@ -149,7 +155,7 @@ cdef class StoreUpdater(StoreWriter):
         cdef Spot spot
         cdef Version made
         cdef Content content = None, wanted = None
-        cdef bint by_value = expected is not UNGIVEN, absent
+        cdef bint by_value = expected is not UNGIVEN, absent, holds
         cdef uint64_t number = 0
         if by_value == (version is not UNGIVEN):
             raise TypeError("compare_and_set takes either expected= or version=")
@@ -165,15 +171,14 @@ cdef class StoreUpdater(StoreWriter):
             set_value(&made, content, expiry_of(ttl))
         self.seek(&made, self.verify and by_value, &spot)
         if absent or not spot.live:
-            if not absent or spot.live:
-                return False
-            if made.kind == KIND_DELETE:
-                return True
+            holds = absent and not spot.live
         elif by_value:
-            if spot.hit.value_size != wanted.size or memcmp(spot.hit.value, wanted.start, wanted.size) != 0:
-                return False
-        elif spot.hit.seq != number:
-            return False
+            holds = spot.hit.value_size == wanted.size and memcmp(spot.hit.value, wanted.start, wanted.size) == 0
+        else:
+            holds = spot.hit.seq == number
+        if not holds or made.kind == KIND_DELETE and not spot.live:
+            self.let_go()
+            return holds
         self.commit(&spot, &made, durable)
         return True
 
@@ -190,11 +195,13 @@ cdef class StoreUpdater(StoreWriter):
         while True:
             self.seek(&version, self.verify, &spot)
             if not spot.live:
+                self.let_go()
                 return False
             version.value = spot.hit.value
             if version.value_size == spot.hit.value_size:
                 break
             # So much was not asked for: the room must be for all.
+            self.let_go()
             version.value_size = spot.hit.value_size
         version.expires = expires
         self.commit(&spot, &version, durable)
@@ -219,6 +226,7 @@ cdef class StoreUpdater(StoreWriter):
         begin_version(&version, KIND_DELETE, <bytes?>key)
         self.seek(&version, False, &spot)
         if spot.live or not spot.known or spot.hit.deleted:
+            self.let_go()
             return False
         self.commit(&spot, &version, False)
         return True

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from mmapio.options import FlushPolicy
-from mmapkv import attach, index_file
+from mmapkv import attach, hints, index_file
 from mmapkv.index import Index
 from mmapkv.index_check import IndexCheck
 from mmapkv.record_check import RecordCheck, Replaced
@@ -30,6 +30,7 @@ NUMBERS_MAX = 1 << 30
 
 _RESTORE = "restore the segment from a backup, or run mmapkv repair, which says what is lost"
 _REWRITE = "copy what can be read into a new store"
+_REMOVE = "remove it, or run mmapkv repair; nothing is lost"
 _REBUILD = "run mmapkv repair, which builds the index anew from the log; nothing is lost"
 
 
@@ -159,6 +160,8 @@ def _check(
         for each in found.damages:
             report.add(each.path, each.offset, f"record {each.seq}: {each.reason}", _RESTORE)
         damaged = frozenset(each.path for each in found.damages)
+        for path, reason in hints.damages(log):
+            report.add(path, 0, reason, _REMOVE)
     if index is None:
         if not full or damaged:
             return report.made(checked, note=note)

@@ -3,12 +3,12 @@ from typing import TypeAlias, TypeVar, overload
 
 from typing_extensions import Buffer
 
-from mmapkv.bulk_reader import BulkReader
+from mmapkv.sharer import Sharer
 
 _Bytes: TypeAlias = str | bytes | Buffer
 _T = TypeVar("_T")
 
-class StoreWriter(BulkReader):
+class StoreWriter(Sharer):
     def __setitem__(self, key: _Bytes, value: _Bytes, /) -> None: ...
     def put(
         self, key: _Bytes, value: _Bytes, /, *, ttl: float | timedelta | None = None, durable: bool = False

@@ -11,6 +11,8 @@ from libc.string cimport memcpy, memset
 from mmapio cimport _fault
 from mmapio cimport _memory as memory
 from mmapio._os cimport now_ns
+from mmapkv.approach cimport fetch_bucket, fetch_record
+from mmapkv.bulk_reader cimport BulkReader
 from mmapkv.format cimport (
     ADDRESS_BITS,
     EXPIRY_SIZE,
@@ -20,19 +22,21 @@ from mmapkv.format cimport (
     KEY_SIZE_MAX,
     KIND_DELETE,
     KIND_PUT,
+    LINE,
     PAYLOAD_HEADER_SIZE,
-    PREVIOUS_SIZE,
     VALUE_SIZE_MAX,
     PayloadHeader,
     Previous,
+    head_size,
     make_address,
     value_offset,
 )
-from mmapkv.bulk_reader cimport BulkReader
 from mmapkv.index cimport ABSENT, PRESENT, Index, Outcome
 from mmapkv.reader cimport as_bytes
+from mmapkv.sharer cimport Sharer
 from mmaplog.appender cimport RECORD_START_END, record_size
 from mmaplog.checksum cimport xxh3
+from mmaplog.format cimport RECORD_HEADER_SIZE
 from mmaplog.log cimport Log
 
 from mmapkv.errors import InvalidKey, ValueTooLarge
@@ -46,10 +50,11 @@ cdef double TTL_SECONDS_MAX = 1e10
 cdef uint64_t NEVER_DUE = <uint64_t>-1
 
 
-cdef class StoreWriter(BulkReader):
+cdef class StoreWriter(Sharer):
     """The writing half of ``KVStore``, per operation.
 
-    The subclass gives the methods that replace the index or ready it for writing: `_rebuild_index`, `_begin_writing`; and for a cache
+    The subclass gives the methods that replace the index or ready it for writing, `_rebuild_index` and `_begin_writing`; `_segment_filled`,
+    which is told when another segment is written to; `_rolled`, which is told later, with nothing in hand, and may wait; and for a cache
     `_make_way`.
     """
 
@@ -81,6 +86,7 @@ cdef class StoreWriter(BulkReader):
         cdef Content content = None
         key = as_bytes(key, "key")
         begin_version(&version, KIND_PUT, <bytes>key)
+        version.settled = True
         if PyBytes_CheckExact(value):
             version.value = PyBytes_AS_STRING(value)
             version.value_size = PyBytes_GET_SIZE(value)
@@ -97,8 +103,10 @@ cdef class StoreWriter(BulkReader):
         cdef Version version
         key = as_bytes(key, "key")
         begin_version(&version, KIND_DELETE, <bytes>key)
+        version.settled = True
         self.seek(&version, False, &spot)
         if not spot.live:
+            self.let_go()
             raise KeyError(key)
         self.commit(&spot, &version, False)
 
@@ -112,9 +120,10 @@ cdef class StoreWriter(BulkReader):
             self.seek(&version, self.verify, &spot)
             if spot.live:
                 # Copied before anything is written; making bytes lets no other thread run.
-                value = PyBytes_FromStringAndSize(spot.hit.value, spot.hit.value_size)
+                value = self.copy_held(spot.hit.value, spot.hit.value_size)
                 self.commit(&spot, &version, False)
                 return value
+            self.let_go()
         if default is MISSING:
             raise KeyError(key)
         return default
@@ -130,26 +139,42 @@ cdef class StoreWriter(BulkReader):
                 self._path)
         return 0
 
+    cdef void make_ahead(self, Version *version) noexcept:
+        # All of a record but its head, for a key that is known, or new, as the last one was. Where that is wrong, `commit` does it again.
+        version.made_flags = self.last_known | (FLAG_EXPIRY if version.expires else 0)
+        lay_out_body(self.record + RECORD_HEADER_SIZE, version.made_flags, version)
+        version.made = True
+
     cdef int seek(self, Version *version, bint verify, Spot *spot) except -1:
         # Finds where the next version of a key goes, with room for it. All that can fail, and all that may let
         # go of the GIL, is in here; whatever let go of it starts the loop again. So between this and `commit` no other
         # thread changes anything, as long as the caller does not let one run: he may make no object that the garbage
-        # collector knows, for that may run destructors.
+        # collector knows, for that may run destructors. Other processes are kept from it by the tail of the log, which is
+        # held from here to `commit`: who does not come to that lets go of it.
         cdef Log log = self.log
         cdef uint64_t key_size = version.key_size, value_size = version.head_size + version.value_size, worst, hash
         cdef Index index
         cdef Outcome outcome
+        cdef bint ahead
         self.require(key_size, value_size)
         if self.index is None:
             self.raise_closed()
         worst = value_offset(FLAG_PREVIOUS | FLAG_EXPIRY, key_size) + value_size
+        ahead = version.settled and record_size(worst, False) <= MADE_MAX
         while True:
-            if log.end + record_size(worst, False) > log.room or log.end >= RECORD_START_END:
-                log.make_room(worst)
-                continue
+            if self.several:
+                return self.seek_shared(version, worst, verify, spot)
             index = self.index
             if index is None:
                 self.raise_closed()
+            # Each wait for memory begins as early as it can, and is filled with what does not need that memory.
+            hash = xxh3(version.key, key_size, index.seed)
+            fetch_bucket(index, hash)
+            if ahead:
+                self.make_ahead(version)
+            if log.end + record_size(worst, False) > log.room or log.end >= RECORD_START_END:
+                log.make_room(worst)
+                continue
             if self.tail_id != log.segment_id:
                 self.prepare(index)
                 continue
@@ -159,17 +184,14 @@ cdef class StoreWriter(BulkReader):
             if not index.has_room():
                 index.make_room()
                 continue
-            hash = xxh3(version.key, key_size, index.seed)
+            if ahead:
+                fetch_tail(log.base + log.end)
+                fetch_record(index, hash)
             outcome = index.find(hash, version.key, key_size, verify, &spot.hit)
             if _fault.faults() != self.faults:
                 self.check_faults()
             if outcome == PRESENT:
-                spot.cell = spot.hit.cell
-                spot.tag = spot.cell[0] >> ADDRESS_BITS << ADDRESS_BITS
-                spot.known = True
-                if spot.hit.seq < index.state.cleared:
-                    spot.hit.deleted = True
-                spot.live = not spot.hit.deleted and (spot.hit.expires == 0 or spot.hit.expires > now_ns())
+                take_found(spot, index.state.cleared)
                 return 0
             if outcome == ABSENT:
                 spot.cell = index.place(hash, &spot.tag)
@@ -180,26 +202,88 @@ cdef class StoreWriter(BulkReader):
             else:
                 self.settle(index, outcome, &spot.hit)
 
+    cdef int seek_shared(self, Version *version, uint64_t worst, bint verify, Spot *spot) except -1:
+        # The same where other processes write. Whatever stands in the way of a look-up is removed while they do.
+        cdef Index index
+        cdef Outcome outcome
+        while True:
+            index = self.hold("a write")
+            try:
+                outcome = self.seek_held(index, version, worst, verify, spot)
+            except Reseed:
+                self.let_go()
+                self._rebuild_index(index)
+                continue
+            except BaseException:
+                self.let_go()
+                raise
+            if outcome == PRESENT:
+                return 0
+            self.let_go()
+            self.settle(index, outcome, &spot.hit)
+
+    cdef Outcome seek_held(self, Index index, Version *version, uint64_t worst, bint verify, Spot *spot) except *:
+        # PRESENT once there is a place for the next version, and room.
+        cdef uint64_t hash = xxh3(version.key, version.key_size, index.seed)
+        cdef Outcome outcome
+        self.log.find_room(record_size(worst, False), 1, False)
+        self.enter_tail(index)
+        while True:
+            if not index.has_room():
+                index.make_room()
+            outcome = index.find(hash, version.key, version.key_size, verify, &spot.hit)
+            if _fault.faults() != self.faults:
+                self.check_faults()
+            if outcome == PRESENT:
+                take_found(spot, index.state.cleared)
+                return PRESENT
+            if outcome != ABSENT:
+                return outcome
+            spot.cell = index.place(hash, &spot.tag)
+            if spot.cell != NULL:
+                spot.known = spot.live = False
+                return PRESENT
+            index.split(hash)
+
+    cdef bytes copy_held(self, const char *start, uint64_t size):
+        # Between `seek` and `commit`.
+        try:
+            return PyBytes_FromStringAndSize(start, size)
+        except MemoryError:
+            self.let_go()
+            raise
+
     cdef int commit(self, Spot *spot, Version *version, bint durable) except -1:
         # Right after `seek`: a record to the log, and its address into the index.
         cdef Log log = self.log
         cdef Index index = self.index
         cdef uint64_t payload_size, seq, count
+        cdef char *payload
         cdef int flags = FLAG_PREVIOUS if spot.known else 0
+        self.last_known = flags
         if version.expires:
             flags |= FLAG_EXPIRY
             self.expiring = True
         if version.kind == KIND_PUT and (not spot.known or spot.hit.deleted):
             flags |= FLAG_CREATES
         payload_size = value_offset(flags, version.key_size) + version.head_size + version.value_size
-        lay_out(log.begin(payload_size), flags, version, spot.hit.seq, spot.hit.address)
-        log.commit(payload_size)
+        if version.made:
+            payload = self.record + RECORD_HEADER_SIZE
+            if (flags ^ version.made_flags) & FLAG_PREVIOUS:
+                lay_out_body(payload, flags, version)
+            lay_out_head(payload, flags, version, spot.hit.seq, spot.hit.address)
+            log.commit_made(self.record, payload_size)
+        else:
+            lay_out(log.begin(payload_size), flags, version, spot.hit.seq, spot.hit.address)
+            log.commit(payload_size)
 
         if spot.known and not spot.hit.deleted:
             index.add_dead(spot.hit.slot, spot.hit.size)
         if version.kind == KIND_DELETE:
             index.add_dead(self.tail_slot, record_size(payload_size, False))
         # Committed. A reader that sees the entry now sees a record that no crash takes away.
+        if version.expires:
+            index.state.expiring = log.seq
         memory.store_release(spot.cell, spot.tag | make_address(self.tail_slot, log.last))
         index.applied(&seq, &count)
         if flags & FLAG_CREATES:
@@ -209,24 +293,42 @@ cdef class StoreWriter(BulkReader):
         seq = log.seq
         index.publish(seq, count)
         self.seen = seq
+        if self.several:
+            log.give_tail()
         if _fault.faults() != self.faults:
             self.check_faults()
         log.after_commit(payload_size, seq, durable)
         return 1
 
+    cdef int get_ready(self) except -1:
+        # The index may be stored to, and knows the segment that is written.
+        cdef Index index
+        if self.several:
+            index = self.hold("a compaction")
+            try:
+                self.enter_tail(index)
+            finally:
+                self.let_go()
+            return 0
+        while self.tail_id != self.log.segment_id:
+            self.prepare(self.index)
+        return 0
+
     cdef int prepare(self, Index index) except -1:
         # Before the first write of this handle, and after each roll.
-        cdef uint64_t segment_id
         if self.tail_id == 0:
             self._begin_writing(index)
             if self.index is not index:
                 return 0
-        segment_id = self.log.segment_id
-        self.tail_slot = index.slot_of(segment_id)
-        self.tail_id = segment_id
-        if self.due != NEVER_DUE:
-            self.due = 0
+        self.enter_tail(index)
+        self._rolled()
         return 0
+
+    cdef int enter_tail(self, Index index) except -1:
+        # What may be written to a segment of a cache without another look is not known of the next one.
+        if self.due != NEVER_DUE and self.tail_id != self.log.segment_id:
+            self.due = 0
+        return Sharer.enter_tail(self, index)
 
     cdef int make_way(self, uint64_t size) except -1:
         # Lets go of what is oldest in a cache, so that so many bytes, and some more, can be written.
@@ -240,6 +342,16 @@ cdef class StoreWriter(BulkReader):
         except Reseed:
             self._rebuild_index(index)
         return 0
+
+
+cdef inline void take_found(Spot *spot, uint64_t cleared) noexcept:
+    # The key has a version: the next one goes into the same entry. One that was cleared counts as a deletion.
+    if spot.hit.seq < cleared:
+        spot.hit.deleted = True
+    spot.cell = spot.hit.cell
+    spot.tag = spot.cell[0] >> ADDRESS_BITS << ADDRESS_BITS
+    spot.known = True
+    spot.live = not spot.hit.deleted and (spot.hit.expires == 0 or spot.hit.expires > now_ns())
 
 
 cdef class Content:
@@ -298,25 +410,32 @@ cdef void set_value(Version *version, Content content, uint64_t expires) noexcep
 
 cdef void lay_out(char *payload, int flags, Version *version, uint64_t previous_seq, uint64_t previous) noexcept nogil:
     # Writes a payload into memory that has room for it.
+    lay_out_body(payload, flags, version)
+    lay_out_head(payload, flags, version, previous_seq, previous)
+
+
+cdef inline void lay_out_head(char *payload, int flags, Version *version, uint64_t previous_seq, uint64_t previous) noexcept nogil:
     cdef PayloadHeader header
     cdef Previous before
-    cdef char *value = payload + value_offset(flags, version.key_size)
     header.key_length = <unsigned short>version.key_size
     header.kind = version.kind
     header.flags = flags
     header.value_length = <unsigned int>(version.head_size + version.value_size)
-    # The gap between key and value is zeroed first, the key written over its beginning.
-    memset(value - 8, 0, 8)
     memcpy(payload, &header, sizeof(header))
-    payload += PAYLOAD_HEADER_SIZE
     if flags & FLAG_PREVIOUS:
         before.seq = previous_seq
         before.address = previous
-        memcpy(payload, &before, sizeof(before))
-        payload += PREVIOUS_SIZE
+        memcpy(payload + PAYLOAD_HEADER_SIZE, &before, sizeof(before))
+
+
+cdef inline void lay_out_body(char *payload, int flags, Version *version) noexcept nogil:
+    # What follows the head.
+    cdef char *value = payload + value_offset(flags, version.key_size)
+    # The gap between key and value is zeroed first, the key written over its beginning.
+    memset(value - 8, 0, 8)
+    payload += head_size(flags)
     if flags & FLAG_EXPIRY:
-        memcpy(payload, &version.expires, EXPIRY_SIZE)
-        payload += EXPIRY_SIZE
+        memcpy(payload - EXPIRY_SIZE, &version.expires, EXPIRY_SIZE)
     memcpy(payload, version.key, version.key_size)
     # A deletion has no value, and a copy from nowhere is undefined even of nothing.
     if version.head_size:
@@ -324,3 +443,10 @@ cdef void lay_out(char *payload, int flags, Version *version, uint64_t previous_
         value += version.head_size
     if version.value_size:
         memcpy(value, version.value, version.value_size)
+
+
+cdef inline void fetch_tail(char *end) noexcept nogil:
+    # Where the record will be written.
+    memory.prefetch_write(end)
+    memory.prefetch_write(end + LINE)
+    memory.prefetch_write(end + 2 * LINE)

@@ -24,6 +24,8 @@ cdef class Appender(TailHolder):
     cdef uint64_t bytes_bound
     cdef uint64_t writes_bound
 
+    cdef uint64_t roll_bytes    # a segment gets no longer than this, though it has the capacity
+
     cdef uint64_t append_from(self, const void *data, uint64_t size, bint durable) except? 0
     cdef uint64_t append_shared(self, const void *data, uint64_t size) except? 0
     cdef int make_room(self, uint64_t payload_size) except -1
@@ -36,6 +38,7 @@ cdef class Appender(TailHolder):
     cdef int refuse_size(self, uint64_t payload_size) except -1
     cdef char *begin(self, uint64_t payload_size) noexcept nogil
     cdef void commit(self, uint64_t payload_size) noexcept nogil
+    cdef void commit_made(self, char *record, uint64_t payload_size) noexcept nogil
     cdef void seal_next(self, uint64_t payload_size, uint8_t flags) noexcept nogil
     cdef void publish(self) noexcept nogil
     cdef uint64_t write_bulk(self, Pieces pieces, uint64_t at, bint atomic) except? 0

@@ -39,6 +39,7 @@ from mmaplog.tail cimport TailHolder
 
 from mmapio import _os as system
 from mmaplog.errors import RecordTooLarge
+from mmaplog.reserve import is_full
 from mmaplog.segment import create_segment
 
 # A segment starts with this and doubles, by no more than the second at a time.
@@ -354,6 +355,7 @@ cdef class Appender(TailHolder):
         if self.narrow:
             self.break_up()
         if (self.end + need > self.tail.capacity or self.end >= RECORD_START_END
+                or (self.end + need > self.roll_bytes and self.seq > self.base_seq)
                 or (records > 1 and self.end + need > RECORD_START_END)
                 or self.seq - self.base_seq + records > SEQ_PER_SEGMENT_MAX):
             self.roll(need)
@@ -369,7 +371,7 @@ cdef class Appender(TailHolder):
                 step = min(max(self.tail.limit, FIRST_ALLOCATION), STEP_MAX)
                 if self.syncs >= SYNCS_LEAST:
                     step = min(step, PREPARED_LEAST)
-                grow_or_just_enough(self.tail, self.tail.limit + step, self.end + need)
+                grow_or_just_enough(self.tail, min(self.tail.limit + step, self.roll_bytes), self.end + need)
         else:
             return 0
         if ahead and self.append_mutex is None:
@@ -381,7 +383,7 @@ cdef class Appender(TailHolder):
         # what is prepared will be filled before the next one, too, which then writes little in vain.
         cdef bint written = self.syncs >= SYNCS_LEAST
         cdef uint64_t size = PREPARED_LEAST if written else min(self.bytes_pending, STEP_MAX) & ~(PREPARED_LEAST - 1)
-        cdef uint64_t stop = min(self.tail.limit + size, self.tail.capacity)
+        cdef uint64_t stop = min(min(self.tail.limit + size, self.tail.capacity), self.roll_bytes)
         self.syncs = 0
         if stop <= self.tail.limit:
             return 0
@@ -398,7 +400,7 @@ cdef class Appender(TailHolder):
         cdef uint64_t size = min(self.bytes_pending, PREPARED_LEAST) & ~(FIRST_ALLOCATION - 1), start
         cdef MappedFile file
         cdef int fd
-        size = min(size, self.tail.capacity - self.tail.limit)
+        size = min(size, min(self.tail.capacity, max(self.roll_bytes, self.tail.limit)) - self.tail.limit)
         if size:
             file = self.tail.handle()
             fd, start = file.descriptor.fd, self.tail.limit
@@ -454,14 +456,14 @@ cdef class Appender(TailHolder):
         # Who drops records may be another process: what is gone does not stay mapped.
         self.segments.follow_changes()
         cdef uint64_t capacity = max(<uint64_t>self.segments.manifest.segment_bytes, SEGMENT_HEADER_SIZE + need)
-        cdef uint64_t size = min(capacity, max(STEP_MAX, SEGMENT_HEADER_SIZE + need))
+        cdef uint64_t size = min(capacity, max(min(STEP_MAX, self.roll_bytes), SEGMENT_HEADER_SIZE + need))
         cdef uint64_t end = self.end
         cdef Segment made
         try:
             made = create_segment(
                 self.directory, self.segments.log_uuid, self.seq, self.tail.epoch, capacity, size)
         except OSError as error:
-            if error.errno != _errno.ENOSPC:
+            if not is_full(error):
                 raise
             made = create_segment(
                 self.directory, self.segments.log_uuid, self.seq, self.tail.epoch, capacity, SEGMENT_HEADER_SIZE + need)
@@ -501,6 +503,15 @@ cdef class Appender(TailHolder):
     cdef void commit(self, uint64_t payload_size) noexcept nogil:
         # Seals the record whose payload is in place and makes it visible to all.
         write_record(self, self.base + self.end, payload_size, 0)
+        publish_at(self, self.seq, self.end, self.last)
+
+    cdef void commit_made(self, char *record, uint64_t payload_size) noexcept nogil:
+        # In place of both, for a record of few bytes whose payload was made elsewhere, with room for a header before and for seven bytes
+        # behind it: so the checksum does not wait for memory of the segment that has yet to come to the processor.
+        cdef uint64_t start = self.end
+        begin_at(self, payload_size)
+        write_record(self, record, payload_size, 0)
+        memcpy(self.base + start, record, self.end - start)
         publish_at(self, self.seq, self.end, self.last)
 
     cdef void seal_next(self, uint64_t payload_size, uint8_t flags) noexcept nogil:
@@ -581,7 +592,7 @@ cdef grow_or_just_enough(Segment segment, uint64_t size, uint64_t least):
     except OSError as error:
         # The failed attempt may have been seen half way.
         segment.refresh()
-        if error.errno != _errno.ENOSPC:
+        if not is_full(error):
             raise
         try:
             segment.grow(least)

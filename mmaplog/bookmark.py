@@ -252,18 +252,27 @@ def _make(log: Log, file_name: str, kind: int, start: int | None) -> None:
             _os.open_file(file_name, False, follow=False, directory=directory)
             _os.remove_file(directory, temporary)
             return
-        header = Header(kind, log.segments.log_uuid, random_word(), time.time_ns())
-        _os.set_size(opened, 0)
-        _os.grow(opened, layout.file_size(kind))
-        _os.write_at(opened, layout.pack_header(header), 0)
-        for at in (0, layout.LIVE_COPIES):
-            offset = layout.COPIES_OFFSET + at * layout.copy_size(kind)
-            _os.write_at(opened, layout.pack_copy(place, header.file_id ^ at), offset)
-        _os.sync(opened)
+        try:
+            _fill(opened, Header(kind, log.segments.log_uuid, random_word(), time.time_ns()), place)
+        except BaseException:
+            # A full disk, perhaps: it is not to be fuller for that.
+            with contextlib.suppress(OSError):
+                _os.remove_file(directory, temporary)
+            raise
         _os.replace_file(directory, temporary, file_name)
         _os.sync(directory)
     finally:
         _os.unlock_byte(opened, layout.CREATING)
+
+
+def _fill(opened: _os.Descriptor, header: Header, place: Place) -> None:
+    _os.set_size(opened, 0)
+    _os.grow(opened, layout.file_size(header.kind))
+    _os.write_at(opened, layout.pack_header(header), 0)
+    for at in (0, layout.LIVE_COPIES):
+        offset = layout.COPIES_OFFSET + at * layout.copy_size(header.kind)
+        _os.write_at(opened, layout.pack_copy(place, header.file_id ^ at), offset)
+    _os.sync(opened)
 
 
 def _first_place(log: Log, start: int | None) -> Place:

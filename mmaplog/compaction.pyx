@@ -123,6 +123,9 @@ def sealed_segments(Syncer log):
                 log.sync_names()
             # Nor has anybody sealed it: who synced it was killed before, or there was nothing to sync after the roll.
             log.seal(segment)
+        elif footer.end > segment.limit:
+            # Another process made it longer since it was looked at.
+            segment.refresh()
         found.append(segment)
     return found
 

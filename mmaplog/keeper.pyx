@@ -180,6 +180,19 @@ cdef class Keeper(Appender):
     def truncate_to(self, seq):
         """For layers above that take care of the log: what `truncate_before` does, for a number that the log has."""
         self.advance_to(seq)
+    def has_writer(self):
+        """For layers above: whether another handle writes the log."""
+        self.check()
+        return self.locks.has_writer()
+
+    def roll_after(self, size):
+        """For layers above: have segments that are written from now on roll at so many bytes, where they hold a record by then."""
+        self.roll_bytes = size
+
+    @property
+    def has_unsealed(self):
+        """For layers above: whether a segment was rolled past that a flush would seal."""
+        return len(self.unsynced) > 0
 
     def hold_past(self, seq):
         """For layers above: tell those who compact, in whichever process, that the log is looked at as it was below `seq`."""
@@ -215,10 +228,31 @@ cdef class Keeper(Appender):
             system.remove_file(self.directory, name)
         return 0
 
+    def try_care(self):
+        """For layers above: keep others from truncating and compacting until `leave_care`, if nobody is at it: whether that is so."""
+        self.check_writable()
+        if not self.care.acquire(False):
+            return False
+        try:
+            taken = not self.caring and self.locks.try_care()
+        except BaseException:
+            self.care.release()
+            raise
+        if taken:
+            self.caring = True
+        else:
+            self.care.release()
+        return taken
+
+    def leave_care(self):
+        """End what `try_care` began."""
+        self.let_care()
+
     cdef int begin_care(self, what) except -1:
         # One truncation or compaction at a time, of all threads and processes.
         self.check_writable()
         self.refuse_within_flush(what)
+        self.refuse_within_tail(what)
         self.care.acquire()
         if self.caring:
             self.care.release()

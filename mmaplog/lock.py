@@ -89,6 +89,10 @@ class LockFile:
         """Wait until no other process truncates or compacts, and keep them from it."""
         _os.lock_byte(self._file, CARE, True, wait=True)
 
+    def try_care(self) -> bool:
+        """The same without waiting: whether nobody did."""
+        return _os.lock_byte(self._file, CARE, True)
+
     def end_care(self) -> None:
         """Let others truncate and compact again."""
         _os.unlock_byte(self._file, CARE)

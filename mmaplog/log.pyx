@@ -25,6 +25,7 @@ from mmaplog import control as control_file
 from mmaplog import reserve
 from mmaplog.backup import backup
 from mmaplog.batch import Batch
+from mmaplog.bookmark_format import name_of
 from mmaplog.consumer import consumers, open_consumer, remove_consumer
 from mmaplog.errors import Locked, LogError, TooOld
 from mmaplog.follow import Follower
@@ -330,6 +331,7 @@ cdef class Log(Keeper):
             "segments": len(self.segments.bases()),
             "segment_bytes": self.segments.manifest.segment_bytes,
             "epoch": self.epoch,
+            "consumers": sum(name_of(name) is not None for name in system.list_directory(self.directory)),
             "bytes_on_disk": used,
             "log_uuid": str(self.segments.log_uuid),
             "poison": self.control.poison,
@@ -384,11 +386,6 @@ cdef class Log(Keeper):
         if self.forked:
             self.raise_forked()
         self.locks.begin()
-
-    def has_writer(self):
-        """For layers above: whether another handle writes the log."""
-        self.check()
-        return self.locks.has_writer()
 
     def claim(self):
         """For layers above: be the writer for a moment, to mend what is derived. Between begin_exclusive and end_exclusive.
@@ -490,14 +487,9 @@ cdef class Log(Keeper):
 
     cdef vouch(self):
         if self.append_mutex is not None:
-            self.append_mutex.take(True, None)
-            try:
-                self.catch_up()
-            finally:
-                self.append_mutex.give()
+            self.come_up()
             if self.flushes_on_close:
-                # What others appended who did not come to flush it.
-                self.flush_held(self.control.committed().seq)
+                self.flush_held(self.control.committed().seq)  # what others appended who did not come to flush it
         if not self.control.poison:
             self.give_back()
         if self.flushes_on_close and self.control.durable == self.control.committed().seq:
@@ -519,7 +511,6 @@ cdef class Log(Keeper):
 
     def __exit__(self, *exc):
         self.close()
-        return False
 
     def __repr__(self):
         state = "closed" if self.control is None else f"{'writing' if self.writable else 'reading'}, {len(self)} records"
@@ -544,10 +535,8 @@ def open_log(cls, path, mode, flush_policy, timestamps, segment_bytes, derived, 
         raise TypeError(f"flush_policy must be a mmapio.FlushPolicy, not {flush_policy!r}")
     if reserve_bytes is not None:
         reserve_bytes = operator.index(reserve_bytes)
-        if reserve_bytes < 0:
-            raise ValueError(f"a reserve of {reserve_bytes} bytes cannot be kept: it is blocks of the disk, 0 or more bytes")
-        if mode == "r":
-            raise ValueError(f"a reserve of {reserve_bytes} bytes cannot be kept by who opens with mode 'r': it is for a writer")
+        if reserve_bytes < 0 or mode == "r":
+            raise ValueError(f"a reserve of {reserve_bytes} bytes cannot be kept with mode {mode!r}: a writer keeps one, of 0 or more bytes")
     log._path = os.fsdecode(path)
     found = attach.attach(log._path, mode, segment_bytes, derived, shared=shared)
     try:
@@ -574,9 +563,8 @@ cdef take_apart(Log log, found, mode, flush_policy, timestamps, bint shared, bin
     log.spares_strays = spares_strays
     log.append_lock = threading.RLock()
     log.care = threading.RLock()
-
     log.unsynced = []
-    log.bytes_bound = log.writes_bound = <uint64_t>-1
+    log.bytes_bound = log.writes_bound = log.roll_bytes = <uint64_t>-1
     if mode == "r":
         return
     log.writable = True

@@ -40,4 +40,5 @@ cdef class Replay:
     cdef int extend(self, uint64_t stop, uint64_t tail_id) except -1
     cdef bint read(self, Record *record, bint verify) except -1
     cdef int deny_reuse(self, Segment before) except -1
+    cdef int deny_missing(self) except -1
     cdef bint step(self, Record *record, bint verify) except -1

@@ -155,6 +155,7 @@ cdef class Replay:
                 self.offset -= record.size
                 self.seq = self.stop
             else:
+                self.deny_missing()
                 self.seq = self.boundary
         self.scan = None
         return False
@@ -167,6 +168,16 @@ cdef class Replay:
             if seq <= self.segments.first() or self.segments.holding(seq - 1, self.tail_id).epoch <= before.epoch:
                 return 0
         raise TooOld(f"records before {seq} were truncated after they had been read, and their numbers are used again", self.segments.path)
+
+    cdef int deny_missing(self) except -1:
+        # A segment that is finished says where the next one begins.
+        cdef Footer footer
+        if not self.followed or not self.segment.load_footer(&footer) or footer.seq >= self.boundary:
+            return 0
+        if footer.seq <= self.seq or self.segment.sparse and self.offset >= self.records_end:
+            raise CorruptionError(
+                f"the segment that begins with record {footer.seq} is missing; restore it from a backup", self.segments.path)
+        return 0
 
     cdef bint step(self, Record *record, bint verify) except -1:
         # The record at `offset`; False at the end of a segment with gaps. In any other each number below the boundary has its record:
@@ -205,6 +216,7 @@ cdef class Replay:
         # Perhaps it is the next segment that is not what its name says.
         self.segments.following(self.segment, self.tail_id)
         self.segments.deny_truncated(self.seq)
+        self.deny_missing()
         raise CorruptionError(
             f"record {self.seq} at offset {self.offset} is damaged, though records up to {self.stop - 1} were committed; "
             "restore the segment from a backup", self.segment.path)

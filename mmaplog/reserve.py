@@ -22,6 +22,11 @@ NAME = "RESERVE"
 _Result = TypeVar("_Result")
 
 
+def is_full(error: OSError) -> bool:
+    """Whether it says that there is no room: none on the disk, or none that a quota allows."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def keep(directory: _os.Descriptor, path: str, size: int) -> None:
     """Have the reserve of an open directory be `size` bytes; 0 removes it.
 
@@ -35,7 +40,7 @@ def keep(directory: _os.Descriptor, path: str, size: int) -> None:
     try:
         _fill(directory, size)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_full(error):
             raise
         logger.warning("%s: no room for a reserve of %d bytes: the disk is full", path, size)
 
@@ -50,7 +55,7 @@ def spend_if_full(directory: _os.Descriptor, operation: Callable[[], _Result]) -
         return operation()
     except OSError as error:
         # What the log itself raises says that it was begun.
-        if size == 0 or isinstance(error, LogError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if size == 0 or isinstance(error, LogError) or not is_full(error):
             raise
     _empty(_opened(directory), size)
     return operation()

@@ -357,7 +357,7 @@ cdef class Syncer:
     cdef int refuse_within_flush(self, what) except -1:
         # A destructor that interrupted a sync of this thread has the turn in hand: with that it must not wait for append_lock,
         # whose holder may be waiting for it.
-        if self.flushing == threading.get_ident():
+        if self.flushing and self.flushing == threading.get_ident():
             raise self.reentered(what)
         return 0
 

@@ -24,6 +24,9 @@ cdef class TailHolder(Syncer):
 
     cdef int hold_tail(self, what) except -1
     cdef int give_tail(self) except -1
+    cdef int take_tail(self, what) except -1
+    cdef int let_tail(self) except -1
+    cdef int come_up(self) except -1
     cdef int catch_up(self) except -1
     cdef int learn_time(self, CommitSlot *slot) except -1
     cdef int take_over(self) except -1

@@ -17,18 +17,14 @@ from mmaplog.replay import backwards
 cdef class TailHolder(Syncer):
     """Where a log's handle appends, and who may. :class:`mmaplog.appender.Appender` does."""
 
+    @property
+    def shared(self):
+        """Whether other handles may append too, in this process and others."""
+        return self.append_mutex is not None
+
     def pause(self):
-        """For layers above: hold off every append, of all threads, until `unpause`. Not reentrant."""
-        self.check_writable()  # before it waits: in a forked child nobody gives the lock back
-        self.refuse_within_flush("a close or a rebuild")
-        self.append_lock.acquire()
-        try:
-            self.check_writable()
-            if self.growing or self.paused:
-                raise self.reentered("a close or a rebuild")
-        except BaseException:
-            self.append_lock.release()
-            raise
+        """For layers above: hold off every append, of all threads and processes, until `unpause`. Not reentrant."""
+        self.take_tail("a close or a rebuild")
         self.paused = True
         self.room = 0
 
@@ -36,7 +32,19 @@ cdef class TailHolder(Syncer):
         """Let appends go on after `pause`."""
         self.paused = False
         self.restore_room()
+        self.let_tail()
+
+    def refuse_within_tail(self, what):
+        """For layers above: LogError where this thread holds the tail.
+
+        A destructor interrupted it; others that it would wait for may be waiting for the tail.
+        """
+        if not self.append_lock.acquire(False):
+            return
+        held = self.growing or self.paused
         self.append_lock.release()
+        if held:
+            raise self.reentered(what)
 
     cdef void restore_room(self) noexcept:
         self.room = 0
@@ -46,7 +54,13 @@ cdef class TailHolder(Syncer):
 
     cdef int hold_tail(self, what) except -1:
         # From here to give_tail nobody else appends, and this thread may let go of the GIL: there is no room for those who do not ask.
-        self.check_writable()
+        self.take_tail(what)
+        self.growing = True
+        self.room = 0
+        return 0
+
+    cdef int take_tail(self, what) except -1:
+        self.check_writable()  # before it waits: in a forked child nobody gives the lock back
         self.refuse_within_flush(what)
         self.append_lock.acquire()
         try:
@@ -65,19 +79,30 @@ cdef class TailHolder(Syncer):
         except BaseException:
             self.append_lock.release()
             raise
-        self.growing = True
-        self.room = 0
         return 0
 
     cdef int give_tail(self) except -1:
         self.growing = False
         self.restore_room()
+        return self.let_tail()
+
+    cdef int let_tail(self) except -1:
         try:
             if self.append_mutex is not None:
                 self.append_mutex.give()
         finally:
             self.append_lock.release()
         return 0
+
+    cdef int come_up(self) except -1:
+        # For who keeps the threads of this process from appending. Where he keeps all others from it, too, he has done so.
+        if self.paused:
+            return 0
+        self.append_mutex.take(True, None)
+        try:
+            return self.catch_up()
+        finally:
+            self.append_mutex.give()
 
     cdef int catch_up(self) except -1:
         # With the mutex in hand: to where the other processes have come. Where one died, what it left half done is settled first.

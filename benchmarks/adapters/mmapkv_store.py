@@ -51,6 +51,8 @@ class MmapkvStore(Rival):
         "put-many": {Form.CALL: "kv.put_many(pairs)"},
         "durable": {Form.CALL: "kv.put(k, v, durable=True)"},
         "commit": {Form.CALL: "kv.put_many(pairs, durable=True)"},
+        "space": {Form.CALL: "all files, at most"},
+        "churn": {Form.CALL: "kv.put(k, v)"},
         **mixes("kv.get(k), kv.put(k, v)"),
     }
 
@@ -164,4 +166,16 @@ class MmapkvOrderedStore(MmapkvStore):
     spellings: ClassVar[Spellings] = {
         "put": {Form.OPERATOR: "kv[k] = v"},
         "ycsb-e": {Form.CALL: "kv.scan(start=k), kv.put(k, v)"},
+    }
+
+
+class MmapkvUncompactedStore(MmapkvStore):
+    """The same, and what was overwritten stays where it is: what compaction in the background costs a put."""
+
+    name = "mmapkv-uncompacted"
+    settings = "compaction=False, the rest by default"
+    options: ClassVar[dict[str, Any]] = {"compaction": False}
+    spellings: ClassVar[Spellings] = {
+        "space": {Form.CALL: "all files, at most"},
+        "churn": {Form.CALL: "kv.put(k, v)"},
     }

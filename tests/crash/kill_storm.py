@@ -22,7 +22,7 @@ from tests.crash.storm import Options, Storm
 EXIT_VIOLATED = 1
 VIOLATIONS_MAX = 10
 # A store that never opens again must not look like a slow one.
-SILENCE_SECONDS_MAX = 1800
+SILENCE_SECONDS_MAX = 600
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,12 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         directory=directory,
         defect=chosen.defect,
         report=lambda text: print(text, flush=True),
-        progress=_show if sys.stderr.isatty() else lambda done: None,
+        progress=_go_on,
         violations_max=VIOLATIONS_MAX if chosen.defect is None else 1,
     )
     # That an index is rebuilt is what half of this is about.
     logging.disable(logging.WARNING)
-    faulthandler.dump_traceback_later(SILENCE_SECONDS_MAX, exit=True)
+    _go_on(0)
     begun = time.perf_counter()
     summary = Storm(options).run()
     faulthandler.cancel_dump_traceback_later()
@@ -70,8 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _show(done: int) -> None:
-    print(f"\r{done:,} kills ", end="", file=sys.stderr, flush=True)
+def _go_on(done: int) -> None:
+    faulthandler.dump_traceback_later(SILENCE_SECONDS_MAX, exit=True)
+    if sys.stderr.isatty():
+        print(f"\r{done:,} kills ", end="", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ SEGMENT_BYTES = 64 << 10
 KEYS = [b"key-%d" % number for number in range(60)]
 NEW = {KEYS[1]: b"new"}
 LOST: tuple[tuple[str, ...], ...] = ((), ("INDEX",), ("CONTROL",))
-CLEARED_AT, CLEAR_SEQ_AT = 4096 + 96, 4096 + 104
+CLEARED_AT, CLEAR_SEQ_AT = 4096 + 104, 4096 + 112
 
 
 def load(path: Path) -> dict[bytes, bytes]:

@@ -48,5 +48,7 @@ def test_the_rounds_differ_in_all_that_matters() -> None:
         "durable",
         "large",
         "batches",
+        "compactions",
+        "compacts_at",
     ):
         assert len({bool(getattr(plan, flag)) for plan in plans}) == 2, flag

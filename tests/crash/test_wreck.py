@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 from collections.abc import Callable
@@ -10,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from mmapio import FlushPolicy
+from mmapio import FlushPolicy, _os
 from mmapkv import KVStore
 from mmaplog import appender as appender_module
 from tests.crash.child import Child
+from tests.crash.compaction_phase import Phase
 from tests.crash.wreck import SEGMENT_HEADER_SIZE, Inside, Wreck, inspect
 
 
@@ -70,6 +72,7 @@ IDLE = Wreck(
     split_old=0,
     beyond=0,
     unfinished=frozenset(),
+    phase=None,
 )
 
 
@@ -86,8 +89,43 @@ IDLE = Wreck(
         (replace(IDLE, segment_id=2, end=4096, last=0, in_flight=4096), True, Inside.ROLL),
         (replace(IDLE, segment_id=2, end=4096, last=0, in_flight=8192), True, Inside.ROLL),
         (replace(IDLE, unfinished=frozenset({"1.seg.tmp"})), True, Inside.ROLL),
+        (replace(IDLE, phase=Phase.COPYING, unfinished=frozenset({"1.compact.seg.tmp"})), True, Inside.COPY),
+        (replace(IDLE, phase=Phase.LISTING), True, Inside.LISTING),
+        (replace(IDLE, phase=Phase.LEADING), True, Inside.LEADING),
+        (replace(IDLE, phase=Phase.REMOVING), True, Inside.REMOVAL),
     ],
 )
 def test_each_place_is_told_from_the_others(after: Wreck, in_call: bool, place: Inside) -> None:
     # The share of kills that strike inside a write is a promise; a wrong row here would make it up.
     assert after.place(IDLE, in_call, acknowledged=5) is place
+
+
+def test_a_compaction_that_has_not_written_yet_is_told_by_the_call() -> None:
+    # Nothing on the disk says so; counted as something else, a storm might never have met one.
+    assert IDLE.place(IDLE, True, 5, in_compaction=True) is Inside.SURVEY
+    assert IDLE.place(IDLE, False, 5, in_compaction=False) is Inside.BETWEEN
+
+
+def test_the_phases_of_a_compaction_are_seen_in_their_order(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A phase that is never seen would be counted as never met, or as another.
+    seen = [inspect(path).phase]
+    for name in ("grow", "remove_file", "replace_file", "sync", "write_at"):
+        monkeypatch.setattr(_os, name, _looking(vars(_os)[name], path, seen))
+    with KVStore.open(path, "w", flush_policy=FlushPolicy.MANUAL) as store:
+        store[b"a"] = b"1"
+        store.compact()
+    seen.append(inspect(path).phase)
+    changes = [phase for before, phase in itertools.pairwise(seen) if phase is not before]
+    assert changes == [*Phase, None]
+
+
+def _looking(real: Callable[..., object], path: Path, seen: list[Phase | None]) -> Callable[..., object]:
+    def call(*arguments: object, **named: object) -> object:
+        seen.append(inspect(path).phase)
+        result = real(*arguments, **named)
+        seen.append(inspect(path).phase)
+        return result
+
+    return call

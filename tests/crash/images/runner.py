@@ -29,6 +29,11 @@ SECOND_SHARE = 0.02
 SECOND_IMAGES = 24
 DEPTH_MAX = 3
 CALLS_MAX = 40
+# After so many of the moments comes a kill in place of a power cut. Of those that have a name more are looked
+# at than fall to them by chance: so many of each name.
+KILLED_SHARE = 0.1
+NAMED_KILLED_SHARE = 0.4
+NAMED_MOMENTS = 3
 FOUND_MAX = 5
 
 
@@ -116,6 +121,14 @@ class Runner:
     ) -> None:
         """Look at about so many images of a recording that begins with a disk."""
         moments = sorted(rng.sample(range(len(steps)), min(len(steps), max(count // 12, 4))))
+        # Of those that have a name, some of each in any case: they are few, and do not last.
+        named: dict[str, list[int]] = {}
+        for number, step in enumerate(steps):
+            name = self.subject.moment(step)
+            if name is not None:
+                named.setdefault(name, []).append(number)
+        for numbers in named.values():
+            moments = sorted({*moments, *rng.sample(numbers, min(len(numbers), NAMED_MOMENTS))})
         # Moments with much that is open are few, and tell the most.
         each = min(IMAGES_PER_MOMENT, 2 * count // len(moments) + 1)
         complete = rng.choice(moments) if everything else None
@@ -134,7 +147,8 @@ class Runner:
                     budget -= 1
                     if of is not None:
                         self.result.counts[f"images {of}"] += 1
-                if depth < DEPTH_MAX and rng.random() < 0.1:
+                share = KILLED_SHARE if of is None else NAMED_KILLED_SHARE
+                if depth < DEPTH_MAX and rng.random() < share:
                     self.after_kill(disk, step, alternatives, style, rng, depth)
 
     def image(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmapkv import attach, index_file, relocation
+from mmapkv import attach, index_file
 from tests.crash.images import defects
 from tests.crash.images.defects import BATCH_WITHOUT_END, EARLY_ACKNOWLEDGEMENT, KEPT_TORN_RECORD, NO_BOUNDARY
 
 BELIEVED_INDEX = "believed-index"
-FORGOTTEN_MOVE = "forgotten-move"
 
 DEFECTS = (
     defects.DROPPED_SYNC,
@@ -20,7 +19,6 @@ DEFECTS = (
     BATCH_WITHOUT_END,
     NO_BOUNDARY,
     BELIEVED_INDEX,
-    FORGOTTEN_MOVE,
 )
 
 
@@ -29,9 +27,6 @@ def plant(defect: str | None) -> None:
     defects.plant(defect)
     if defect == BELIEVED_INDEX:
         _believe_any_index()
-    if defect == FORGOTTEN_MOVE:
-        # Entries that a killed compaction had not led to the copies yet stay as they are.
-        vars(relocation)["finish"] = lambda index, log: True
 
 
 def _believe_any_index() -> None:

@@ -15,8 +15,8 @@ from xxhash import xxh3_64_intdigest
 from tests.unit.mmaplog.damage import overwrite
 
 STATE, SLOTS, PAGE, LINE = 4096, 8192, 4096, 64
-ROOT, CLEAN, INCARNATION, END, SPARE, SLOTS_USED, SEGMENTS = (
-    STATE + at for at in (64, 72, 128, 136, 144, 160, 168)
+ROOT, CLEAN, COUNTING, INCARNATION, END, SPARE, SLOTS_USED, SEGMENTS = (
+    STATE + at for at in (64, 72, 96, 128, 136, 144, 160, 168)
 )
 SEGMENT_BYTES = 9 * PAGE
 BUCKETS, OVERFLOW_LINES = 512, 63

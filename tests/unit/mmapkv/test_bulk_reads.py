@@ -20,7 +20,7 @@ from tests.unit.mmapkv.stores import opened
 from tests.unit.mmaplog.damage import overwrite
 
 MODEL = {b"%d" % number: b"v%d" % number * (number % 9) for number in range(0, 1000, 2)}
-BLOCKS = [0, 1, 63, 64, 65, 128, 500]
+GROUPS = [0, 1, 3, 4, 5, 8, 15, 16, 17, 500]
 
 
 @pytest.fixture
@@ -34,10 +34,10 @@ def kv(tmp_path: Path) -> Iterator[KVStore]:
         yield made
 
 
-@pytest.mark.parametrize("count", BLOCKS)
+@pytest.mark.parametrize("count", GROUPS)
 @pytest.mark.parametrize("view", [False, True])
 def test_get_many_is_many_gets(kv: KVStore, count: int, view: bool) -> None:
-    """In the order of the keys, whatever their number is to the size of a block."""
+    """In the order of the keys, whatever their number is to the size of a group."""
     wanted = [b"%d" % number for number in random.Random(count).choices(range(1000), k=count)]
     found = kv.get_many(wanted, view=view)
     assert found == [MODEL.get(key) for key in wanted]

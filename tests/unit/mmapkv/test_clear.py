@@ -196,7 +196,7 @@ def test_a_repaired_store_stays_cleared(tmp_path: Path) -> None:
         kv.clear()
         kv["x"] = "y"
     data = bytearray((path / "INDEX").read_bytes())
-    data[4096 + 96 : 4096 + 104] = bytes(8)
+    data[4096 + 104 : 4096 + 112] = bytes(8)
     (path / "INDEX").write_bytes(data)
     assert verify(path).damages, "the index counts as cleared what the log does not, or the other way round"
     assert repair(path).keys == 1

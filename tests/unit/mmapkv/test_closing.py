@@ -115,7 +115,7 @@ def test_a_closed_store_refuses(path: Path, mode: str, use: Use) -> None:
 def test_every_public_method_is_among_those_tested() -> None:
     """A new method must be added to the tables above, or say here why it needs no open store."""
     # What the last two make refuses when it is used.
-    harmless = {"open", "path", "closed", "close", "flush_policy", "namespace", "typed"}
+    harmless = {"open", "path", "closed", "close", "flush_policy", "namespace", "shared", "typed"}
     public = {name for name in dir(KVStore) if not name.startswith("_")}
     named = {name.split()[0] for name in (*READS, *CHANGES)}
     assert public - harmless - named == set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 from collections.abc import Iterator
@@ -11,8 +12,9 @@ import pytest
 
 from mmapio import FlushPolicy
 from mmapio.errors import InvalidMode
-from mmapkv import KVStore, Snapshot
+from mmapkv import KVStore, Snapshot, compaction
 from tests.crash.child import Child
+from tests.unit.mmapkv.index_words import COUNTING, IndexWords
 
 KEYS = [b"key %d" % number for number in range(150)]
 
@@ -205,3 +207,108 @@ def test_a_reader_cannot_compact(tmp_path: Path) -> None:
     opened(tmp_path / "kv").close()
     with KVStore.open(tmp_path / "kv", "r") as reader, pytest.raises(InvalidMode):
         reader.compact()
+
+
+SHORT = 1e-6
+LONG = 1e6
+
+
+def test_what_has_expired_leaves(tmp_path: Path) -> None:
+    """And is not counted any more; nor is it in an index built from what is left."""
+    path = tmp_path / "kv"
+    with opened(path) as store:
+        store.update((key, b"before" * 50) for key in KEYS)
+        for at, key in enumerate(KEYS):
+            store.put(key, b"short" * 50, ttl=SHORT if at % 2 else LONG)
+        store.put(b"never seen again", b"", ttl=SHORT)
+        assert len(store) == len(KEYS) + 1
+        assert store.compact().records_removed == len(KEYS) + len(KEYS) // 2 + 1
+        require_same(store, dict.fromkeys(KEYS[::2], b"short" * 50))
+        assert store.compact().segments_replaced == 0
+        store[KEYS[1]] = b"again"
+        assert store.verify().damages == ()
+    (path / "INDEX").unlink()
+    with opened(path) as store:
+        require_same(store, dict.fromkeys(KEYS[::2], b"short" * 50) | {KEYS[1]: b"again"})
+
+
+def test_what_has_expired_stays_while_what_it_hides_is_there(tmp_path: Path) -> None:
+    """A walk keeps the old value, an index built from the log would bring it back."""
+    path = tmp_path / "kv"
+    with opened(path) as store:
+        store.update((key, bytes(1000)) for key in KEYS)
+        walk = iter(store.items())
+        store.put(KEYS[0], b"", ttl=SHORT)
+        store.compact()
+        (path / "INDEX").unlink()
+        store._rebuild_index(store._parts()[1])  # type: ignore[arg-type]
+        assert KEYS[0] not in store
+        assert dict(walk) == dict.fromkeys(KEYS, bytes(1000))
+        assert store.compact().records_removed == 2
+        assert len(store) == len(KEYS) - 1
+
+
+def test_a_snapshot_keeps_what_lived_when_it_was_taken(tmp_path: Path) -> None:
+    """Though it is over by now, and though nothing is newer than it."""
+    with opened(tmp_path / "kv") as store:
+        store.update((key, bytes(100)) for key in KEYS)
+        ttl = 0.01
+        while True:
+            store.put(b"short", b"lived", ttl=ttl)
+            snapshot = store.snapshot()
+            if b"short" in snapshot:
+                break
+            # The machine was busy.
+            ttl *= 2
+        while b"short" in store:
+            continue
+        store.compact()
+        assert snapshot[b"short"] == b"lived"
+        assert len(store) == len(KEYS) + 1
+        snapshot.close()
+        del snapshot
+        store.compact()
+        assert len(store) == len(KEYS)
+
+
+@pytest.mark.parametrize("mode", ["r", "w"])
+def test_a_count_that_is_not_certain_is_counted_again(tmp_path: Path, mode: str) -> None:
+    """Whoever was killed while he took expired keys out of it has left that word behind."""
+    path = tmp_path / "kv"
+
+    def writer() -> None:
+        store = opened(path)
+        store.update((key, b"") for key in KEYS)
+        # Not closed: it is as if killed.
+        os._exit(0)
+
+    child = multiprocessing.get_context("fork").Process(target=writer)
+    child.start()
+    child.join()
+    words = IndexWords(path)
+    words[COUNTING] = 1
+    words[words.count_at] -= 3
+    (path / "INDEX").write_bytes(words.data)
+    with KVStore.open(path, mode) as store:
+        assert len(store) == len(KEYS)
+        assert IndexWords(path)[COUNTING] == 0
+
+
+def test_a_key_that_is_put_while_its_deletion_leaves(tmp_path: Path) -> None:
+    """Its new record leads to the deletion, which is gone; a snapshot from in between must not mind."""
+    with opened(tmp_path / "kv") as store:
+        store.update((key, bytes(100)) for key in KEYS)
+        del store[KEYS[0]]
+        taken: list[Snapshot] = []
+
+        def meanwhile() -> None:
+            # The segments have been gone through, nothing is written yet.
+            if not taken:
+                taken.append(store.snapshot())
+                store[KEYS[0]] = b"again"
+
+        assert compaction.compact(store, store._pins, meanwhile).records_removed == 2
+        assert taken[0].get(KEYS[0]) is None
+        assert dict(taken[0]) == dict.fromkeys(KEYS[1:], bytes(100))
+        assert dict(store) == dict.fromkeys(KEYS[1:], bytes(100)) | {KEYS[0]: b"again"}
+        assert store.verify().damages == ()

@@ -68,7 +68,7 @@ def test_views_have_what_a_store_has() -> None:
     # What works on bytes, or on more than a view shows.
     of_the_store = {"append", "incr", "compare_and_set", "batch", "transaction", "retry", "snapshot", "sweep"}
     of_the_store |= {"get_view", "get_into", "get_many_into", "get_versioned", "changes", "flush_policy"}
-    of_the_store |= {"verify", "backup", "compact"}
+    of_the_store |= {"verify", "backup", "compact", "shared"}
     assert public - set(dir(TypedStore)) == {"open"} | of_the_store
     # What concerns a handle and not a part of its content.
     assert public - set(dir(Namespace)) == {"open", "close", "closed", "path", "stats"} | of_the_store

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -256,3 +257,20 @@ def test_a_reader_that_is_alone_with_what_it_found(path: Path) -> None:
             assert "this reader may not write" in text
     finally:
         path.chmod(0o700)
+
+
+def test_one_that_could_not_be_made_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk had its half of the file, until somebody made one of the same name."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with Log.open(tmp_path / "log", flush_policy=FlushPolicy.MANUAL) as log:
+        monkeypatch.setattr(_os, "grow", full)
+        with pytest.raises(OSError, match="No space"):
+            log.consumer("mailer")
+        assert not list((tmp_path / "log").glob("*mailer*"))
+        monkeypatch.undo()
+        assert log.stats()["consumers"] == 0
+        log.consumer("mailer").close()
+        assert log.stats()["consumers"] == 1

@@ -269,3 +269,21 @@ answer(found)
     for failed, reached, length, seq in found:
         assert failed == reached
         assert (length, seq) == (0, 0)
+
+
+def test_a_quota_is_as_a_full_disk(tmp_path: Path, interposer: Path) -> None:
+    """Where the disk was full, less was asked for; where a quota was reached, the record was refused."""
+    code = (
+        PRELUDE
+        + """
+from mmapio import FlushPolicy
+from mmaplog import Log
+log = Log.open(arguments[0], flush_policy=FlushPolicy.NEVER, segment_bytes=1 << 20)
+for number in range(200):
+    fail(FALLOCATE, 1, errno.EDQUOT, 1)
+    log.append(b"%d " % number * 2000)
+fail(FALLOCATE, 0, 0)
+answer([len(log), log.stats()["segments"] > 1])
+"""
+    )
+    assert run_python(code, tmp_path / "log", preload=interposer) == [200, True]

@@ -267,3 +267,26 @@ def test_the_table_names_these_tests() -> None:
         for name in re.findall(r"^def (test_\w+)", each.read_text(), re.MULTILINE)
     }
     assert here - {"test_the_table_names_these_tests"} <= named <= elsewhere
+
+
+def test_a_dry_run_works_on_copy_on_write_mappings(path: Path) -> None:
+    """`rw-p`: it can be stored to, and no store reaches the file; what is changed are pages of its own."""
+    code = """
+from mmaplog import remains, repair
+filled(arguments[0], segment_bytes=1 << 20)
+segment = sorted(pathlib.Path(arguments[0]).glob("*.seg"))[0]
+with segment.open("r+b") as file:
+    file.seek(100_000)
+    file.write(b"damage")
+before = segment.read_bytes()
+modes, scan = set(), remains.scan
+def changing(data, *rest):
+    found = scan(data, *rest)
+    modes.update(access for access, _ in areas(".seg"))
+    data[100_000:100_006] = b"stores"
+    return found
+remains.scan = changing
+lost = repair(arguments[0], dry_run=True).lost
+answer([sorted(modes), len(lost), segment.read_bytes() == before])
+"""
+    assert run_python(PROLOGUE + code, path) == [["rw-p"], 1, True]

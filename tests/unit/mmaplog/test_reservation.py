@@ -159,7 +159,7 @@ def test_misuse_is_told_in_its_own_words(tmp_path: Path) -> None:
         with pytest.raises(LogError, match="has ended"):
             reserved.size = 1
         assert len(log[0].payload) == 4
-    with pytest.raises(ValueError, match="0 or more"):
+    with pytest.raises(ValueError, match="a writer keeps one, of 0 or more"):
         Log.open(tmp_path / "log", reserve_bytes=-1)
-    with pytest.raises(ValueError, match="for a writer"):
+    with pytest.raises(ValueError, match="a writer keeps one"):
         Log.open(tmp_path / "log", "r", reserve_bytes=1)

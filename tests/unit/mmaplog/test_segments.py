@@ -335,3 +335,21 @@ def test_an_unused_segment_is_no_damage_after_a_power_cut(tmp_path: Path) -> Non
     with Log.open(path, flush_policy=MANUAL) as log:
         assert log.append(b"next") == 15
     assert read(without_control(path)) == [*records[:15], b"next"]
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+def test_a_segment_that_is_missing_in_the_middle_is_called_so(tmp_path: Path, compacted: bool) -> None:
+    """The record before it was called damaged; behind a compacted segment, its records were passed over."""
+    path = tmp_path / "log"
+    with Log.open(path, flush_policy=FlushPolicy.MANUAL, segment_bytes=64 << 10) as log:
+        for number in range(8):
+            log.append(b"%d" % number * 30_000)
+        if compacted:
+            log.compact(lambda entry: entry.seq != 1)
+        gone = sorted(segment_paths(path))[1]
+        number = int(gone.name[:20])
+    gone.unlink()
+    with Log.open(path, "r") as log:
+        for read in (lambda: list(log.replay()), lambda: log[number]):
+            with pytest.raises(CorruptionError, match=f"begins with record {number} is missing"):
+                read()

@@ -1,0 +1,133 @@
+"""Who makes the hints of a store that is written: a thread, or where the policy wants none, who flushes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import sys
+import threading
+import weakref
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from mmapio import _fork
+from mmapio.errors import Closed
+from mmapkv import hints
+from mmaplog.errors import CorruptionError
+
+if TYPE_CHECKING:
+    from mmapkv.index import Index
+    from mmapkv.store import KVStore
+    from mmaplog.log import Log
+
+logger = logging.getLogger("mmapkv")
+
+# So many at a time: a store that has none yet is not read as a whole because one segment was filled.
+MADE_MAX = 4
+# A segment is sealed some time after it was filled: by the sync that makes it durable.
+DELAYS_SECONDS = (0.5, 1.5, 4.0, 10.0)
+
+
+class Hinter:
+    """Makes what hints are missing once segments are sealed. One that cannot be made is left out."""
+
+    def __init__(self, store: KVStore, *, threaded: bool) -> None:
+        self._threaded = threaded
+        # Of calls for the thread. One may be made by a destructor that interrupted anything, that thread too.
+        self._calls: queue.SimpleQueue[None] = queue.SimpleQueue()
+        # Weak, so that a store that was dropped without close() can go.
+        calls = self._calls
+        self._store = weakref.ref(store, lambda _: calls.put(None))
+        self._thread: threading.Thread | None = None
+        self._ended = False
+        self._pid = os.getpid()
+        self._making = _fork.Lock()
+        # Names of segments that have one, or for which none can be made.
+        self._known: set[str] = set()
+
+    def segment_filled(self) -> None:
+        """Another segment is written to now. For the native half."""
+        if not self._threaded or self._ended:
+            return
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="mmapkv-hinter", daemon=True)
+            try:
+                self._thread.start()
+            except RuntimeError:
+                # There are too many, or the interpreter is about to end.
+                self._thread = None
+                return
+        self._calls.put(None)
+
+    def flushed(self, log: Log, index: Index) -> None:
+        """What was filled may be sealed now."""
+        if not self._threaded:
+            self.make(log, index)
+
+    def close(self, log: Log, index: Index) -> None:
+        """End the thread, and make what is still missing, within bounds."""
+        self.stop()
+        self.make(log, index)
+
+    def stop(self) -> None:
+        """End the thread and wait for it. The second time does nothing."""
+        self._ended = True
+        # The thread is frozen by then, and a forked child never had it.
+        if sys.is_finalizing() or os.getpid() != self._pid:
+            return
+        self._calls.put(None)
+        thread = self._thread
+        if thread is not None and thread.is_alive() and thread is not threading.current_thread():
+            thread.join()
+
+    def make(self, log: Log, index: Index) -> bool:
+        """Make some that are missing, of the newest segments; whether each full segment has one then."""
+        with self._making:
+            try:
+                return self._make(log, index)
+            except Closed:
+                return True
+            except (OSError, MemoryError) as error:
+                # Nothing needs it: without a hint the segment itself is read.
+                logger.warning("%s: no hint was made: %s", log.path, error)
+                return False
+
+    def _make(self, log: Log, index: Index) -> bool:
+        made = 0
+        listing = log.segments.listing()
+        # What was replaced or removed comes no more.
+        self._known &= {name for _, _, name in listing}
+        for _, segment_id, name in reversed(listing[:-1]):
+            if name in self._known:
+                continue
+            if hints.exists(log, name, segment_id, index.seed):
+                self._known.add(name)
+                continue
+            segment = log.segments.get(segment_id)
+            if made == MADE_MAX or segment.footer() is None:
+                return False
+            try:
+                hints.write(log, segment, index.seed)
+            except CorruptionError as error:
+                logger.warning("%s: no hint was made: %s", log.path, error)
+            made += 1
+            self._known.add(name)
+        return True
+
+    def _run(self) -> None:
+        while not self._ended:
+            self._calls.get()
+            for delay in DELAYS_SECONDS:
+                with suppress(queue.Empty):
+                    self._calls.get(timeout=delay)
+                if self._ended or self._made_all():
+                    break
+
+    def _made_all(self) -> bool:
+        store = self._store()
+        if store is None:
+            self._ended = True
+            return True
+        log, index = store._parts()
+        return index is None or self.make(log, index)

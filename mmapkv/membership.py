@@ -1,0 +1,72 @@
+"""Leaving a store that was written: alone, or to others that write, too."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, cast
+
+from mmapio import _fork
+from mmapio.errors import Closed
+from mmapkv import attach, index_file
+
+if TYPE_CHECKING:
+    from mmapkv.store import KVStore
+    from mmaplog.log import Log
+
+
+class Member:
+    """The part of a store that ends a writer; no use without the rest."""
+
+    _index_lock: _fork.Lock
+
+    def _leave_alone(self, log: Log) -> None:
+        # Held to the end, so that no other thread's put comes between the mark and the farewell.
+        store = cast("KVStore", self)
+        try:
+            log.pause()
+        except Closed:
+            # Another thread was faster.
+            return
+        try:
+            _, index = store._open_parts()
+            log.flush()
+            if index_file.read_mark(index) is None:
+                index_file.mark_clean(index, log.committed, *log.end_of_tail)
+            store._hinter.close(log, index)
+        finally:
+            try:
+                store._hinter.stop()
+                log.close()
+            finally:
+                # Refused, it was not closed: a destructor may have interrupted a sync of this very thread.
+                if log.closed:
+                    store._forget()
+                log.unpause()
+
+    def _leave(self, log: Log) -> None:
+        # The last one to go says that the index may be trusted. Nobody comes meanwhile, and nobody who opens
+        # the store waits for what is held here but the one who goes.
+        store = cast("KVStore", self)
+        log.refuse_within_tail("a close")
+        with self._index_lock:
+            try:
+                log.begin_exclusive()
+            except Closed:
+                # Another thread was faster.
+                return
+            try:
+                if not log.has_writer():
+                    with attach.joined(log) as (index, _):
+                        log.flush()
+                        if index_file.read_mark(index) is None:
+                            index_file.mark_clean(index, log.committed, *log.end_of_tail)
+                        log.close()
+            finally:
+                try:
+                    log.close()
+                finally:
+                    if log.closed:
+                        store._forget()
+                    else:
+                        with suppress(Closed):
+                            log.end_exclusive()

@@ -1,0 +1,3 @@
+from mmapkv.bulk_reader import BulkReader
+
+class Sharer(BulkReader): ...

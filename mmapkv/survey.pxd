@@ -1,0 +1,43 @@
+from libc.stdint cimport uint32_t, uint64_t
+
+from mmapkv.format cimport PayloadHeader
+from mmapkv.relocation cimport Ground
+from mmaplog.format cimport Record
+from mmaplog.segment cimport Segment
+
+
+cdef enum Pause:
+    DONE
+    MORE
+    ASKING                      # the record at `offset` is for the caller to decide
+    DAMAGED_HERE
+    OUTGROWN_HERE
+
+
+cdef struct Scan:
+    # Going through one segment.
+    const char *base
+    uint64_t end
+    uint64_t id
+    uint64_t base_seq
+    uint64_t slot
+    uint64_t offset
+    uint64_t needed             # what was current at this number or later is needed
+    uint64_t sweepable          # nothing in earlier segments could bring a key back whose last record is below this number
+    uint64_t cleared            # what is below is dead, ...
+    uint64_t clear_seq          # ... as this record says; ...
+    uint64_t floor              # ... and nobody looks for what is below this any more
+    uint64_t expired            # what had expired at this time may leave, in nanoseconds since 1970; 0: nothing
+    uint32_t *places            # of what stays
+    uint64_t count
+    uint64_t size               # of the copies
+    uint64_t removed
+    uint64_t removed_bytes
+    uint64_t dead               # bytes of what stays though nothing leads to it, or only to say that a key is absent
+    uint64_t held               # of these, records that stay for a snapshot's sake
+
+
+cdef Pause scan_some(Scan *scan, const Ground *ground, uint64_t records, uint64_t count) noexcept nogil
+cdef void keep(Scan *scan, const Record *record, const PayloadHeader *payload, bint dead) noexcept nogil
+cdef void drop(Scan *scan, const Record *record) noexcept nogil
+cdef uint64_t copy_one(Segment source, const char *record, Segment target, uint64_t end, uint64_t needed) noexcept nogil

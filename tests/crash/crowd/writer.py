@@ -1,0 +1,96 @@
+"""One writer of a crowd: the process that is killed, or goes on when another one was."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from mmapio import FlushPolicy
+from mmapkv import KVStore
+from tests.crash.crowd.operations import SEGMENT_BYTES, WRITERS, Kind, Operation, perform
+
+EARLY_ACK = "early-ack"
+LOST_UPDATE = "lost-update"
+
+
+class Board:
+    """Counters that parent and writers share. Each is one aligned 8-byte store."""
+
+    def __init__(self) -> None:
+        self._words = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")
+
+    def reset(self) -> None:
+        """Back to zero, for the next round."""
+        for at in range(3 * WRITERS + 1):
+            self._words[at] = 0
+
+    def submit(self, writer: int, number: int) -> None:
+        """A writer is about to make this call."""
+        self._words[3 * writer] = number
+
+    def acknowledge(self, writer: int, number: int) -> None:
+        """The call has returned."""
+        self._words[3 * writer + 1] = number
+
+    def finish(self, writer: int) -> None:
+        """A writer has closed its store."""
+        self._words[3 * writer + 2] = 1
+
+    def submitted(self, writer: int) -> int:
+        """Number of the last call that a writer was about to make."""
+        return self._words[3 * writer]
+
+    def acknowledged(self, writer: int) -> int:
+        """Number of the last call that returned."""
+        return self._words[3 * writer + 1]
+
+    def finished(self, writer: int) -> bool:
+        """Whether a writer has closed its store."""
+        return bool(self._words[3 * writer + 2])
+
+    @property
+    def over(self) -> bool:
+        """Whether the writers are to close."""
+        return bool(self._words[3 * WRITERS])
+
+    def end(self) -> None:
+        """Have the writers close."""
+        self._words[3 * WRITERS] = 1
+
+
+def open_shared(path: Path) -> KVStore:
+    """The store, as one of its writers."""
+    return KVStore.open(path, shared=True, flush_policy=FlushPolicy.MANUAL, segment_bytes=SEGMENT_BYTES)
+
+
+def write(
+    path: Path,
+    writer: int,
+    work: Iterable[Operation],
+    board: Board,
+    defect: str | None,
+    started: Callable[[], None],
+) -> None:
+    """Carry out operations until killed, told to close, or left alone; acknowledge each when it is done."""
+    store = open_shared(path)
+    started()
+    parent = os.getppid()
+    for number, operation in enumerate(work, start=1):
+        board.submit(writer, number)
+        if defect == EARLY_ACK:
+            board.acknowledge(writer, number)
+        if operation.kind is Kind.REOPEN:
+            store.close()
+            store = open_shared(path)
+        elif operation.kind is Kind.COUNT and defect == LOST_UPDATE:
+            value = int(store.get(operation.target, b"0"))
+            store[operation.target] = b"%d" % (value + operation.amount)
+        else:
+            perform(store, operation)
+        board.acknowledge(writer, number)
+        if board.over or os.getppid() != parent:
+            break
+    store.close()
+    board.finish(writer)

@@ -1,0 +1,219 @@
+"""`python -m tests.crash.shared_kill_storm`: kill some of several writers of a store, and look at the others.
+
+Those that are left must go on, whatever the dead ones were at; then what the store holds is compared with
+what was acknowledged. Operations, victims and delays follow from the seed; the instruction that a kill hits
+does not, so a violation may take a few repetitions to show again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import logging
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mmapio import FlushPolicy
+from mmapkv import KVStore
+from tests.crash import defects
+from tests.crash.child import Child
+from tests.crash.crowd.model import Model
+from tests.crash.crowd.operations import WRITERS, Operation, operations
+from tests.crash.crowd.writer import EARLY_ACK, LOST_UPDATE, Board, open_shared, write
+
+EXIT_VIOLATED = 1
+VIOLATIONS_MAX = 5
+# How far each of the others must come after a kill, and how long that may take.
+PROGRESS = 20
+STUCK_SECONDS = 60
+LOOK_SECONDS = 0.001
+DELAY_SECONDS_MAX = 0.02
+# A new store now and then: what splits is young.
+STORE_ROUNDS_MAX = 25
+DEFECTS = (EARLY_ACK, LOST_UPDATE, *defects.AFTER_KILL)
+LOST: tuple[tuple[str, ...], ...] = ((), (), (), (), ("INDEX",), ("CONTROL",))
+
+
+class Stuck(Exception):
+    """A writer does not go on, or not away."""
+
+
+class Storm:
+    """A store, what it must hold, a reader that is there all the time, and the counts so far."""
+
+    def __init__(self, seed: int, directory: Path, defect: str | None, report: Callable[[str], None]) -> None:
+        self.seed = seed
+        self.directory = directory
+        self.defect = defect
+        self.report = report
+        self.board = Board()
+        self.counts: Counter[str] = Counter()
+        self.path = directory / "none"
+        self.loaded_in = 0
+        self.model = Model()
+        self.reader: KVStore | None = None
+
+    def run(self, first_round: int, kills: int, violations_max: int) -> None:
+        """Rounds, until so many were killed; or too many rounds had a violation."""
+        number = first_round
+        while self.counts["kills"] < kills and self.counts["rounds with a violation"] < violations_max:
+            if not self.path.exists() or number >= self.loaded_in + STORE_ROUNDS_MAX:
+                self._begin_store(number)
+            wrong = self._round(number)
+            if wrong:
+                self.counts["rounds with a violation"] += 1
+                self._keep(number, wrong)
+            number += 1
+        self._drop_reader()
+
+    def _begin_store(self, number: int) -> None:
+        self._drop_reader()
+        if self.path.exists():
+            shutil.rmtree(self.path)
+        self.path = self.directory / f"store-{number}"
+        self.model = Model()
+        self.loaded_in = number
+        open_shared(self.path).close()
+        self.reader = KVStore.open(self.path, "r")
+
+    def _drop_reader(self) -> None:
+        if self.reader is not None:
+            self.reader.close()
+            self.reader = None
+
+    def _round(self, number: int) -> list[str]:
+        draw = random.Random(f"round {self.seed} {number}")
+        victims = draw.sample(range(WRITERS), draw.choice((1, 1, 1, 2, WRITERS)))
+        self.board.reset()
+        children = [self._start(number, writer) for writer in range(WRITERS)]
+        if draw.random() < 0.9:
+            for child in children:
+                child.wait_started()
+        time.sleep(draw.random() * DELAY_SECONDS_MAX)
+        wrong = [self._kill(children[writer]) for writer in victims]
+        survivors = [writer for writer in range(WRITERS) if writer not in victims]
+        try:
+            self._watch(survivors)
+            if draw.random() < 0.7:
+                self.board.end()
+                self._wait_for(lambda: all(self.board.finished(writer) for writer in survivors))
+        except Stuck:
+            wrong.append(f"a writer is stuck after writers {victims} were killed")
+        wrong += [children[writer].kill() for writer in survivors]
+        wrong = [text for text in wrong if text]
+        self.counts["rounds"] += 1
+        self.counts["acknowledged calls"] += sum(map(self.board.acknowledged, range(WRITERS)))
+        pending = {}
+        for writer in range(WRITERS):
+            acknowledged = self.board.acknowledged(writer)
+            following = self.model.follow(self.seed, number, writer, acknowledged)
+            if self.board.submitted(writer) > acknowledged:
+                pending[writer] = following
+                self.counts[f"killed in a call: {following.kind.value}"] += 1
+        try:
+            return wrong + self._look(draw, pending)
+        except Exception as error:
+            return [*wrong, f"{type(error).__name__}: {error}"]
+
+    def _start(self, number: int, writer: int) -> Child:
+        work = operations(self.seed, number, writer)
+
+        def body(started: Callable[[], None]) -> None:
+            write(self.path, writer, work, self.board, self.defect, started)
+
+        return Child(body)
+
+    def _kill(self, child: Child) -> str:
+        self.counts["kills"] += 1
+        return child.kill()
+
+    def _watch(self, survivors: list[int]) -> None:
+        begun = {writer: self.board.acknowledged(writer) for writer in survivors}
+        self._wait_for(
+            lambda: all(
+                self.board.acknowledged(writer) >= done + PROGRESS or self.board.finished(writer)
+                for writer, done in begun.items()
+            )
+        )
+
+    def _wait_for(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + STUCK_SECONDS
+        while not condition():
+            if time.monotonic() > deadline:
+                raise Stuck
+            time.sleep(LOOK_SECONDS)
+
+    def _look(self, draw: random.Random, pending: dict[int, Operation]) -> list[str]:
+        if self.defect in defects.AFTER_KILL:
+            defects.plant(self.defect, self.path)
+        lost = draw.choice(LOST)
+        for name in lost:
+            # Who has a lost file mapped goes on with it and sees nothing of its successor.
+            self._drop_reader()
+            (self.path / name).unlink()
+        shared = draw.random() < 0.5
+        with KVStore.open(self.path, "w", shared=shared, flush_policy=FlushPolicy.MANUAL) as store:
+            items = list(store.items())
+            found = dict(items)
+            wrong = self.model.differences(found, pending)
+            wrong += [f"verify: {damage}" for damage in store.verify().damages]
+            if len(store) != len(items) or len(found) != len(items):
+                wrong.append(f"len() is {len(store)}, {len(items)} pairs with {len(found)} keys are there")
+            if {key: store.get(key) for key in found} != found:
+                wrong.append("look-ups and iteration differ")
+            if self.reader is not None and (
+                dict(self.reader.items()) != found or len(self.reader) != len(found)
+            ):
+                wrong.append("a reader that was there all the time sees something else")
+        return wrong
+
+    def _keep(self, number: int, wrong: list[str]) -> None:
+        self._drop_reader()
+        kept = self.path.with_name(f"violation-{number}")
+        self.path.rename(kept)
+        command = f"python -m tests.crash.shared_kill_storm --seed {self.seed} --round {number} --kills 50"
+        command += "" if self.defect is None else f" --defect {self.defect}"
+        self.report(f"VIOLATION in round {number}; the store is kept in {kept}; {command}")
+        for text in wrong:
+            self.report(f"  {text}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the storm that the command line asks for; 0 when nothing was violated."""
+    parser = argparse.ArgumentParser(prog="python -m tests.crash.shared_kill_storm", description=__doc__)
+    parser.add_argument("--kills", type=int, default=1000, help="how many writers to kill (1000)")
+    parser.add_argument("--seed", type=int, default=1, help="what everything is drawn from (1)")
+    parser.add_argument(
+        "--round", type=int, default=1, dest="first_round", help="the round to begin with (1)"
+    )
+    parser.add_argument("--dir", type=Path, help="where the stores go; a temporary directory if not given")
+    parser.add_argument("--defect", choices=DEFECTS, help="plant a defect, which must be caught")
+    chosen = parser.parse_args(arguments)
+    if min(chosen.kills, chosen.first_round) < 1:
+        parser.error("--kills and --round are at least 1")
+    directory = Path(tempfile.mkdtemp(prefix="shared-kill-storm-", dir=chosen.dir))
+    # That an index is rebuilt is part of what this is about.
+    logging.disable(logging.WARNING)
+    faulthandler.enable()
+    begun = time.perf_counter()
+    storm = Storm(chosen.seed, directory, chosen.defect, lambda text: print(text, flush=True))
+    storm.run(chosen.first_round, chosen.kills, VIOLATIONS_MAX if chosen.defect is None else 1)
+    width = max(map(len, storm.counts)) + 2
+    for what, count in sorted(storm.counts.items()):
+        print(f"{what:<{width}}{count:,}")
+    print(f"seed {chosen.seed}, {time.perf_counter() - begun:.0f} s")
+    if storm.counts["rounds with a violation"]:
+        print(f"The violating stores are kept in {directory}.")
+        return EXIT_VIOLATED
+    shutil.rmtree(directory)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
