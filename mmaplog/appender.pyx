@@ -506,8 +506,7 @@ cdef class Appender(TailHolder):
         publish_at(self, self.seq, self.end, self.last)
 
     cdef void commit_made(self, char *record, uint64_t payload_size) noexcept nogil:
-        # In place of both, for a record of few bytes whose payload was made elsewhere, with room for a header before and for seven bytes
-        # behind it: so the checksum does not wait for memory of the segment that has yet to come to the processor.
+        # In place of both, for a small record whose payload was made elsewhere, a header before it, seven bytes behind: no checksum waits for the segment.
         cdef uint64_t start = self.end
         begin_at(self, payload_size)
         write_record(self, record, payload_size, 0)
