@@ -15,6 +15,10 @@ from mmaplog.replay cimport Replay
 from mmaplog.segment_set cimport SegmentSet
 
 
+# So many units no segment has: its last record begins below 2^OFFSET_BITS of them, and has no more than 2^29.
+cdef uint64_t UNITS_MAX = 1 << 30
+
+
 cdef uint64_t bound_of(const Record *record) noexcept nogil:
     # Of a clear: the number below which every record counts as deleted.
     cdef uint64_t below
@@ -35,7 +39,6 @@ cdef uint64_t count_left(
     # `size` bytes, ends at `end` of the segment with this slot. Nobody writes meanwhile. Costs a look at each slot for a clear of everything,
     # for another one a look-up for each record that it is of.
     cdef uint64_t visible, count, start, at
-    cdef uint64_t segment_size = segments.manifest.segment_bytes
     cdef Slot *row
     cdef Replay replay
     cdef Record record
@@ -48,8 +51,8 @@ cdef uint64_t count_left(
             if at == slot:
                 index.dead[at] = <uint32_t>((end - SEGMENT_HEADER_SIZE) // UNIT)
             elif index.slot_table[at] != 0:
-                # What was never mapped here may be smaller.
-                index.dead[at] = <uint32_t>((row.limit if row.id == index.slot_table[at] else segment_size) // UNIT)
+                # How large that is which was never mapped here is not known: more than any can be.
+                index.dead[at] = <uint32_t>(row.limit // UNIT if row.id == index.slot_table[at] else UNITS_MAX)
         return 0
     index.add_dead(slot, size)
     start = max(start, segments.first())

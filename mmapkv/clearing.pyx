@@ -31,6 +31,7 @@ from mmaplog.appender cimport record_size
 from mmaplog.log cimport Log
 
 from mmapio import _os as system
+from mmapkv import hints
 
 cdef enum:
     PAYLOAD_SIZE = PAYLOAD_HEADER_SIZE + CLEAR_SIZE
@@ -138,6 +139,7 @@ def drop_head(Index index, Log log, uint64_t below):
         log.unpause()
     index.slots.drop_stale(index.slot_table)
     log.spend_if_full(lambda: log.truncate_to(boundary))
+    hints.sweep(log)
     return len(gone), records, freed
 
 

@@ -9,12 +9,13 @@ import sys
 import threading
 import time
 import weakref
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from mmapio import _fork
 from mmapio.errors import Closed, FlushFailed
-from mmapkv import compaction
+from mmapkv import compaction, hints
 from mmapkv.errors import StoreError
 from mmapkv.victims import Choice, Limits, Planner, Sealed
 from mmaplog.errors import LogError
@@ -96,7 +97,10 @@ class Compactor:
 
     def cleared(self, store: KVStore) -> None:
         """Whoever cleared the store calls this. Waits for nothing."""
-        if self._automatic:
+        if not self._automatic:
+            return
+        # Closed by another thread: it is cleared all the same.
+        with suppress(Closed):
             limits, dead = self._look(store)
             if dead >= limits.dead_aim:
                 self._wake()
@@ -168,6 +172,7 @@ class Compactor:
             if self._all:
                 self._all = False
                 self.done += compaction.compact(store, store._pins, self._halted).segments_written
+                hints.sweep(store._log)
                 return True
             limits, _ = self._look(store)
             chosen: tuple[Choice, list[Sealed], int] | None = None
@@ -185,7 +190,9 @@ class Compactor:
                 return False
             seen, made, _ = came
             self._planner.learn(*chosen, seen, made)
-            self.done += made != 0
+            if made:
+                self.done += 1
+                hints.sweep(store._log)
             return True
 
     def _after_fork_in_child(self) -> None:

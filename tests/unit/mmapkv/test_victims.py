@@ -159,6 +159,16 @@ def test_tombstones_are_swept_out_from_the_first_segment_on() -> None:
     assert not any(row.tombstones for row in log.rows)
 
 
+def test_tombstones_are_swept_out_where_the_log_does_not_begin_with_its_first_record() -> None:
+    """What was cleared is not there any more."""
+    log = Log(*rows(10, live=500)[3:])
+    assert log.rows[0].base > 0
+    for row in log.rows[3:]:
+        row.tombstones = list(range(row.base, row.base + 40))
+    log.run()
+    assert not any(row.tombstones for row in log.rows)
+
+
 def test_what_a_snapshot_holds_is_taken_up_again_when_it_is_gone() -> None:
     log = Log(*rows(4))
     log.rows[1].held = 900
