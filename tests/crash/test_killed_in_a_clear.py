@@ -135,3 +135,88 @@ def test_a_clear_is_finished_by_who_comes_next(tmp_path: Path, stores: int) -> N
         assert dict(store.items()) == dict(reader.items()) == {b"b": b"4"}
         assert (len(store), store.verify().damages) == (1, ())
     assert check_store(path) == {b"b": b"4"}
+
+
+@pytest.mark.parametrize("stores", [0, 1, 2])
+def test_a_clear_is_finished_by_another_writer(tmp_path: Path, stores: int) -> None:
+    """Whose handle is open, and who takes the next turn."""
+    path = tmp_path / "store"
+    with KVStore.open(path, shared=True, flush_policy=FlushPolicy.NEVER) as store:
+        store.update({b"a": b"1", b"b": b"2"})
+
+        def body(started: Callable[[], None]) -> None:
+            other = KVStore.open(path, "w", shared=True, flush_policy=FlushPolicy.NEVER)
+            other["a"] = "3"
+            started()
+
+        before = bytearray((path / "INDEX").read_bytes())
+        child = Child(body)
+        child.wait_started()
+        assert child.kill() == ""
+        store.clear()
+        # What readers and writers go by is put back, as one leaves it who was killed before he published it.
+        (seq,) = struct.unpack_from("<Q", before, CLEARED_AT)
+        assert seq == 0
+        with (path / "INDEX").open("r+b") as index:
+            state = bytearray((path / "INDEX").read_bytes()[4096:4224])
+            (turn,) = struct.unpack_from("<Q", state, 0)
+            assert struct.unpack_from("<Q", state, 8 + 16 * (turn & 1)) == (4,)
+            struct.pack_into("<Q", state, 0, turn - 1)
+            assert struct.unpack_from("<2Q", state, 8 + 16 * (turn - 1 & 1)) == (3, 2)
+            for at, offset in enumerate((CLEARED_AT, CLEAR_SEQ_AT)):
+                if at < 2 - stores:
+                    struct.pack_into("<Q", state, offset - 4096, 0)
+            index.seek(4096)
+            index.write(state)
+        with KVStore.open(path, "r") as reader:
+            store["b"] = "4"
+            assert dict(store.items()) == dict(reader.items()) == {b"b": b"4"}
+            assert (len(store), store.verify().damages) == (1, ())
+
+
+def test_one_of_several_is_killed_in_a_clear(tmp_path: Path) -> None:
+    """The other one goes on, at whatever moment that was."""
+    wrong = []
+    page = AckPage()
+
+    def survive(limit: int | None) -> int:
+        path = tmp_path / str(limit)
+        before = load(path)
+        with KVStore.open(path, "w", shared=True, flush_policy=FlushPolicy.MANUAL) as store:
+            page.reset()
+
+            def body(started: Callable[[], None]) -> None:
+                other = KVStore.open(path, "w", shared=True, flush_policy=FlushPolicy.MANUAL)
+                seen = count_moments(limit)
+                other.clear()
+                page.words[ACKNOWLEDGED] = 1
+                other.compact()
+                page.words[ACKNOWLEDGED + 1] = len(seen)
+                started()
+
+            child = Child(body)
+            child.wait_started()
+            assert child.kill() == ""
+            for turn in range(2):
+                found = dict(store.items())
+                if found not in ([{}] if page.acknowledged else [before, {}]) or len(store) != len(found):
+                    wrong.append(f"killed at moment {limit}: the other one finds something else")
+                if {key: store[key] for key in KEYS if key in store} != found:
+                    wrong.append(f"killed at moment {limit}: the other one looks up something else")
+                if (damages := store.verify().damages) != ():
+                    wrong.append(f"killed at moment {limit}: {damages}")
+                if turn == 0:
+                    store.compact()
+            store.clear()
+            store.update(NEW)
+            if dict(store.items()) != NEW or store.verify().damages != ():
+                wrong.append(f"killed at moment {limit}: the other one cannot go on")
+        if check_store(path) != NEW:
+            wrong.append(f"killed at moment {limit}: the files hold something else")
+        return page.words[ACKNOWLEDGED + 1]
+
+    moments = survive(None)
+    assert moments > 15, "a session this short would meet little"
+    for limit in range(1, moments + 1, 3):
+        survive(limit)
+    assert wrong == []
