@@ -63,7 +63,6 @@ if TYPE_CHECKING:
 
     from mmapio.view import MappedSlice
     from mmapkv.batch import Batch
-    from mmapkv.cache import EvictionPolicy
     from mmapkv.snapshot import Snapshot
     from mmapkv.transaction import Transaction
     from mmapkv.verify import StoreVerified
@@ -117,7 +116,7 @@ class AsyncKVStore:
         verify: bool = True,
         ordered: bool = False,
         max_bytes: SupportsIndex | None = None,
-        eviction: EvictionPolicy = "clock",
+        eviction: Literal["clock", "fifo"] = "clock",
         compaction: bool = True,
     ) -> Self:
         """:meth:`KVStore.open` in a thread. Raises Unsupported without the package anyio.

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import operator
-from typing import TYPE_CHECKING, Literal, SupportsIndex, TypeAlias
+from typing import TYPE_CHECKING, Literal, SupportsIndex
 
 from mmapkv import marks
 from mmapkv.eviction import Eviction
 
 if TYPE_CHECKING:
     from mmapkv.store import KVStore
-
-__all__ = ["EvictionPolicy"]
-
-EvictionPolicy: TypeAlias = Literal["clock", "fifo"]
 
 #: A cache is evicted by the piece; below this there would be too few of them.
 MAX_BYTES_LEAST = 256 << 10
@@ -44,7 +40,7 @@ def segment_bytes_of(bound: int, segment_bytes: SupportsIndex) -> int:
     return min(wanted, max(bound // SEGMENT_PART, SEGMENT_BYTES_LEAST)) if bound else wanted
 
 
-def begin(store: KVStore, bound: int, eviction: EvictionPolicy) -> Eviction | None:
+def begin(store: KVStore, bound: int, eviction: Literal["clock", "fifo"]) -> Eviction | None:
     """Make a store that was just opened a cache, if `bound` is not 0."""
     if not bound:
         store._mark(marks.find(store._log))

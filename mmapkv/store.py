@@ -17,7 +17,7 @@ from mmapio.errors import Closed
 from mmapio.options import FlushPolicy, Trigger
 from mmapkv import attach, cache, index_file, marks
 from mmapkv.bulk import BulkWriter
-from mmapkv.cache import EvictionPolicy, checked_bound, segment_bytes_of
+from mmapkv.cache import checked_bound, segment_bytes_of
 from mmapkv.care import Cared
 from mmapkv.changes import Changes
 from mmapkv.clearing import clear
@@ -116,7 +116,7 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         ordered: bool = ...,
         compaction: bool = ...,
         max_bytes: SupportsIndex | None = ...,
-        eviction: EvictionPolicy = ...,
+        eviction: Literal["clock", "fifo"] = ...,
         codec: None = None,
     ) -> Self: ...
     @overload
@@ -133,7 +133,7 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         ordered: bool = ...,
         compaction: bool = ...,
         max_bytes: SupportsIndex | None = ...,
-        eviction: EvictionPolicy = ...,
+        eviction: Literal["clock", "fifo"] = ...,
         codec: Codec[_T],
     ) -> TypedStore[bytes, _T]: ...
     @classmethod
@@ -149,7 +149,7 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         ordered: bool = False,
         compaction: bool = True,
         max_bytes: SupportsIndex | None = None,
-        eviction: EvictionPolicy = "clock",
+        eviction: Literal["clock", "fifo"] = "clock",
         codec: Codec[Any] | None = None,
     ) -> Self | TypedStore[bytes, Any]:
         """Open or create the store in the directory `path`.
