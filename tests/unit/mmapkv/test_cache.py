@@ -304,3 +304,42 @@ def test_a_plain_reader_agrees(tmp_path: Path) -> None:
             kv[key(number)] = VALUE
         expected = dict(kv.items())
     assert check_store(tmp_path / "kv") == expected
+
+
+def test_it_is_compacted_while_it_evicts(tmp_path: Path) -> None:
+    """Both rewrite and remove segments, each in a thread; neither loses count of the other."""
+    with opened(tmp_path / "kv") as kv:
+        written = rounds = 0
+        failures: list[BaseException] = []
+
+        def compact() -> None:
+            nonlocal rounds
+            try:
+                for rounds in range(1, 16):  # noqa: B007
+                    kv.compact(background=True)
+                    kv.compact()
+            except BaseException as error:
+                failures.append(error)
+
+        thread = threading.Thread(target=compact)
+        thread.start()
+        chance = random.Random(1)
+        while thread.is_alive():
+            number, written = written, written + 1
+            if number > 500 * rounds:
+                # Neither waits for the other to be through, nor starves it.
+                time.sleep(0.0005)
+            kv[b"%d" % number] = VALUE
+            kv.get(b"%d" % chance.randrange(max(number - 2000, 0), number + 1))
+            if number % 5 == 0:
+                kv[b"%d" % chance.randrange(number + 1)] = b"short"
+        thread.join()
+        assert failures == []
+        told = kv.stats()
+        assert told["compaction_error"] == 0
+        assert told["live_bytes"] <= MAX
+        found = dict(kv.items())
+        assert len(kv) == len(found) > 100
+        assert all(kv[key] == value for key, value in found.items())
+        assert kv.verify().damages == ()
+    assert check_store(tmp_path / "kv") == found
