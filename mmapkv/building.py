@@ -30,7 +30,8 @@ def build(log: Log, opened: _os.Descriptor, *, by_hints: bool) -> tuple[Index, S
     sealed = hints.sealed(log) if by_hints else ()
     heads = {segment: head for segment, _ in sealed if (head := hints.peek(log, segment))}
     seed = hints.seed_of(list(heads.values()))
-    found = {segment: head for segment, head in heads.items() if head.seed == seed}
+    # One of a segment without records has nothing to say.
+    found = {segment: head for segment, head in heads.items() if head.seed == seed and head.records}
     for attempt in range(1, ATTEMPTS_MAX + 1):
         _os.set_size(opened, 0)
         slots = SlotMap(log.segments)

@@ -104,7 +104,12 @@ class Hinter:
             if hints.exists(log, name, segment_id, index.seed):
                 self._known.add(name)
                 continue
-            segment = log.segments.get(segment_id)
+            try:
+                segment = log.segments.get(segment_id)
+            except CorruptionError:
+                if any(listed == segment_id for _, listed, _ in log.segments.listing()):
+                    raise
+                return False  # compaction has just replaced it; there will be another look
             if made == MADE_MAX or segment.footer() is None:
                 return False
             try:

@@ -163,7 +163,7 @@ class Storm:
         effects: list[Operation] = []
         touched: set[bytes] = set()
         misses = 0
-        compacted = False
+        compacted = plan.compactions > 0
         stream = iter(self.prepared)
         if self.page.submitted > len(self.prepared):
             stream = operations(plan)

@@ -23,7 +23,7 @@ SHOWN = {
     defects.DROPPED_DIRECTORY_SYNC: (1, 1, 200),
     defects.EARLY_ACKNOWLEDGEMENT: (1, 2, 200),
     defects.KEPT_TORN_RECORD: (1, 1, 200),
-    defects.NO_BOUNDARY: (2, 1, 500),
+    defects.NO_BOUNDARY: (3, 1, 200),
     BELIEVED_INDEX: (1, 1, 200),
 }
 
