@@ -37,12 +37,12 @@ def hint_files(path: Path) -> list[Path]:
 
 
 def dead_bytes(path: Path) -> dict[int, int]:
-    """What the index of a closed store counts as superfluous, by segment. An empty one need not be known."""
+    """What the index of a closed store counts as superfluous, by segment."""
     data = (path / "INDEX").read_bytes()
     (used,) = struct.unpack_from("<Q", data, 4096 + 160)
     slots = struct.unpack_from(f"<{used}Q", data, 8192)
     dead = struct.unpack_from(f"<{used}I", data, 139264)
-    return {segment_id: count for segment_id, count in zip(slots, dead, strict=True) if count}
+    return dict(zip(slots, dead, strict=True))
 
 
 def rebuilt(path: Path) -> tuple[Content, dict[int, int], int]:
