@@ -25,7 +25,9 @@ from mmapkv import Change, FlushPolicy, KVStore
 
 def apply(copy: dict[bytes, bytes], change: Change) -> None:
     """What a change does to a copy of the store."""
-    if change.value is None:
+    if change.kind == "clear":
+        copy.clear()
+    elif change.value is None:
         copy.pop(change.key, None)
     else:
         copy[change.key] = change.value

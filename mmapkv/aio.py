@@ -115,6 +115,8 @@ class AsyncKVStore:
         segment_bytes: SupportsIndex = DEFAULT_SEGMENT_BYTES,
         verify: bool = True,
         ordered: bool = False,
+        max_bytes: SupportsIndex | None = None,
+        eviction: Literal["clock", "fifo"] = "clock",
         compaction: bool = True,
     ) -> Self:
         """:meth:`KVStore.open` in a thread. Raises Unsupported without the package anyio.
@@ -133,6 +135,8 @@ class AsyncKVStore:
                     segment_bytes=segment_bytes,
                     verify=verify,
                     ordered=ordered,
+                    max_bytes=max_bytes,
+                    eviction=eviction,
                     compaction=compaction,
                 )
             )
@@ -372,9 +376,9 @@ class AsyncKVStore:
         """:meth:`KVStore.sweep` in a thread."""
         return await in_thread(self._store.sweep)
 
-    async def clear(self) -> None:
+    async def clear(self, *, durable: bool = False) -> None:
         """:meth:`KVStore.clear` in a thread."""
-        await in_thread(self._store.clear)
+        await in_thread(lambda: self._store.clear(durable=durable))
 
     async def flush(self) -> None:
         """:meth:`KVStore.flush` in a thread."""

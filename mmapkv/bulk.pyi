@@ -28,5 +28,10 @@ class BulkWriter(StoreUpdater):
     # For transactions and the subclass.
     def _require_writer(self) -> None: ...
     def _commit(
-        self, batch: Batch, reads: list[bytes] | None = None, stop: int = ..., alone: bool = False
+        self,
+        batch: Batch,
+        reads: list[bytes] | None = None,
+        stop: int = ...,
+        alone: bool = False,
+        cleared: int = ...,
     ) -> int: ...

@@ -30,7 +30,7 @@ from mmapkv.index cimport ABSENT, PRESENT, REPLACED, UNSOUND, Hit, Index, Outcom
 from mmapkv.plan cimport Plan, plan_of
 from mmapkv.reader cimport as_bytes
 from mmapkv.updater cimport StoreUpdater
-from mmapkv.writer cimport expiry_of, lay_out
+from mmapkv.writer cimport NEVER_DUE, expiry_of, lay_out
 from mmaplog.appender cimport BATCH_SIZE_MAX, record_size
 from mmaplog.checksum cimport xxh3
 from mmaplog.format cimport FLAG_BATCH, FLAG_BATCH_END
@@ -69,7 +69,7 @@ cdef class BulkWriter(StoreUpdater):
             for key, value in pairs:
                 batch.add(KIND_PUT, key, value, expires)
         batch.over = True
-        self.commit_batch(batch, durable, None, NEVER, False)
+        self.commit_batch(batch, durable, None, NEVER, False, NEVER)
 
     def delete_many(self, keys, /, *, bint durable=False):
         """Remove many keys, all of them or none, and return how many were there. Costs less than single deletions."""
@@ -80,7 +80,7 @@ cdef class BulkWriter(StoreUpdater):
             if 0 < PyBytes_GET_SIZE(key) <= KEY_SIZE_MAX:
                 batch.add(KIND_DELETE, key, None, 0)
         batch.over = True
-        return self.commit_batch(batch, durable, None, NEVER, False)
+        return self.commit_batch(batch, durable, None, NEVER, False, NEVER)
 
     def batch(self, *, bint durable=False):
         """Changes that are committed together when a ``with`` block ends, and not at all when it raises.
@@ -95,12 +95,12 @@ cdef class BulkWriter(StoreUpdater):
             self.raise_closed()
         self.log.check_writable()
 
-    def _commit(self, Batch batch not None, list reads=None, uint64_t stop=NEVER, bint alone=False):
-        # For a transaction that saw the records below `stop`: Conflict when one of the keys in `reads`, or one that it changes, has
-        # a newer one; with `alone`, when there is any.
-        return self.commit_batch(batch, batch.durable, reads, stop, alone)
+    def _commit(self, Batch batch not None, list reads=None, uint64_t stop=NEVER, bint alone=False, uint64_t cleared=NEVER):
+        # For a transaction that saw the records in [`cleared`, `stop`): Conflict when one of the keys in `reads`, or one that it changes, has
+        # a newer one, or was cleared since; with `alone`, when there is any newer one.
+        return self.commit_batch(batch, batch.durable, reads, stop, alone, cleared)
 
-    cdef uint64_t commit_batch(self, Batch batch, bint durable, list reads, uint64_t stop, bint alone) except? 0:
+    cdef uint64_t commit_batch(self, Batch batch, bint durable, list reads, uint64_t stop, bint alone, uint64_t cleared) except? 0:
         # How many records were written.
         cdef Log log = self.log
         cdef Index index
@@ -108,6 +108,8 @@ cdef class BulkWriter(StoreUpdater):
         cdef Hit hit
         cdef Outcome outcome
         cdef uint64_t written, total
+        if self.due != NEVER_DUE:
+            self.make_way(size_at_most(batch))
         while True:
             index = self.index
             if index is None:
@@ -125,9 +127,9 @@ cdef class BulkWriter(StoreUpdater):
                 try:
                     if self.index is not index or self.tail_id == 0 and not self.several:
                         continue
-                    outcome = self.check_reads(index, reads, stop, alone, &hit)
+                    outcome = self.check_reads(index, reads, stop, alone, cleared, &hit)
                     if outcome == PRESENT:
-                        outcome = self.plan_changes(index, plan, stop, &hit)
+                        outcome = self.plan_changes(index, plan, stop, cleared, &hit)
                     if outcome == PRESENT:
                         self.fit(index, batch, &written, &total)
                         if written:
@@ -147,7 +149,7 @@ cdef class BulkWriter(StoreUpdater):
             self._rolled()
         return written
 
-    cdef Outcome check_reads(self, Index index, list reads, uint64_t stop, bint alone, Hit *hit) except *:
+    cdef Outcome check_reads(self, Index index, list reads, uint64_t stop, bint alone, uint64_t cleared, Hit *hit) except *:
         # PRESENT when they are still what they were.
         cdef Outcome outcome
         cdef const char *start
@@ -168,11 +170,11 @@ cdef class BulkWriter(StoreUpdater):
                 if outcome == REPLACED or outcome == UNSOUND:
                     return outcome
                 index.settle(outcome, hit)
-            if outcome == PRESENT and hit.seq >= stop:
-                self.raise_conflict(start, size, hit.seq)
+            if outcome == PRESENT:
+                self.refuse_changed(index, hit, stop, cleared)
         return PRESENT
 
-    cdef Outcome plan_changes(self, Index index, Plan plan, uint64_t stop, Hit *hit) except *:
+    cdef Outcome plan_changes(self, Index index, Plan plan, uint64_t stop, uint64_t cleared, Hit *hit) except *:
         # Finds for each change what there is to be done, and room in the index for all of it. PRESENT when that is finished.
         cdef Batch batch = plan.batch
         cdef Change *change
@@ -204,12 +206,15 @@ cdef class BulkWriter(StoreUpdater):
             if outcome != PRESENT and outcome != ABSENT:
                 index.settle(outcome, hit)
                 continue
-            if outcome == PRESENT and hit.seq >= stop:
-                self.raise_conflict(change.version.key, change.version.key_size, hit.seq)
+            if outcome == PRESENT:
+                self.refuse_changed(index, hit, stop, cleared)
+                if hit.seq < index.state.cleared:
+                    hit.deleted = True
             if change.version.kind == KIND_DELETE and (outcome == ABSENT or hit.deleted or hit.expires and hit.expires <= now):
                 change.fate = Fate.VOID
                 continue
             change.flags = FLAG_EXPIRY if change.version.expires else 0
+            self.expiring = self.expiring or change.flags
             change.superseded = 0
             change.segment = segment_of(index, change.hash)
             if outcome == ABSENT:
@@ -314,8 +319,24 @@ cdef class BulkWriter(StoreUpdater):
                 index.state.expiring = log.seq
             memory.store_release(change.cell, change.tag | change.address)
 
-    cdef int raise_conflict(self, const char *key, uint64_t key_size, uint64_t seq) except -1:
-        raise Conflict(f"{key[:min(key_size, 40)]!r} was changed by record {seq}, after this transaction began; run it again", self._path)
+    cdef int refuse_changed(self, Index index, Hit *hit, uint64_t stop, uint64_t cleared) except -1:
+        # What was there when a transaction began is not there any more.
+        cdef uint64_t seq = hit.seq
+        if cleared <= hit.seq < index.state.cleared and not hit.deleted:
+            seq = index.state.clear_seq
+        elif hit.seq < stop:
+            return 0
+        raise Conflict(
+            f"{hit.key[:min(hit.key_size, 40)]!r} was changed by record {seq}, after this transaction began; run it again", self._path)
+
+
+cdef uint64_t size_at_most(Batch batch) noexcept:
+    # Of all its records.
+    cdef uint64_t at, size = 0
+    for at in range(batch.count):
+        size += record_size(
+            value_offset(FLAG_PREVIOUS | FLAG_EXPIRY, batch.changes[at].version.key_size) + batch.changes[at].version.value_size, False)
+    return size
 
 
 cdef inline uint64_t payload_size_of(Change *change) noexcept nogil:

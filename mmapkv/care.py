@@ -113,9 +113,10 @@ class Cared:
         `keys`; of the log, `records`, the numbers `first_seq`, `committed` and `durable`, `segments`, the
         `segment_bytes` that each may have, how often its end was dropped, `epoch`; `bytes_on_disk` of all
         files; open `snapshots`, those of transactions and scans too; of the index, its depth, segments, and
-        bytes in use and allocated. `live_bytes` and `dead_bytes` of records: these are superseded, or say
-        that a key is absent. `compactions` that this handle did in the background, each of some segments, and
-        `compaction_error`, the errno of what keeps it from the next one, or 0. Raises Closed.
+        bytes in use and allocated. `live_bytes` and `dead_bytes` of records: these are superseded, cleared,
+        or say that a key is absent. `compactions` that this handle did in the background, each of some
+        segments, and `compaction_error`, the errno of what keeps it from the next one, or 0. Of a cache,
+        `max_bytes`, and `evictions` by this handle. Raises Closed.
         """
         log, index = self._store._open_parts()
         size, dead, _ = compaction.usage(self._store, {})
@@ -132,6 +133,9 @@ class Cared:
             "compactions": compactor.done if compactor else 0,
             "compaction_error": compactor.error if compactor else 0,
         }
+        eviction = self._store._eviction
+        if eviction is not None:
+            theirs |= eviction.figures()
         return {**ours, **{name: int(told[name]) for name in names}, **theirs, **index.figures()}
 
     def verify(

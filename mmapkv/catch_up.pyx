@@ -5,10 +5,12 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 
 from mmapio cimport _memory as memory
+from mmapkv.clearance cimport bound_of, count_left, is_clear
 from mmapkv.format cimport (
     ADDRESS_BITS,
     FLAG_CREATES,
     FLAG_EXPIRY,
+    KIND_CLEAR,
     KIND_DELETE,
     KIND_PUT,
     PAYLOAD_FLAG_KNOWN,
@@ -19,6 +21,7 @@ from mmapkv.format cimport (
     value_offset,
 )
 from mmapkv.index cimport ABSENT, PRESENT, Hit, Index, Outcome
+from mmapkv.moment cimport store_clear
 from mmaplog.checksum cimport xxh3
 from mmaplog.format cimport FLAG_BATCH, FLAG_BATCH_END, Record
 from mmaplog.replay cimport Replay
@@ -27,18 +30,19 @@ from mmaplog.errors import CorruptionError, FormatError
 
 
 cdef int parse(Record *record, Replay replay, PayloadHeader *payload, const char **key) except -1:
-    # Splits a verified record of a store into its parts, or says why it is none.
+    # Splits a verified record of a store into its parts, or says why it is none. The key of a clear has no bytes.
     cdef uint64_t value_at
     if record.payload_size < PAYLOAD_HEADER_SIZE:
         raise FormatError(f"record {record.seq} is too short for a store's; is this a plain log?", replay.segment.path)
     memcpy(payload, record.payload, sizeof(payload[0]))
-    if payload.kind not in (KIND_PUT, KIND_DELETE) or payload.flags & ~<unsigned int>PAYLOAD_FLAG_KNOWN:
+    if payload.kind not in (KIND_PUT, KIND_DELETE, KIND_CLEAR) or payload.flags & ~<unsigned int>PAYLOAD_FLAG_KNOWN:
         raise FormatError(
             f"record {record.seq} is of kind {payload.kind} with flags {payload.flags:#x}, which this code does not know; "
             "upgrade mmapkv, or is this a plain log?", replay.segment.path)
     key[0] = record.payload + head_size(payload.flags)
     value_at = value_offset(payload.flags, payload.key_length)
-    if payload.key_length == 0 or record.payload_size != value_at + payload.value_length:
+    if (not is_clear(record, payload) if payload.kind == KIND_CLEAR
+            else payload.key_length == 0 or record.payload_size != value_at + payload.value_length):
         raise CorruptionError(f"record {record.seq} verifies but its lengths do not add up", replay.segment.path)
     return 0
 
@@ -61,6 +65,13 @@ def catch_up(Index index, Replay replay):
         if replay.segment.id != segment_id:
             segment_id = replay.segment.id
             slot = index.slot_of(segment_id)
+        if payload.kind == KIND_CLEAR:
+            # What it takes away is told by what readers were shown before: of a clear that was not published yet the index may know.
+            count = count_left(index, replay.segments, bound_of(&record), record.seq, slot, replay.offset, record.size)
+            store_clear(index.state, max(bound_of(&record), index.state.cleared), record.seq)
+            seq = record.seq + 1
+            index.publish(seq, count)
+            continue
         enter(index, &record, &payload, key, slot, replay.offset - record.size, &count)
         seq = record.seq + 1
         in_batch = record.flags & FLAG_BATCH and not record.flags & FLAG_BATCH_END
@@ -88,7 +99,7 @@ cdef int enter(
         if outcome == PRESENT:
             # What it was before is known by the record alone where it, or a later one, had been entered.
             again = hit.seq >= record.seq
-            present = not hit.deleted
+            present = not hit.deleted and hit.seq >= index.state.cleared
             if hit.address != address:
                 if present:
                     index.add_dead(hit.slot, hit.size)

@@ -28,19 +28,22 @@ SLICE_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A put or a deletion.
+    """A put, a deletion, or a clear.
 
-    `seq` is its number in the log, `kind` "put" or "delete", `value` None for a deletion. `previous` is the
+    `seq` is its number in the log, `kind` "put", "delete" or "clear", `value` None unless it is a put. With a
+    clear every key is gone that was last put below number `below`: all of them, unless it is what a cache let
+    go of; its key is empty, as no other is, and of those keys no deletion comes. `previous` is the
     number of the version of the key that it replaced, a deletion included, or None when there never was one.
     `expires_ns` is the time at which the value ceases to be there, in nanoseconds since 1970, or None.
     """
 
     seq: int
-    kind: Literal["put", "delete"]
+    kind: Literal["put", "delete", "clear"]
     key: bytes
     value: bytes | None
     previous: int | None
     expires_ns: int | None = None
+    below: int | None = None
 
 
 class Changes:
@@ -61,7 +64,7 @@ class Changes:
         checked_choice(too_old)
         deadline_after(timeout)
         # Of a reader who may not write, what he goes by may be replaced first.
-        visible, _, _ = store._pinned()
+        visible, _, _, _ = store._pinned()
         log, _ = store._open_parts()
         begin = visible if since is None else operator.index(since)
         self._store = store
@@ -113,6 +116,8 @@ class Changes:
             return None
         seq, key, value, previous, expires_ns = found
         self._pass(expected, seq)
+        if isinstance(value, int):
+            return Change(seq, "clear", key, None, None, None, value)
         return Change(seq, "delete" if value is None else "put", key, value, previous, expires_ns)
 
     def _pass(self, expected: int, seq: int) -> None:

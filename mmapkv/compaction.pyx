@@ -14,6 +14,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
+from mmapio cimport _memory as memory
 from mmapio._os cimport now_ns
 from mmapio.region cimport Region
 from mmapkv.format cimport SLOTS, PayloadHeader
@@ -28,6 +29,7 @@ from mmaplog.segment cimport Segment
 from mmaplog.segment_set cimport SegmentSet
 
 from mmapkv import relocation
+from mmapkv.clearing import drop_head
 from mmapkv.errors import SnapshotTooOld
 from mmaplog.compaction import Compaction, Group, fits, rewrite, sealed_segments
 from mmaplog.errors import CorruptionError
@@ -59,31 +61,36 @@ def usage(StoreWriter store, dict sizes):
     cdef Segment segment
     cdef Footer footer
     cdef CommitSlot slot
-    cdef uint64_t at, size = 0, dead = 0
-    present = set()
+    cdef uint64_t at, end, size = 0, dead = 0
+    ends = {}
     segments.tail(&slot)
     for entry in segments.listing():
         segment_id = entry[1]
-        present.add(segment_id)
         if segment_id == slot.segment_id:
-            size += <uint64_t>slot.end * UNIT - SEGMENT_HEADER_SIZE
+            end = <uint64_t>slot.end * UNIT
         elif segment_id in sizes:
-            size += <uint64_t>sizes[segment_id] - SEGMENT_HEADER_SIZE
+            end = sizes[segment_id]
         else:
             segment = segments.open(entry)
             if segment is None:
                 continue
+            end = segment.limit
             if segment.load_footer(&footer):
-                sizes[segment_id] = footer.end
-                size += footer.end - SEGMENT_HEADER_SIZE
-            else:
-                size += segment.limit - SEGMENT_HEADER_SIZE
-    for segment_id in sizes.keys() - present:
+                end = sizes[segment_id] = footer.end
+        ends[segment_id] = end
+        size += end - SEGMENT_HEADER_SIZE
+    for segment_id in sizes.keys() - ends.keys():
         del sizes[segment_id]
     for at in range(min(index.state.slots_used, <uint64_t>SLOTS)):
-        if index.slot_table[at] in present:
-            dead += UNIT * <uint64_t>index.dead[at]
+        segment_id = index.slot_table[at]
+        if segment_id in ends:
+            dead += dead_bytes(index.dead[at], ends[segment_id])
     return size, dead, segments.manifest.segment_bytes
+
+
+cdef uint64_t dead_bytes(uint64_t units, uint64_t end) noexcept:
+    # Of a segment that ends there: a clear may count more than there is.
+    return min(UNIT * units, end - SEGMENT_HEADER_SIZE)
 
 
 def require_writer(StoreWriter store):
@@ -110,6 +117,7 @@ def compact(StoreWriter store, pins, halted=None):
             current = begin_pass(store, pins, counts)
             current.halted = halted
             try:
+                current.drop_head()
                 current.run()
             except Replaced:
                 attempts += 1
@@ -148,11 +156,12 @@ def step(StoreWriter store, pins, choose, halted):
             log.flush()
         current = begin_pass(store, pins, [0, 0, 0, 0])
         current.halted = halted
+        current.drop_head()
         found, ahead = [], {}
         for segment in sealed_segments(log):
             if segment.load_footer(&footer):
                 slot = current.slot_in(segment.id)
-                dead = 0 if slot == SLOTS else UNIT * <uint64_t>current.index.dead[slot]
+                dead = 0 if slot == SLOTS else dead_bytes(current.index.dead[slot], footer.end)
                 found.append((segment.base_seq, segments.boundary_of(segment, 0), segment.id, footer.end, dead))
                 ahead[segment.id] = segment
         segment = None
@@ -205,6 +214,9 @@ cdef class Pass:
     cdef Log log
     cdef Index index
     cdef uint64_t needed
+    cdef uint64_t cleared       # and since which record
+    cdef uint64_t clear_seq
+    cdef uint64_t floor         # nobody looks for what is below
     cdef uint64_t *aged
     cdef uint64_t expired       # what had expired at this time may leave; 0: nothing
     cdef list counts
@@ -217,6 +229,9 @@ cdef class Pass:
         self.log = store.log
         self.index = store.index
         self.needed = needed
+        self.cleared = memory.load_acquire(&self.index.state.cleared)
+        self.clear_seq = memory.load_acquire(&self.index.state.clear_seq)
+        self.floor = self.cleared if self.clear_seq < needed else 0
         self.counts = counts
         self.aged = <uint64_t *>calloc(SLOTS, sizeof(uint64_t))
         if self.aged == NULL:
@@ -224,6 +239,17 @@ cdef class Pass:
 
     def __dealloc__(self):
         free(self.aged)
+
+    cdef int drop_head(self) except -1:
+        # Segments of which nothing is needed since a clear go as they are.
+        with self.store._index_lock:
+            if self.store.index is not self.index or self.index.retired:
+                raise Replaced
+            segments, records, size = drop_head(self.index, self.log, self.floor)
+        self.counts[0] += segments
+        self.counts[2] += records
+        self.counts[3] += size
+        return 0
 
     cdef int run(self) except -1:
         cdef SegmentSet segments = self.log.segments
@@ -327,12 +353,16 @@ cdef class Pass:
         cdef Region held
         cdef unsigned int[::1] view
         cdef Pause pause = Pause.MORE
-        cdef uint64_t known = 0, slot = self.slot_in(segment.id), before = 0 if slot == SLOTS else self.index.dead[slot]
+        cdef uint64_t known = 0, slot = self.slot_in(segment.id), clear_seq = self.index.state.clear_seq
+        cdef uint64_t before = 0 if slot == SLOTS else self.index.dead[slot]
         memset(scan, 0, sizeof(scan[0]))
         scan.slot = slot
         scan.needed = self.needed
         scan.sweepable = min(sweepable, self.needed)
         scan.expired = self.expired
+        scan.cleared = self.cleared
+        scan.clear_seq = self.clear_seq
+        scan.floor = self.floor
         if not segment.load_footer(&footer) or footer.end > segment.limit:
             raise CorruptionError("a sealed segment has no footer that verifies; restore it from a backup", segment.path)
         scan.base = segment.base
@@ -370,9 +400,10 @@ cdef class Pass:
             if self.store.index is not self.index:
                 raise Replaced
         if slot != SLOTS:
-            # What writers added meanwhile may be in both parts, but in one at least.
+            # What writers added meanwhile may be in both parts, but in one at least. A clear did not add, but count all.
             self.log.pause()
-            self.index.dead[slot] += <uint32_t>((scan.dead + scan.removed_bytes) // UNIT) - <uint32_t>before
+            if self.index.state.clear_seq == clear_seq:
+                self.index.dead[slot] += <uint32_t>((scan.dead + scan.removed_bytes) // UNIT) - <uint32_t>before
             self.log.unpause()
         view = None
         return places[:scan.count]
@@ -402,7 +433,7 @@ cdef class Pass:
                     return True
                 if hit.seq < self.needed or hit.seq < seq:
                     return False
-                outcome = index.version_before(hit.seq, False, &hit)
+                outcome = index.version_before(hit.seq, 0, False, &hit)
                 if outcome == STRAY or outcome == UNMAPPED:
                     try:
                         index.settle(outcome, &hit)

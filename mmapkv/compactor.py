@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import weakref
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
@@ -93,6 +94,16 @@ class Compactor:
             except Closed:
                 # By another thread. What comes next says so.
                 return
+
+    def cleared(self, store: KVStore) -> None:
+        """Whoever cleared the store calls this. Waits for nothing."""
+        if not self._automatic:
+            return
+        # Closed by another thread: it is cleared all the same.
+        with suppress(Closed):
+            limits, dead = self._look(store)
+            if dead >= limits.dead_aim:
+                self._wake()
 
     def compact_all(self) -> None:
         """Have all that can go removed, as soon as may be.

@@ -129,7 +129,7 @@ class Database(MutableMapping[bytes, bytes]):
         return self._store.popitem()
 
     def clear(self) -> None:
-        """Delete every key."""
+        """Delete every key: :meth:`mmapkv.KVStore.clear`."""
         self._store.clear()
 
     def firstkey(self) -> bytes | None:

@@ -3,7 +3,7 @@ from typing import TypeAlias
 from mmaplog.follow import Follower
 from mmaplog.replay import Replay
 
-_Change: TypeAlias = tuple[int, bytes, bytes | None, int | None, int | None]
+_Change: TypeAlias = tuple[int, bytes, bytes | int | None, int | None, int | None]
 
-def note_presence(replay: Replay, present: dict[bytes, bool], count: int) -> tuple[int, bool]: ...
+def note_presence(replay: Replay, present: dict[bytes, bool], count: int, known: int) -> tuple[int, bool]: ...
 def take_change(follower: Follower, stop: int) -> _Change | None: ...

@@ -11,6 +11,8 @@ cdef enum:
     EXPIRY_SIZE = 8
     KIND_PUT = 1
     KIND_DELETE = 2
+    KIND_CLEAR = 3              # of no key: its value is the number below which every record counts as deleted
+    CLEAR_SIZE = 8
     FLAG_CREATES = 0x01         # the key was absent before: the count goes up by one
     FLAG_PREVIOUS = 0x02        # the position of the key's previous version precedes the key
     FLAG_EXPIRY = 0x04          # after that, and right before the key, the time at which the version expires
@@ -103,14 +105,17 @@ cdef packed struct State:
     # Line 0, written by every put. Pair `turn & 1` is current; the other one is being written.
     uint64_t turn
     Applied applied[2]
-    uint64_t line0[3]
+    uint64_t shown[2]           # `cleared`, as of each pair
+    uint64_t line0
     # Line 1, read by every get: directory page << 8 | ROOT_MOVED | depth
     uint64_t root
     uint64_t clean              # 1 from a clean close to the first store after it: checksums hold
     uint64_t moving             # id of the log segment that entries are being led to by a compaction, or 0
     uint64_t horizon            # no compaction has removed what was current at this number or later
     uint64_t counting           # 1 while a compaction takes expired keys out of the count: killed then, it is not certain
-    uint64_t line1[3]
+    uint64_t cleared            # records below this number count as deleted, once `applied` is beyond ...
+    uint64_t clear_seq          # ... the record that says so
+    uint64_t line1
     # Line 2, written by splits.
     uint64_t incarnation        # of the CONTROL that this index goes with
     uint64_t end                # bytes of the file in use

@@ -9,6 +9,7 @@ cdef uint64_t VALUE_SIZE_MAX = (4 << 30) - (1 << 20)
 
 assert sizeof(PayloadHeader) == PAYLOAD_HEADER_SIZE
 assert sizeof(Previous) == PREVIOUS_SIZE
+assert sizeof(uint64_t) == CLEAR_SIZE
 assert sizeof(IndexHeader) == 56 <= CLEAN_OFFSET
 assert sizeof(CleanMark) == 48
 assert sizeof(State) == 4 * LINE

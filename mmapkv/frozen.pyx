@@ -28,13 +28,15 @@ cdef class Frozen:
     cdef readonly uint64_t stop
     cdef readonly uint64_t now  # nanoseconds since 1970
     cdef uint64_t count
+    cdef readonly uint64_t cleared  # records below this number counted as deleted then
     cdef bint over
     cdef object __weakref__
 
-    def __init__(self, StoreReader store, uint64_t stop, uint64_t count):
+    def __init__(self, StoreReader store, uint64_t stop, uint64_t count, uint64_t cleared):
         self.store = store
         self.stop = stop
         self.count = count
+        self.cleared = cleared
         self.now = now_ns()
 
     def __getitem__(self, key):
@@ -87,7 +89,7 @@ cdef class Frozen:
             if _fault.faults() != store.faults:
                 store.check_faults()
             if outcome == PRESENT:
-                return (store.step_down(index, self.stop, hit) and not hit.deleted
+                return (store.step_down(index, self.stop, self.cleared, hit) and not hit.deleted
                         and (hit.expires == 0 or hit.expires > self.now))
             if outcome == ABSENT:
                 return False

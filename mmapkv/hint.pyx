@@ -22,8 +22,8 @@ from mmapkv.format cimport (
     HINT_REPEATS,
     HINT_SHIFT,
     HINT_VERSION,
+    KIND_CLEAR,
     KIND_DELETE,
-    KIND_PUT,
     PAYLOAD_HEADER_SIZE,
     HintHeader,
     PayloadHeader,
@@ -50,6 +50,7 @@ cdef struct Numbers:
 
 cdef enum Outcome:
     GATHERED
+    UNTOLD                      # there is a clear, of which hints do not tell
     STRANGE                     # the record at `offset` does not verify, or is not of a kind that hints tell of
     NO_MEMORY
 
@@ -63,9 +64,9 @@ cdef struct Draft:
 
 
 def compose(Segment segment, log_uuid, uint64_t seed):
-    """The hint file of a sealed segment, as bytes. Costs reading it once, some 20 ns a record, without the GIL.
+    """The hint file of a sealed segment, as bytes; None for one with a clear, of which hints do not tell. Costs reading it once, some 20 ns a record, without the GIL.
 
-    Raises CorruptionError when the segment has no footer, does not verify, or has records that hints do not tell of.
+    Raises CorruptionError when the segment has no footer or does not verify.
     """
     cdef Footer footer
     cdef HintHeader header
@@ -86,7 +87,9 @@ def compose(Segment segment, log_uuid, uint64_t seed):
         if outcome == NO_MEMORY:
             raise MemoryError
         if outcome == STRANGE:
-            raise CorruptionError(f"the record at offset {draft.offset} does not verify, or is none that hints tell of", segment.path)
+            raise CorruptionError(f"the record at offset {draft.offset} does not verify, or is none of a store", segment.path)
+        if outcome == UNTOLD:
+            return None
         memset(&header, 0, sizeof(header))
         header.magic = HINT_MAGIC
         header.version = HINT_VERSION
@@ -141,9 +144,10 @@ cdef Outcome gather(
     while draft.offset < footer.end:
         # Verified: what stands in a hint is believed later without a look at the record.
         if (read_record(base, draft.offset, footer.end, segment_id, base_seq, True, &record) != Found.RECORD
-                or not split_payload(&record, &payload, &key) or at == footer.records or record.seq < expected
-                or not (payload.kind == KIND_PUT or payload.kind == KIND_DELETE)):
+                or not split_payload(&record, &payload, &key) or at == footer.records or record.seq < expected):
             return STRANGE
+        if payload.kind == KIND_CLEAR:
+            return UNTOLD
         kind = HINT_DELETE if payload.kind == KIND_DELETE else 0
         if payload.flags & FLAG_CREATES:
             kind |= HINT_CREATES

@@ -115,12 +115,15 @@ def seed_of(found: list[Hint]) -> int | None:
 def write(log: Log, segment: Segment, seed: int) -> None:
     """Make the hint of a sealed segment, in place of one that it may have. Costs reading it, and a sync.
 
+    There is none of a segment with a clear: what that takes away is counted by going through the records.
     Raises CorruptionError for a segment that does not verify, FileExistsError while others do the same,
     OSError as the system reports it; there is then no new hint.
     """
     directory = log.segments.directory
     name = name_of(segment.name)
     data = hint.compose(segment, log.segments.log_uuid, seed)
+    if data is None:
+        return
     opened = _os.open_file(
         name + TEMPORARY_SUFFIX, True, create=True, exclusive=True, follow=False, directory=directory
     )

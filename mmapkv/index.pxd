@@ -32,7 +32,7 @@ cdef struct Hit:
     uint64_t key_size
     const char *value
     uint64_t value_size
-    bint deleted
+    bint deleted                # it is a deletion; or, for who writes, was cleared
     bint trimmed                # compaction took the way to the version before away
     bint creates                # the version before, if there is one, is a deletion
     uint64_t deletion_gone      # the number after that of a deletion before it which is not there any more, or 0
@@ -66,7 +66,7 @@ cdef class Index:
     cdef bint has_room(self) noexcept nogil
     cdef int make_room(self) except -1
     cdef uint64_t *place(self, uint64_t hash, uint64_t *tag) noexcept nogil
-    cdef Outcome version_before(self, uint64_t stop, bint verify, Hit *hit) noexcept nogil
+    cdef Outcome version_before(self, uint64_t stop, uint64_t cleared, bint verify, Hit *hit) noexcept nogil
     cdef int split(self, uint64_t hash) except -1
     cdef int double_directory(self) noexcept nogil
     cdef void finish_split(self) noexcept nogil

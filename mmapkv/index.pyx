@@ -59,6 +59,7 @@ from mmapkv.format cimport (
     word_tag_base,
 )
 from mmapkv.index_pages cimport ask_for_huge_pages, grown
+from mmapkv.moment cimport read_moment, store_moment
 from mmapkv.slots cimport Slot
 from mmaplog.checksum cimport xxh3
 from mmaplog.format cimport (
@@ -108,6 +109,13 @@ cdef class Index:
         self.applied(&seq, &count)
         self.region.check()
         return seq, count
+
+    def present(self):
+        """What `progress` gives, and the number below which records count as deleted at that moment."""
+        cdef uint64_t seq, count, cleared
+        read_moment(self.state, &seq, &count, &cleared)
+        self.region.check()
+        return seq, count, cleared
 
     @property
     def retired(self):
@@ -262,14 +270,17 @@ cdef class Index:
             hit.previous_seq = previous.seq
         return PRESENT
 
-    cdef Outcome version_before(self, uint64_t stop, bint verify, Hit *hit) noexcept nogil:
-        # From a version of a key, step down to the newest one below `stop`. ABSENT when there is none.
+    cdef Outcome version_before(self, uint64_t stop, uint64_t cleared, bint verify, Hit *hit) noexcept nogil:
+        # From a version of a key, step down to the newest one below `stop`. ABSENT when there is none, or it is below `cleared`: what was
+        # cleared then may have been removed.
         cdef Hit older
         cdef Outcome outcome
         cdef uint64_t slot_id
         while hit.seq >= stop:
             if hit.previous == 0:
                 return TOO_OLD if hit.trimmed or hit.deletion_gone > stop else ABSENT
+            if hit.previous_seq < cleared:
+                return ABSENT
             outcome = self.match(hit.previous, hit.key, hit.key_size, verify, &older)
             if outcome == UNMAPPED and not (self.private and self.state.root & ROOT_MOVED):
                 slot_id = memory.load_acquire(&self.slot_table[older.slot])
@@ -280,7 +291,7 @@ cdef class Index:
                 # Positions are hints: a rebuilt index numbers its slots anew, and slots are used again.
                 return STRAY
             hit[0] = older
-        return PRESENT
+        return ABSENT if hit.seq < cleared else PRESENT
 
     cdef bint sound_page(self, uint64_t page) noexcept nogil:
         # Verified once per process. A writer that comes meanwhile ends the checksums' validity, not ours to complain of.
@@ -543,21 +554,11 @@ cdef class Index:
         return xxh3(record + head, payload.key_length, self.seed)
 
     cdef void publish(self, uint64_t seq, uint64_t count) noexcept nogil:
-        cdef uint64_t turn = self.state.turn + 1
-        memory.fence_release()
-        self.state.applied[turn & 1].seq = seq
-        self.state.applied[turn & 1].count = count
-        memory.store_release(&self.state.turn, turn)
+        store_moment(self.state, seq, count)
 
     cdef void applied(self, uint64_t *seq, uint64_t *count) noexcept nogil:
-        cdef uint64_t turn
-        while True:
-            turn = memory.load_acquire(&self.state.turn)
-            seq[0] = self.state.applied[turn & 1].seq
-            count[0] = self.state.applied[turn & 1].count
-            memory.fence_acquire()
-            if memory.load_relaxed(&self.state.turn) == turn:
-                return
+        cdef uint64_t cleared
+        read_moment(self.state, seq, count, &cleared)
 
     cdef uint64_t slot_of(self, uint64_t segment_id) except? 0xFFFFFFFF:
         # The slot of a log segment, taking a free one when it has none.

@@ -1,4 +1,4 @@
-"""Leaving a store that others write, too."""
+"""Leaving a store that was written: alone, or to others that write, too."""
 
 from __future__ import annotations
 
@@ -15,9 +15,33 @@ if TYPE_CHECKING:
 
 
 class Member:
-    """The part of a store that leaves the other writers; no use without the rest."""
+    """The part of a store that ends a writer; no use without the rest."""
 
     _index_lock: _fork.Lock
+
+    def _leave_alone(self, log: Log) -> None:
+        # Held to the end, so that no other thread's put comes between the mark and the farewell.
+        store = cast("KVStore", self)
+        try:
+            log.pause()
+        except Closed:
+            # Another thread was faster.
+            return
+        try:
+            _, index = store._open_parts()
+            log.flush()
+            if index_file.read_mark(index) is None:
+                index_file.mark_clean(index, log.committed, *log.end_of_tail)
+            store._hinter.close(log, index)
+        finally:
+            try:
+                store._hinter.stop()
+                log.close()
+            finally:
+                # Refused, it was not closed: a destructor may have interrupted a sync of this very thread.
+                if log.closed:
+                    store._forget()
+                log.unpause()
 
     def _leave(self, log: Log) -> None:
         # The last one to go says that the index may be trusted. Nobody comes meanwhile, and nobody who opens

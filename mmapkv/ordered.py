@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 # Records that are read at a stretch, before other threads get a turn.
 RECORDS_AT_ONCE = 4096
+# With so many times as many keys as the store counts, and some more, it is found out which are still there.
+SUPERFLUOUS = 2
+SUPERFLUOUS_LEAST = 1000
 # With more changes than one key in so many, membership is asked of a set made for it.
 MANY = 8
 
@@ -42,8 +45,8 @@ class OrderedKeys:
         self._lock = threading.Lock()
         self._keys = SortedList()
         self._gone: set[bytes] = set()
-        # Whether a key may vanish by itself.
-        self._expiring = False
+        # Whether a key may vanish without being named: by its time to live, or with others in a clear.
+        self._vague = False
         # Every record below is in it; None: not yet built, or not to be trusted any more.
         self._position: int | None = None
         self._epoch = 0
@@ -79,8 +82,12 @@ class OrderedKeys:
         For who takes a snapshot next, which is not older then. Raises CorruptionError, Closed.
         """
         with self._lock:
-            stop, _ = store._visible()
+            stop, count, _ = store._present()
             self._bring_up(store, stop)
+            if self._vague and len(self._keys) > SUPERFLUOUS * count + SUPERFLUOUS_LEAST:
+                # Most of them were cleared.
+                self._position = None
+                self._bring_up(store, stop)
             if self._gone and self._era() is None:
                 self._forget()
 
@@ -102,7 +109,7 @@ class OrderedKeys:
         with self._lock:
             self._bring_up(store, stop)
             found = list(islice(self._keys.irange(low, high, (not beyond_low, False), reverse), count))
-            return found, self._position == stop and not self._gone and not self._expiring
+            return found, self._position == stop and not self._gone and not self._vague
 
     def _after_fork_in_child(self) -> None:
         # Threads of the parent that held them are not here. What one of them was at has no position.
@@ -118,14 +125,14 @@ class OrderedKeys:
         # Whatever interrupts this finds it to be built anew.
         self._position = None
         if position is None or not self._advance(log, position, stop):
-            self._build(log, stop)
+            self._build(store, log, stop)
         self._epoch = epoch
         self._position = stop
 
     def _advance(self, log: Log, position: int, stop: int) -> bool:
         # False when the log does not have all records from there on: those removed may have been deletions.
         try:
-            present, records = self._presence(log, position, stop)
+            present, records = self._presence(log, position, stop, 0)
         except (TooOld, IndexError):
             return False
         if records != stop - position:
@@ -139,9 +146,12 @@ class OrderedKeys:
                 self._gone.add(key)
         return True
 
-    def _build(self, log: Log, stop: int) -> None:
-        self._expiring = False
-        present, _ = self._presence(log, 0, stop)
+    def _build(self, store: KVStore, log: Log, stop: int) -> None:
+        self._vague = False
+        # What was cleared before, only a snapshot from before that can need.
+        _, _, cleared = store._present()
+        cleared = cleared if log.first_seq < cleared <= stop and self._era() is None else 0
+        present, _ = self._presence(log, cleared, stop, cleared)
         # With those that are deleted by now: a snapshot may be older.
         self._keys = SortedList(sorted_keys(present))
         self._gone = {key for key, there in present.items() if not there}
@@ -156,14 +166,14 @@ class OrderedKeys:
         self._gone = set()
         self._position = position
 
-    def _presence(self, log: Log, start: int, stop: int) -> tuple[dict[bytes, bool], int]:
+    def _presence(self, log: Log, start: int, stop: int, known: int) -> tuple[dict[bytes, bool], int]:
         # Of each key in these records, whether it is there after them; and how many records they are.
         present: dict[bytes, bool] = {}
         replay = log.replay(start, stop)
         records = 0
         while True:
-            done, expiring = note_presence(replay, present, RECORDS_AT_ONCE)
+            done, vague = note_presence(replay, present, RECORDS_AT_ONCE, known)
             if not done:
                 return present, records
             records += done
-            self._expiring = self._expiring or expiring
+            self._vague = self._vague or vague

@@ -2,6 +2,7 @@ cimport cython
 from libc.stdint cimport uint64_t
 
 from mmapkv.index cimport Hit, Index, Outcome
+from mmapkv.marks cimport Marks
 from mmapkv.slots cimport SlotMap
 from mmaplog.log cimport Log
 
@@ -15,6 +16,7 @@ cdef class StoreReader:
     cdef uint64_t faults        # of this process, when the regions of this store were last found without
     cdef uint64_t settled       # how often something stood in the way of a look-up, and pointers found before may be stale
     cdef uint64_t seen          # every record below this number is known to be visible
+    cdef Marks marks            # of a cache, or None
     cdef uint64_t tail_id       # for the writer: the log segment that its `tail_slot` stands for; 0 before the first write
     cdef object __weakref__
 
@@ -24,7 +26,7 @@ cdef class StoreReader:
     @cython.final
     cdef int look(self, const char *key, uint64_t key_size, Hit *hit) except -1
     cdef bint admit(self, Index index, Hit *hit) except -1
-    cdef bint step_down(self, Index index, uint64_t stop, Hit *hit) except -1
+    cdef bint step_down(self, Index index, uint64_t stop, uint64_t cleared, Hit *hit) except -1
     cdef int settle(self, Index index, Outcome outcome, Hit *hit) except -1
     cdef raise_closed(self)
 

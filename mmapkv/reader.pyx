@@ -8,11 +8,14 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromSt
 from libc.stdint cimport uint64_t
 
 from mmapio cimport _fault
+from mmapio cimport _memory as memory
 from mmapio._os cimport now_ns
 from mmapio.region cimport copy_guarded
 from mmapio.view cimport slice_of
 from mmapkv.format cimport KEY_SIZE_MAX
 from mmapkv.index cimport ABSENT, PRESENT, REPLACED, UNSOUND, Hit, Index, Outcome
+from mmapkv.marks cimport Marks
+from mmapkv.moment cimport read_moment
 from mmapkv.slots cimport SlotMap
 from mmaplog.checksum cimport xxh3
 from mmaplog.log cimport Log
@@ -166,7 +169,11 @@ cdef class StoreReader:
             if _fault.faults() != self.faults:
                 self.check_faults()
             if outcome == PRESENT:
-                return self.admit(index, hit)
+                if not self.admit(index, hit):
+                    return 0
+                if self.marks is not None:
+                    self.marks.note(hit.slot, hit.offset)
+                return 1
             if outcome == ABSENT:
                 return 0
             self.settle(index, outcome, hit)
@@ -175,30 +182,35 @@ cdef class StoreReader:
         # Whether what was found is a value now; the hit may be changed to an older version. What a commit stores becomes
         # visible at once, when `applied` is published: an entry may be ahead of that. Looked at after the entry, so
         # what one look-up shows, every later one shows too.
-        cdef uint64_t count
+        # So it is with what was cleared.
+        cdef uint64_t count, cleared
         cdef Hit newest
-        if hit.seq >= self.seen:
-            index.applied(&self.seen, &count)
+        if hit.seq >= self.seen or hit.seq < memory.load_acquire(&index.state.cleared):
+            read_moment(index.state, &self.seen, &count, &cleared)
+            if hit.seq < cleared:
+                return False
             if hit.seq >= self.seen:
                 newest = hit[0]
                 try:
-                    if not self.step_down(index, self.seen, hit):
+                    if not self.step_down(index, self.seen, cleared, hit):
                         return False
                 except SnapshotTooOld:
                     # Compaction removes it once the newer one is visible.
-                    index.applied(&self.seen, &count)
+                    read_moment(index.state, &self.seen, &count, &cleared)
                     if newest.seq >= self.seen:
                         raise
+                    if newest.seq < cleared:
+                        return False
                     hit[0] = newest
         if hit.deleted:
             return False
         return hit.expires == 0 or hit.expires > now_ns()
 
-    cdef bint step_down(self, Index index, uint64_t stop, Hit *hit) except -1:
-        # From a version of a key to the newest one below `stop`; False when there is none.
+    cdef bint step_down(self, Index index, uint64_t stop, uint64_t cleared, Hit *hit) except -1:
+        # From a version of a key to the newest one below `stop`; False when there is none that was not `cleared`.
         cdef Outcome outcome
         while True:
-            outcome = index.version_before(stop, self.verify, hit)
+            outcome = index.version_before(stop, cleared, self.verify, hit)
             if _fault.faults() != self.faults:
                 self.check_faults()
             if outcome == PRESENT:
@@ -252,12 +264,17 @@ cdef class StoreReader:
         self.seen = 0
         self.tail_id = 0
 
+    def _mark(self, Marks marks):
+        # What is read from now on is noted there.
+        self.marks = marks
+
     def _parts(self):
         return self.log, self.index
 
     def _forget(self):
         self.index = None
         self.slots = None
+        self.marks = None
 
     cdef raise_closed(self):
         raise Closed(_errno.EBADF, "the store is closed; open it again", self._path)

@@ -8,9 +8,11 @@ from libc.string cimport memcmp, memcpy
 
 from mmapio cimport _fault
 from mmapkv.catch_up cimport parse
+from mmapkv.clearance cimport bound_of
 from mmapkv.format cimport (
     FLAG_CREATES,
     FLAG_PREVIOUS,
+    KIND_CLEAR,
     KIND_DELETE,
     KIND_PUT,
     PAYLOAD_HEADER_SIZE,
@@ -64,6 +66,8 @@ cdef class RecordCheck:
     cdef Log log
     cdef Replay replay
     cdef uint64_t first_seq, stop, window, numbers, faults
+    cdef uint64_t shown         # records below counted as deleted when `stop` was yet to come
+    cdef uint64_t cleared       # by the clears that were come to so far
     cdef bint chains_only
     cdef bint incomplete        # records were skipped
     cdef set missing            # slots whose log segment cannot be opened
@@ -81,13 +85,14 @@ cdef class RecordCheck:
     def __dealloc__(self):
         free(self.followed)
 
-    def __init__(self, Index index, Log log, uint64_t stop, uint64_t window, uint64_t numbers, bint chains_only):
+    def __init__(self, Index index, Log log, uint64_t stop, uint64_t window, uint64_t numbers, bint chains_only, uint64_t shown):
         self.index = index
         self.log = log
         self.stop = stop
         self.window = window
         self.numbers = numbers
         self.chains_only = chains_only
+        self.shown = shown
         self.first_seq = log.first_seq
         self.found = []
         self.missing = set()
@@ -136,8 +141,15 @@ cdef class RecordCheck:
             self.incomplete = True
             self.add(record, f"is none of a store: {error.strerror}")
             return 0
+        if payload.kind == KIND_CLEAR:
+            # Of no key: nothing follows it.
+            self.cleared = max(self.cleared, bound_of(record))
+            if self.window <= seq < self.window + self.numbers:
+                self.in_window += 1
+                self.mark(seq)
+            return 0
         newest = self.look_up(record, key, payload.key_length)
-        if newest and payload.kind == KIND_PUT:
+        if newest and payload.kind == KIND_PUT and seq >= self.shown:
             self.keys += 1
             self.live_bytes += record.size
         if self.window <= seq < self.window + self.numbers:
@@ -156,6 +168,10 @@ cdef class RecordCheck:
             outcome = self.index.find(xxh3(key, key_size, self.index.seed), key, key_size, False, &hit)
             if outcome == PRESENT:
                 break
+            if outcome == ABSENT and record.seq < self.index.state.cleared:
+                # Entries go before the segments do. What followed it is not looked for.
+                self.incomplete = True
+                return False
             if outcome == ABSENT:
                 self.add(record, f"is of key {shown(key, key_size)!r}, which has no entry in the index", True)
                 return False
@@ -220,6 +236,8 @@ cdef class RecordCheck:
         if self.chains_only:
             return 0
         deleted = self.is_deletion(&previous, key, payload.key_length)
+        if deleted == 0 and previous.seq < self.cleared:
+            deleted = 1
         if deleted == OTHER_KEY:
             self.add(record, f"names record {previous.seq}, which is of another key, as the version before")
         elif deleted != GONE and not deletes and creates != deleted:
@@ -269,6 +287,9 @@ cdef class RecordCheck:
             return
         self.replay = self.log.replay(stop=self.stop)
         while self.replay.read(&record, False):
+            if record.seq < self.index.state.cleared:
+                # Its entry may be gone, and who puts the key anew knows nothing of it then.
+                continue
             if self.window <= record.seq < self.window + self.numbers and self.mark(record.seq):
                 self.report(&record, "is not the newest of its key, and no record names it as the version before")
 

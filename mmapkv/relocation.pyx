@@ -14,7 +14,7 @@ from mmapkv.format cimport (
     ADDRESS_BITS,
     BUCKETS,
     ENTRIES,
-    KIND_DELETE,
+    KIND_CLEAR,
     KIND_PUT,
     LINE,
     OVERFLOW_LINES,
@@ -37,6 +37,7 @@ from mmapkv.format cimport (
     word_tag_base,
 )
 from mmapkv.index cimport Index
+from mmapkv.moment cimport store_count
 from mmaplog.checksum cimport xxh3
 from mmaplog.format cimport SEGMENT_HEADER_SIZE, Found, Record, read_record
 from mmaplog.log cimport Log
@@ -149,10 +150,10 @@ cdef bint split_payload(const Record *record, PayloadHeader *payload, const char
     if record.payload_size < PAYLOAD_HEADER_SIZE:
         return False
     memcpy(payload, record.payload, sizeof(payload[0]))
-    if payload.flags & ~<unsigned int>PAYLOAD_FLAG_KNOWN or not (payload.kind == KIND_PUT or payload.kind == KIND_DELETE):
+    if payload.flags & ~<unsigned int>PAYLOAD_FLAG_KNOWN or not KIND_PUT <= payload.kind <= KIND_CLEAR:
         return False
     key[0] = record.payload + head_size(payload.flags)
-    return payload.key_length != 0 and record.payload_size == value_offset(payload.flags, payload.key_length) + payload.value_length
+    return (payload.key_length == 0) == (payload.kind == KIND_CLEAR) and record.payload_size == value_offset(payload.flags, payload.key_length) + payload.value_length
 
 
 cdef int relocate_some(Cursor *at, const Ground *ground, uint64_t count) noexcept nogil:
@@ -188,23 +189,27 @@ cdef int relocate_some(Cursor *at, const Ground *ground, uint64_t count) noexcep
 
 cdef bint relocate(Cursor *at, const Ground *ground, const Move *move) noexcept nogil:
     # False when the index leads beyond its end.
+    cdef State *state = <State *>(ground.base + STATE_OFFSET)
     cdef Record new
     cdef uint64_t *cell = NULL
-    cdef Fate fate = fate_of(ground, move.hash, move.address, &cell)
+    cdef Fate fate = SUPERSEDED
+    if move.kind != KIND_CLEAR:
+        fate = fate_of(ground, move.hash, move.address, &cell)
     if fate == BEYOND:
         return False
     while (read_record(at.new, at.new_offset, at.new_limit, at.new_id, at.new_base, False, &new) == Found.RECORD
            and new.seq < move.seq):
         at.new_offset += new.size
     if at.new_offset < at.new_limit and new.seq == move.seq:
-        if fate != CURRENT or move.kind == KIND_DELETE:
+        if fate != CURRENT or move.kind != KIND_PUT or move.seq < state.cleared:
             at.dead += new.size
         if fate == CURRENT:
             memory.store_release(cell, cell[0] >> ADDRESS_BITS << ADDRESS_BITS | make_address(at.new_slot, at.new_offset))
     elif fate == CURRENT:
-        # What was left out: a tombstone, or a value that had expired.
-        if move.kind == KIND_PUT:
-            memory.store_release(&(<State *>(ground.base + STATE_OFFSET)).counting, 1)
+        # What was left out: a tombstone, what was cleared, or a value that had expired. That one is in the count, unless a clear that was
+        # published took it out.
+        if move.kind == KIND_PUT and move.seq >= state.shown[state.turn & 1]:
+            memory.store_release(&state.counting, 1)
             at.gone += 1
         memory.store_release(cell, 0)
     return True
@@ -305,7 +310,7 @@ def carry_out(Index index, Log log, listed, bint paused):
                     more = relocate_some(&at, &ground, PIECE)
                 if at.gone:
                     index.applied(&seq, &count)
-                    index.publish(seq, count - at.gone)
+                    store_count(index.state, count - at.gone)
             finally:
                 if not paused:
                     log.unpause()

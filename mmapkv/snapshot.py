@@ -35,8 +35,10 @@ class Snapshot(Frozen, Scanned, Mapping[bytes, bytes]):
     (b'10', b'12')
     """
 
-    def __init__(self, store: KVStore, stop: int, count: int, pin: Pin | None, era: Era) -> None:
-        super().__init__(store, stop, count)
+    def __init__(
+        self, store: KVStore, stop: int, count: int, cleared: int, pin: Pin | None, era: Era
+    ) -> None:
+        super().__init__(store, stop, count, cleared)
         self._store = store
         # Keeps compaction from removing what was current then; walks share it.
         self._pin = pin
@@ -78,4 +80,4 @@ class Snapshot(Frozen, Scanned, Mapping[bytes, bytes]):
 
     def _walk(self, what: int) -> Walk[Any]:
         self._check()
-        return self._store._walk_until(self.stop, what, self.now, self._pin)
+        return self._store._walk_until(self.stop, self.cleared, what, self.now, self._pin)

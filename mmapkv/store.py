@@ -15,13 +15,16 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, Self, Suppor
 from mmapio import _fork
 from mmapio.errors import Closed
 from mmapio.options import FlushPolicy, Trigger
-from mmapkv import attach, index_file
+from mmapkv import attach, cache, index_file, marks
 from mmapkv.bulk import BulkWriter
+from mmapkv.cache import checked_bound, segment_bytes_of
 from mmapkv.care import Cared
 from mmapkv.changes import Changes
+from mmapkv.clearing import clear
 from mmapkv.codecs import Bytes, Codec, checked
 from mmapkv.compactor import Compactor
 from mmapkv.errors import Conflict, SnapshotTooOld, StoreError
+from mmapkv.eviction import Eviction
 from mmapkv.hinter import Hinter
 from mmapkv.index import Index
 from mmapkv.membership import Member
@@ -34,7 +37,7 @@ from mmapkv.transaction import Transaction
 from mmapkv.typed import TypedStore
 from mmapkv.views import Items, Values
 from mmapkv.walk import EXPIRED, KEYS, Walk
-from mmaplog.errors import CorruptionError
+from mmaplog.errors import CorruptionError, TooOld
 from mmaplog.log import DEFAULT_POLICY, DEFAULT_SEGMENT_BYTES, Log, open_log
 
 if TYPE_CHECKING:
@@ -78,6 +81,7 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
     _log: Log
     _oldest: Iterator[bytes] | None
     _pins: Pins
+    _eviction: Eviction | None
     _flush_policy: FlushPolicy
     _ordered: OrderedKeys
     _hinter: Hinter
@@ -111,6 +115,8 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         verify: bool = ...,
         ordered: bool = ...,
         compaction: bool = ...,
+        max_bytes: SupportsIndex | None = ...,
+        eviction: Literal["clock", "fifo"] = ...,
         codec: None = None,
     ) -> Self: ...
     @overload
@@ -126,6 +132,8 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         verify: bool = ...,
         ordered: bool = ...,
         compaction: bool = ...,
+        max_bytes: SupportsIndex | None = ...,
+        eviction: Literal["clock", "fifo"] = ...,
         codec: Codec[_T],
     ) -> TypedStore[bytes, _T]: ...
     @classmethod
@@ -140,6 +148,8 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         verify: bool = True,
         ordered: bool = False,
         compaction: bool = True,
+        max_bytes: SupportsIndex | None = None,
+        eviction: Literal["clock", "fifo"] = "clock",
         codec: Codec[Any] | None = None,
     ) -> Self | TypedStore[bytes, Any]:
         """Open or create the store in the directory `path`.
@@ -150,27 +160,34 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         durable by themselves; `segment_bytes` (of a new store) is how large its log's files grow;
         `verify=False` skips the checksum of each record read; with `ordered` the keys are sorted now, and not
         when :meth:`scan` is first called. What is superseded or deleted is removed in the background, where
-        one handle writes, unless `compaction` is false: then :meth:`compact` does that. With a `codec` the
-        result is a :class:`TypedStore`. Costs O(1) after a clean close or a killed process; after a power cut
-        the index is built anew: some 120 ns a record by hints, 350 ns where there are none.
+        one handle writes, unless `compaction` is false: then :meth:`compact` does that. With `max_bytes` it
+        is a cache with one writer: what is oldest and, unless `eviction` is "fifo", was not read since, makes
+        way for what is put, so that the records that count take no more; docs/cache.md tells the rest. With a
+        `codec` the result is a :class:`TypedStore`. Costs O(1) after a clean close or a killed process; after
+        a power cut the index is built anew: some 120 ns a record by hints, 350 ns where there are none.
 
-        Raises FileNotFoundError, NotADirectoryError, PermissionError, ValueError for another mode or for
-        `shared` with "r" and "n", Locked (naming the process that writes), FormatError, CorruptionError;
-        Unsupported for `shared` where there are no robust mutexes.
+        Raises FileNotFoundError, NotADirectoryError, PermissionError, ValueError for another mode or
+        `eviction`, for `shared` with "r" and "n", for a `max_bytes` that is too small, for a reader or with
+        `shared`, Locked (naming the process that writes), FormatError, CorruptionError; Unsupported for
+        `shared` where there are no robust mutexes.
         """
         if codec is not None:
             checked(codec)
+        bound = checked_bound(max_bytes, eviction, mode, shared=shared)
         # Before anything can change the current directory.
         place = os.path.realpath(os.fsdecode(path))
-        log = open_log(Log, path, mode, flush_policy, False, segment_bytes, (attach.NAME,), shared)
+        size = segment_bytes_of(bound, segment_bytes)
+        log = open_log(Log, path, mode, flush_policy, False, size, (attach.NAME, marks.NAME), shared)
         store = cls.__new__(cls)
         store._log = log
         store._oldest = None
         store._care = _fork.Lock()
         store._caring = 0
         store._pins = Pins(log)
-        alone = log.writable and not shared
+        # The hand of a cache goes over what is dead anyway.
+        alone = log.writable and not shared and not bound
         store._compactor = Compactor(store, automatic=True) if compaction and alone else None
+        store._eviction = None
         store._views = weakref.WeakValueDictionary()
         store._index_lock = _fork.Lock()
         # Whatever this handle may: one process writes, unless all say otherwise.
@@ -190,12 +207,13 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         # Who asked for no syncs of its own accord asked for no thread; nor is one started in a turn.
         patient = flush_policy.trigger in (Trigger.NEVER, Trigger.MANUAL)
         store._hinter = Hinter(store, threaded=not (patient or log.shared))
-        if ordered:
-            try:
+        try:
+            store._eviction = cache.begin(store, bound, eviction)
+            if ordered:
                 store._ordered.prepare(store)
-            except BaseException:
-                store.close()
-                raise
+        except BaseException:
+            store.close()
+            raise
         return store if codec is None else store.typed(codec)
 
     @property
@@ -242,8 +260,8 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
             if oldest is None and len(self):
                 # Nothing before the point that an exhausted walk reached can come to life again, and what
                 # compaction removes meanwhile has come later by then.
-                self._oldest = self._walk_until(self._visible()[0], KEYS, 0, None)
-            with suppress(SnapshotTooOld):
+                self._oldest = self._walk_until(*self._present()[::2], KEYS, 0, None)
+            with suppress(SnapshotTooOld, TooOld):
                 for key in self._oldest or ():
                     value = self.pop(key, None)
                     if value is not None:
@@ -253,14 +271,15 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
                 # Read from the beginning; what is counted may all have expired.
                 raise KeyError("popitem: the store is empty")
 
-    def clear(self) -> None:
-        """Delete every key. Costs one deletion for each."""
-        for key in self:
-            try:
-                del self[key]
-            except KeyError:
-                # Deleted by another thread meanwhile.
-                continue
+    def clear(self, *, durable: bool = False) -> None:
+        """Delete every key, in one step for every thread and process. Costs one record.
+
+        Snapshots, walks and transactions that began before see what there was. What the log has of it takes
+        its room until :meth:`compact`. Raises what `put` does.
+        """
+        clear(self, durable)
+        if self._compactor is not None:
+            self._compactor.cleared(self)
 
     def sweep(self) -> int:
         """Delete the keys whose time to live is over, and return how many there were.
@@ -404,30 +423,7 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
                 self._hinter.close(log, index)
                 self._leave(log)
             else:
-                self._close_writer(log)
-
-    def _close_writer(self, log: Log) -> None:
-        # Held to the end, so that no other thread's put comes between the mark and the farewell.
-        try:
-            log.pause()
-        except Closed:
-            # Another thread was faster.
-            return
-        try:
-            _, index = self._open_parts()
-            log.flush()
-            if index_file.read_mark(index) is None:
-                index_file.mark_clean(index, log.committed, *log.end_of_tail)
-            self._hinter.close(log, index)
-        finally:
-            try:
-                self._hinter.stop()
-                log.close()
-            finally:
-                # Refused, it was not closed: a destructor may have interrupted a sync of this very thread.
-                if log.closed:
-                    self._forget()
-                log.unpause()
+                self._leave_alone(log)
 
     def __enter__(self) -> Self:
         self._open_parts()
@@ -457,35 +453,40 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         return f"<KVStore {self.path!r} {'writing' if self._log.writable else 'reading'}, {len(self)} keys>"
 
     def _walk(self, what: int) -> Walk[Any]:
-        stop, _, pin = self._pinned()
-        return self._walk_until(stop, what, 0, pin)
+        stop, _, cleared, pin = self._pinned()
+        return self._walk_until(stop, cleared, what, 0, pin)
 
-    def _walk_until(self, stop: int, what: int, now: int, pin: Pin | None) -> Walk[Any]:
+    def _walk_until(self, stop: int, cleared: int, what: int, now: int, pin: Pin | None) -> Walk[Any]:
         log, _ = self._open_parts()
-        return Walk(self, log.replay(stop=min(stop, log.committed)), what, now, pin)
+        stop = min(stop, log.committed)
+        start = cleared if log.first_seq < cleared <= stop else 0
+        return Walk(self, log.replay(start, stop), what, now, pin)
 
     def _visible(self) -> tuple[int, int]:
-        # (number after the last record that reads show, keys present then). What is above is not yet in the
-        # index: the entries of a commit may be a moment away.
+        return self._present()[:2]
+
+    def _present(self) -> tuple[int, int, int]:
+        # (number after the last record that reads show, keys present then, number below which a clear deleted
+        # all). What is above is not yet in the index: the entries of a commit may be a moment away.
         _, index = self._open_parts()
         while index.retired:
             self._reload_index(index)
             _, index = self._open_parts()
-        return index.progress()
+        return index.present()
 
-    def _pinned(self) -> tuple[int, int, Pin | None]:
+    def _pinned(self) -> tuple[int, int, int, Pin | None]:
         # The same, and what keeps compaction from removing what was current; a forked child has no locks.
         deadline = time.monotonic() + attach.WAIT_SECONDS_MAX
         while True:
-            seq, count = self._visible()
+            seq, count, cleared = self._present()
             _, index = self._open_parts()
             try:
                 pin = self._pins.hold(seq)
             except Closed:
-                return seq, count, None
+                return seq, count, cleared, None
             if index.horizon <= seq and not index.retired:
                 if not attach.is_outdated(*self._open_parts()):
-                    return seq, count, pin
+                    return seq, count, cleared, pin
                 if time.monotonic() > deadline:
                     raise StoreError(
                         errno.ETIMEDOUT, "waited for the writer to provide an index; open it again", self.path
@@ -555,6 +556,11 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
                     self._use(*attach.rebuild(log, index))
             finally:
                 log.unpause()
+
+    def _make_way(self, size: int) -> None:
+        # For a cache.
+        if self._eviction is not None:
+            self._eviction.make_way(size)
 
     def _rolled(self) -> None:
         if self._compactor is not None:

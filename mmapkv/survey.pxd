@@ -24,6 +24,9 @@ cdef struct Scan:
     uint64_t offset
     uint64_t needed             # what was current at this number or later is needed
     uint64_t sweepable          # nothing in earlier segments could bring a key back whose last record is below this number
+    uint64_t cleared            # what is below is dead, ...
+    uint64_t clear_seq          # ... as this record says; ...
+    uint64_t floor              # ... and nobody looks for what is below this any more
     uint64_t expired            # what had expired at this time may leave, in nanoseconds since 1970; 0: nothing
     uint32_t *places            # of what stays
     uint64_t count

@@ -9,6 +9,7 @@ from mmapkv.format cimport (
     FLAG_CREATES,
     FLAG_EXPIRY,
     FLAG_PREVIOUS,
+    KIND_CLEAR,
     KIND_DELETE,
     PAYLOAD_HEADER_SIZE,
     PREVIOUS_SIZE,
@@ -61,16 +62,35 @@ cdef Pause scan_some(Scan *scan, const Ground *ground, uint64_t records, uint64_
             known += 1
         for i in range(known):
             seen = &block[i]
+            if seen.record.seq < scan.floor:
+                drop(scan, &seen.record)
+                continue
+            if seen.payload.kind == KIND_CLEAR:
+                judge_clear(scan, seen)
+                continue
             fate = fate_of(ground, seen.hash, make_address(scan.slot, scan.offset), &cell)
             if fate == Fate.BEYOND:
                 return OUTGROWN_HERE
             if fate == Fate.UNDECIDED:
                 return ASKING
             if fate == Fate.CURRENT and not (seen.record.seq < scan.sweepable and may_go(scan, seen)):
-                keep(scan, &seen.record, &seen.payload, seen.payload.kind == KIND_DELETE)
+                if seen.record.seq < scan.cleared:
+                    # Somebody looks at the store as it was before that.
+                    scan.held += seen.record.size
+                keep(scan, &seen.record, &seen.payload, seen.payload.kind == KIND_DELETE or seen.record.seq < scan.cleared)
             else:
                 drop(scan, &seen.record)
     return DONE
+
+
+cdef void judge_clear(Scan *scan, const Seen *seen) noexcept nogil:
+    # A tombstone of all keys; an older one says nothing that a newer one does not.
+    if scan.floor and (seen.record.seq < scan.clear_seq or seen.record.seq < scan.sweepable):
+        drop(scan, &seen.record)
+        return
+    if scan.floor == 0:
+        scan.held += seen.record.size
+    keep(scan, &seen.record, &seen.payload, True)
 
 
 cdef bint may_go(const Scan *scan, const Seen *seen) noexcept nogil:

@@ -137,7 +137,9 @@ class Transaction(Scanned, MutableMapping[bytes, bytes]):
         self._over = True
         try:
             if kind is None and self._changes:
-                self._store._commit(self._batch, list(self._reads), self._before.stop, self._read_all)
+                self._store._commit(
+                    self._batch, list(self._reads), self._before.stop, self._read_all, self._before.cleared
+                )
         finally:
             self._before.close()
 

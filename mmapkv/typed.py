@@ -50,6 +50,10 @@ class TypedStore(Namespace[K, T]):
         """Counts and sizes of the store."""
         return self._store.stats()
 
+    def clear(self) -> None:
+        """Delete every key, as :meth:`mmapkv.KVStore.clear` does."""
+        self._store.clear()
+
     def __len__(self) -> int:
         return len(self._store)
 

@@ -150,7 +150,7 @@ def _check(
     log: Log, index: Index | None, report: _Report, full: bool, progress: _Progress | None, note: str | None
 ) -> StoreVerified:
     # The index before the log, which is ahead of it: a count goes with its number.
-    seq, count = (log.committed, 0) if index is None else index.progress()
+    seq, count, cleared = (log.committed, 0, 0) if index is None else index.present()
     first, stop = log.first_seq, min(seq, log.committed)
     tell = _Stages(progress, (2 * full) * (stop - first))
     checked, damaged = (0, 0, 0), frozenset[str]()
@@ -167,11 +167,12 @@ def _check(
             return report.made(checked, note=note)
         # The records can be checked against an index of our own.
         index, _ = attach.build_private(log)
-        stop, count = index.progress()
-        keys = _check_records(log, index, stop, count, report, tell, sound=True)
+        stop, count, cleared = index.present()
+        keys = _check_records(log, index, (stop, count, cleared), report, tell, sound=True)
         return report.made(checked, keys, note=note)
     entries = _check_index(index, log, damaged, report)
-    keys = _check_records(log, index, stop, count, report, tell, sound=not damaged) if full else (0, 0)
+    moment = stop, count, cleared
+    keys = _check_records(log, index, moment, report, tell, sound=not damaged) if full else (0, 0)
     return report.made(checked, keys, entries)
 
 
@@ -186,14 +187,15 @@ def _check_index(index: Index, log: Log, damaged: frozenset[str], report: _Repor
 
 
 def _check_records(
-    log: Log, index: Index, stop: int, count: int, report: _Report, tell: _Stages, *, sound: bool
+    log: Log, index: Index, moment: tuple[int, int, int], report: _Report, tell: _Stages, *, sound: bool
 ) -> tuple[int, int]:
     # As often as it takes to keep account of all numbers; how many keys there are, and the bytes of them.
+    stop, count, cleared = moment
     first = log.first_seq
     keys = live_bytes = 0
     for window in range(first, max(stop, first + 1), NUMBERS_MAX):
         check = RecordCheck(
-            index, log, stop, window, min(stop - window, NUMBERS_MAX), chains_only=window > first
+            index, log, stop, window, min(stop - window, NUMBERS_MAX), window > first, cleared
         )
         stage = tell.stage(stop - first)
         while True:

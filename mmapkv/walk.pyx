@@ -182,7 +182,7 @@ cdef class Walk:
             if _fault.faults() != self.store.faults:
                 self.store.check_faults()
             while outcome == PRESENT:
-                outcome = index.version_before(self.stop, False, &hit)
+                outcome = index.version_before(self.stop, 0, False, &hit)
                 if outcome == PRESENT:
                     return hit.seq == seq
                 if outcome == STRAY or outcome == UNMAPPED or outcome == TOO_OLD:

@@ -38,6 +38,10 @@ cdef struct Version:
 cdef class StoreWriter(Sharer):
     cdef char record[MADE_MAX]  # that is being made
     cdef int last_known         # FLAG_PREVIOUS when the last one had it, or 0
+    # Of a cache: up to which offset of that segment may be written without another look at the bound, and the bound; NEVER_DUE and 0 otherwise.
+    cdef uint64_t due
+    cdef uint64_t bound
+    cdef bint expiring          # something may have a time to live
 
     cdef int put_pair(self, key, value, uint64_t expires, bint durable) except -1
     cdef int require(self, uint64_t key_size, uint64_t value_size) except -1
@@ -49,8 +53,10 @@ cdef class StoreWriter(Sharer):
     cdef bytes copy_held(self, const char *start, uint64_t size)
     cdef int commit(self, Spot *spot, Version *version, bint durable) except -1
     cdef int get_ready(self) except -1
+    cdef int enter_tail(self, Index index) except -1
     cdef int prepare(self, Index index) except -1
     cdef int split(self, Index index, uint64_t hash) except -1
+    cdef int make_way(self, uint64_t size) except -1
 
 
 cdef class Content:
@@ -60,6 +66,9 @@ cdef class Content:
     cdef bint held
     cdef const char *start
     cdef uint64_t size
+
+
+cdef uint64_t NEVER_DUE
 
 
 cdef Content content_of(value)

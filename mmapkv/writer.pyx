@@ -47,14 +47,25 @@ from mmapkv.index import Reseed
 cdef object MISSING = object()
 # The times that are kept as unsigned numbers of nanoseconds since 1970 end in 2554; this far ahead of today is certainly before.
 cdef double TTL_SECONDS_MAX = 1e10
+cdef uint64_t NEVER_DUE = <uint64_t>-1
 
 
 cdef class StoreWriter(Sharer):
     """The writing half of ``KVStore``, per operation.
 
     The subclass gives the methods that replace the index or ready it for writing, `_rebuild_index` and `_begin_writing`; `_segment_filled`,
-    which is told when another segment is written to; and `_rolled`, which is told later, with nothing in hand, and may wait.
+    which is told when another segment is written to; `_rolled`, which is told later, with nothing in hand, and may wait; and for a cache
+    `_make_way`.
     """
+
+    def __cinit__(self):
+        self.due = NEVER_DUE
+        self.expiring = True
+
+    def _bind(self, uint64_t bound):
+        # It is a cache from now on.
+        self.bound = bound
+        self.due = 0
 
     def __setitem__(self, key, value):
         self.put_pair(key, value, 0, False)
@@ -122,6 +133,10 @@ cdef class StoreWriter(Sharer):
             raise InvalidKey(f"a key has 1 to {KEY_SIZE_MAX} bytes, this one has {key_size}", self._path)
         if value_size > VALUE_SIZE_MAX:
             raise ValueTooLarge(f"a value has at most {VALUE_SIZE_MAX} bytes, this one has {value_size}", self._path)
+        if self.bound and record_size(value_offset(FLAG_PREVIOUS | FLAG_EXPIRY, key_size) + value_size, False) > self.bound:
+            raise ValueTooLarge(
+                f"key and value have {key_size + value_size} bytes, more than the cache, which holds {self.bound} with what the format adds",
+                self._path)
         return 0
 
     cdef void make_ahead(self, Version *version) noexcept:
@@ -163,6 +178,9 @@ cdef class StoreWriter(Sharer):
             if self.tail_id != log.segment_id:
                 self.prepare(index)
                 continue
+            if log.end + record_size(worst, False) > self.due:
+                self.make_way(record_size(worst, False))
+                continue
             if not index.has_room():
                 index.make_room()
                 continue
@@ -173,7 +191,7 @@ cdef class StoreWriter(Sharer):
             if _fault.faults() != self.faults:
                 self.check_faults()
             if outcome == PRESENT:
-                take_found(spot)
+                take_found(spot, index.state.cleared)
                 return 0
             if outcome == ABSENT:
                 spot.cell = index.place(hash, &spot.tag)
@@ -217,7 +235,7 @@ cdef class StoreWriter(Sharer):
             if _fault.faults() != self.faults:
                 self.check_faults()
             if outcome == PRESENT:
-                take_found(spot)
+                take_found(spot, index.state.cleared)
                 return PRESENT
             if outcome != ABSENT:
                 return outcome
@@ -245,6 +263,7 @@ cdef class StoreWriter(Sharer):
         self.last_known = flags
         if version.expires:
             flags |= FLAG_EXPIRY
+            self.expiring = True
         if version.kind == KIND_PUT and (not spot.known or spot.hit.deleted):
             flags |= FLAG_CREATES
         payload_size = value_offset(flags, version.key_size) + version.head_size + version.value_size
@@ -305,6 +324,18 @@ cdef class StoreWriter(Sharer):
         self._rolled()
         return 0
 
+    cdef int enter_tail(self, Index index) except -1:
+        # What may be written to a segment of a cache without another look is not known of the next one.
+        if self.due != NEVER_DUE and self.tail_id != self.log.segment_id:
+            self.due = 0
+        return Sharer.enter_tail(self, index)
+
+    cdef int make_way(self, uint64_t size) except -1:
+        # Lets go of what is oldest in a cache, so that so many bytes, and some more, can be written.
+        if self.due != NEVER_DUE:
+            self._make_way(min(size, self.bound))
+        return 0
+
     cdef int split(self, Index index, uint64_t hash) except -1:
         try:
             index.split(hash)
@@ -313,8 +344,10 @@ cdef class StoreWriter(Sharer):
         return 0
 
 
-cdef inline void take_found(Spot *spot) noexcept:
-    # The key has a version: the next one goes into the same entry.
+cdef inline void take_found(Spot *spot, uint64_t cleared) noexcept:
+    # The key has a version: the next one goes into the same entry. One that was cleared counts as a deletion.
+    if spot.hit.seq < cleared:
+        spot.hit.deleted = True
     spot.cell = spot.hit.cell
     spot.tag = spot.cell[0] >> ADDRESS_BITS << ADDRESS_BITS
     spot.known = True

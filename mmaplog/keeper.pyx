@@ -177,6 +177,9 @@ cdef class Keeper(Appender):
         finally:
             self.give_tail()
 
+    def truncate_to(self, seq):
+        """For layers above that take care of the log: what `truncate_before` does, for a number that the log has."""
+        self.advance_to(seq)
     def has_writer(self):
         """For layers above: whether another handle writes the log."""
         self.check()

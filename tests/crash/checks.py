@@ -69,6 +69,8 @@ def check_log(store: KVStore, start: int, effects: list[Operation], *, compacted
         operation = effects[entry.seq - start]
         kind, key, value = _parse(bytes(entry.payload))
         expected = value_of(operation.key, operation.version) if operation.kind is Kind.PUT else b""
+        if operation.kind is Kind.CLEAR:
+            expected = struct.pack("<Q", entry.seq)
         if (kind, key, value) != (operation.kind, operation.key, expected):
             wrong.append(
                 f"record {entry.seq} is {kind.name} {shown(key)} {shown_value(key, value)}, should be "

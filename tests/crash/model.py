@@ -23,7 +23,9 @@ class Model:
         """Carry an operation out. What writes a record, so no flush, nor deleting what is absent."""
         effects = self.effects(operation)
         for effect in effects:
-            if effect.kind is Kind.PUT:
+            if effect.kind is Kind.CLEAR:
+                self.versions.clear()
+            elif effect.kind is Kind.PUT:
                 self.versions[effect.key] = effect.version
             else:
                 del self.versions[effect.key]
@@ -31,8 +33,19 @@ class Model:
         return effects
 
     def effects(self, operation: Operation) -> list[Operation]:
-        """The puts and deletions of an operation that would write a record now."""
-        return [each for each in operation.writes() if each.kind is Kind.PUT or each.key in self.versions]
+        """The puts, deletions and clears of an operation that would write a record now."""
+        return [
+            each
+            for each in operation.writes()
+            if each.kind is Kind.PUT
+            or (self.versions if each.kind is Kind.CLEAR else each.key in self.versions)
+        ]
+
+    def touched(self, operation: Operation) -> set[bytes]:
+        """The keys that an operation may change."""
+        if operation.kind is Kind.CLEAR:
+            return set(self.versions)
+        return {each.key for each in operation.writes()}
 
     def value(self, key: bytes) -> bytes | None:
         """The value of a key, None when it is absent."""

@@ -30,11 +30,12 @@ class Kind(IntEnum):
 
     PUT = 1
     DELETE = 2
-    FLUSH = 3
-    REOPEN = 4
-    BATCH = 5
-    COMPACT = 6
-    TRANSACTION = 7
+    CLEAR = 3
+    FLUSH = 4
+    REOPEN = 5
+    BATCH = 6
+    COMPACT = 7
+    TRANSACTION = 8
 
 
 class Version(NamedTuple):
@@ -46,7 +47,7 @@ class Version(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """One call: its key and version mean nothing for a flush, nor for a batch of others."""
+    """One call: its key and version mean nothing for a flush or clear, nor for a batch of others."""
 
     kind: Kind
     key: bytes
@@ -56,12 +57,12 @@ class Operation(NamedTuple):
     """Of a batch or transaction: puts and deletions, of which several may be of one key."""
 
     def writes(self) -> list[Operation]:
-        """The puts and deletions that count: of several the last of each key, in their order.
+        """The puts, deletions and clears that count: of several the last of each key, in their order.
 
         In a transaction a deletion of what it has deleted already does nothing.
         """
         if self.kind not in (Kind.BATCH, Kind.TRANSACTION):
-            return [self] if self.kind in (Kind.PUT, Kind.DELETE) else []
+            return [self] if self.kind in (Kind.PUT, Kind.DELETE, Kind.CLEAR) else []
         last: dict[bytes, int] = {}
         for at, part in enumerate(self.parts):
             before = self.parts[last[part.key]].kind if part.key in last else Kind.PUT
@@ -151,6 +152,9 @@ def _singles(plan: Plan) -> Iterator[Operation]:
         if choice < reopen_below:
             kind = Kind.FLUSH if choice < flush_below else Kind.REOPEN
             yield Operation(kind, b"", Version(plan.round, number, 0), durable=False)
+            continue
+        if choice >= WHOLE - plan.clears:
+            yield Operation(Kind.CLEAR, b"", Version(plan.round, number, 0), durable=False)
             continue
         # A quarter of what is not new goes to keys of this very round.
         recent = fresh > 0 and word & 3 == 0

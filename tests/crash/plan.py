@@ -36,6 +36,8 @@ class Plan:
     """... and of deletions; the other operations overwrite."""
     large: int
     """Share of values of up to 64 KiB; most others have about 100 bytes."""
+    clears: int
+    """Share of calls of clear()."""
     batches: int
     """Share of batches and transactions, in place of single operations."""
     durable: int
@@ -96,4 +98,5 @@ class Plan:
             reader_meanwhile=rng.random() < 0.1,
             reader_first=rng.random() < 0.1,
             closes_cleanly=rng.random() < 0.3,
+            clears=rng.choice((0, 0, 0, 0, 0, 0, 0, 3)),
         )

@@ -168,12 +168,12 @@ class Storm:
         if self.page.submitted > len(self.prepared):
             stream = operations(plan)
         for operation in itertools.islice(stream, self.page.acknowledged):
+            touched |= self.model.touched(operation)
             written = self.model.apply(operation)
             effects += written
             compacted = compacted or operation.kind is Kind.COMPACT
             if operation.kind is Kind.DELETE and not written:
                 misses += 1
-            touched |= {each.key for each in operation.writes()}
         pending = None
         in_compaction = False
         expected_misses = {misses}
@@ -182,7 +182,7 @@ class Storm:
             in_compaction = following.kind is Kind.COMPACT
             if self.model.effects(following):
                 pending = following
-                touched |= {each.key for each in following.writes()}
+                touched |= self.model.touched(following)
             elif following.kind is Kind.DELETE:
                 expected_misses.add(misses + 1)
         if self.page.misses not in expected_misses:
@@ -282,8 +282,11 @@ class Storm:
         if self.reader is None:
             return
         pending = [] if aftermath.pending is None else self.model.effects(aftermath.pending)
-        keys = aftermath.touched - {each.key for each in pending}
-        self._compare_reader(list(keys), "before recovery", slack=len(pending))
+        keys, slack = aftermath.touched, len(pending)
+        if aftermath.pending is not None:
+            keys = keys - self.model.touched(aftermath.pending)
+            slack = len(self.model) if aftermath.pending.kind is Kind.CLEAR else slack
+        self._compare_reader(list(keys), "before recovery", slack)
 
     def _compare_reader(self, keys: list[bytes], when: str, slack: int = 0) -> None:
         assert self.reader is not None

@@ -67,6 +67,8 @@ def write(
                         batch[part.key] = value
                     else:
                         del batch[part.key]
+        elif kind is Kind.CLEAR:
+            store.clear()
         elif kind is Kind.TRANSACTION:
             with store.transaction(durable=durable) as transaction:
                 for part, value in zip(parts, written, strict=True):

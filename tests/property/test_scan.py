@@ -144,7 +144,10 @@ class ScansAgainstSortedDict(RuleBasedStateMachine):
         if afresh or self.changes is None:
             self.changes = self.reader.changes(self.since, follow=True, timeout=0)
         for change in self.handle(own).changes(self.since) if own else self.changes:
-            if change.value is None:
+            if change.kind == "clear":
+                assert change.below == change.seq
+                self.copy.clear()
+            elif change.value is None:
                 del self.copy[change.key]
             else:
                 self.copy[change.key] = change.value

@@ -31,6 +31,7 @@ class Change(NamedTuple):
     creates: bool
     previous: int | None
     expires: int | None = None
+    below: int | None = None
 
 
 def change_of(record: Record) -> Change:
@@ -38,7 +39,12 @@ def change_of(record: Record) -> Change:
     payload, what = record.payload, f"record {record.seq}"
     require(len(payload) >= 8, f"{what} is too short for a store's")
     key_length, kind, flags, value_length = _PAYLOAD_HEADER.unpack_from(payload)
-    require(kind in (1, 2) and flags & ~7 == 0, f"{what} has the unknown kind {kind} or flags {flags:#x}")
+    require(kind in (1, 2, 3) and flags & ~7 == 0, f"{what} has the unknown kind {kind} or flags {flags:#x}")
+    if kind == 3:
+        require((key_length, flags, value_length, len(payload)) == (0, 0, 8, 16), f"{what} is no clear")
+        (below,) = struct.unpack_from("<Q", payload, 8)
+        require(below <= record.seq, f"{what} clears what comes after it")
+        return Change(b"", None, creates=False, previous=None, below=below)
     expiry_at = 24 if flags & 2 else 8
     key_at = expiry_at + (8 if flags & 4 else 0)
     key_end = key_at + key_length
@@ -62,6 +68,9 @@ def changes_of(log: Log) -> list[Change]:
     newest: dict[bytes, tuple[int, bool]] = {}
     for record, change in zip(log.records, changes, strict=True):
         what = f"record {record.seq}, of key {change.key[:40]!r},"
+        if change.below is not None:
+            newest |= {key: (seq, False) for key, (seq, _) in newest.items() if seq < change.below}
+            continue
         seq, present = newest.get(change.key, (None, False))
         newest[change.key] = (record.seq, change.value is not None)
         # Compaction leaves nothing of what was before, and takes away what was superseded.
@@ -81,12 +90,14 @@ def changes_of(log: Log) -> list[Change]:
 
 def read_store(log: Log, now: int = 0) -> dict[bytes, bytes]:
     """What a store holds by its log alone, in the order of the last change, but what has expired by `now`."""
-    found: dict[bytes, bytes] = {}
-    for change in changes_of(log):
+    found: dict[bytes, tuple[int, bytes]] = {}
+    for record, change in zip(log.records, changes_of(log), strict=True):
+        if change.below is not None:
+            found = {key: version for key, version in found.items() if version[0] >= change.below}
         found.pop(change.key, None)
         if change.value is not None and (change.expires is None or change.expires > now):
-            found[change.key] = change.value
-    return found
+            found[change.key] = record.seq, change.value
+    return {key: value for key, (_, value) in found.items()}
 
 
 def check_store(path: str | os.PathLike[str]) -> dict[bytes, bytes]:
@@ -123,6 +134,7 @@ class Index:
     spare: int
     segments: int
     clean: bool
+    cleared: int
 
 
 def _index(log: Log) -> Index | None:
@@ -140,6 +152,7 @@ def _index(log: Log) -> Index | None:
     state = struct.unpack_from("<32Q", data, 4096)
     seq, count = state[1 + 2 * (state[0] & 1) :][:2]
     root, clean, end, spare, slots_used, segments = (state[at] for at in (8, 9, 17, 18, 20, 21))
+    cleared = state[5 + (state[0] & 1)]
     depth, page = root & 0x7F, root >> 8
     if root & 0x80:
         return None
@@ -158,7 +171,7 @@ def _index(log: Log) -> Index | None:
         words[prefix << spread : (prefix + 1) << spread] = [left] * half + [right] * half
         end, spare, segments = state[28:31]
     parts = [Word(word >> 32, word >> 6 & 63, word & 63) for word in words]
-    return Index(data, seed, seq, count, depth, page, parts, slots, end, spare, segments, clean == 1)
+    return Index(data, seed, seq, count, depth, page, parts, slots, end, spare, segments, clean == 1, cleared)
 
 
 def _believed(log: Log, data: bytes, words: list[int], slots: list[int]) -> bool:
@@ -277,13 +290,17 @@ def _check_entries(
     # The entries must be those of the records that the index is said to hold. Those of the commit after it
     # may be there already: a writer was killed between storing entries and counting them.
     held = bisect_left(numbers, index.seq)
-    expected = {change.key: at for at, change in enumerate(changes[:held])}
-    present = sum(changes[at].value is not None for at in expected.values())
+    clears = [change.below for change in changes[:held] if change.below is not None]
+    require(index.cleared >= max(clears, default=0), f"the index is cleared below {index.cleared}")
+    expected = {change.key: at for at, change in enumerate(changes[:held]) if change.below is None}
+    present = sum(changes[at].value is not None and numbers[at] >= index.cleared for at in expected.values())
     require(index.count == present, f"the index counts {index.count} keys, there are {present}")
     for at in range(held, len(changes)):
         if found.get(changes[at].key) == places[at]:
             expected[changes[at].key] = at
     for key, at in expected.items():
+        if key not in found and numbers[at] < index.cleared:
+            continue
         require(key in found, f"key {key[:40]!r} of record {numbers[at]} has no entry")
         require(found[key] == places[at], f"the entry of key {key[:40]!r} leads not to record {numbers[at]}")
     for key in found:

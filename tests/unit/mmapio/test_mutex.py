@@ -28,6 +28,7 @@ from mmapio import (
     _os,
 )
 from mmapio._wait import HAS_ROBUST_MUTEX
+from tests.support.waiting import until
 from tests.unit.mmapio.crew import answers, crew
 from tests.unit.mmapio.processes import TIMEOUT_SECONDS, in_child, living_child, outcome, run_python
 
@@ -42,15 +43,6 @@ ARRIVED = 264
 WAITERS = 67
 #: The byte that is locked while the mutex at offset 0 is initialised.
 INITIALISING = 1 << 62
-
-
-def until(reached: Callable[[], bool]) -> None:
-    """Look again until it is so."""
-    deadline = time.monotonic() + TIMEOUT_SECONDS
-    while not reached():
-        if time.monotonic() > deadline:
-            pytest.fail("it never comes")
-        time.sleep(0.0005)
 
 
 def free(path: Path, offset: int = 0) -> bool:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 
 from mmapio import PAGE_SIZE, AtomicU32, AtomicU64, MappingFault, MemoryMappedFile
 from mmapio._wait import HAS_FUTEX
+from tests.support.waiting import until
 from tests.unit.mmapio.crew import answers, crew
 from tests.unit.mmapio.processes import TIMEOUT_SECONDS, in_child, run_python
 
@@ -30,15 +30,6 @@ width = pytest.mark.parametrize("width", [4, 8])
 def word_at(mapped: MemoryMappedFile, offset: int, width: int) -> Word:
     """The word of `width` bytes at `offset`."""
     return mapped.atomic_u64(offset) if width == 8 else mapped.atomic_u32(offset)
-
-
-def until(reached: Callable[[], bool]) -> None:
-    """Look again until it is so."""
-    deadline = time.monotonic() + TIMEOUT_SECONDS
-    while not reached():
-        if time.monotonic() > deadline:
-            pytest.fail("it never comes")
-        time.sleep(0.0005)
 
 
 def until_asleep(word: Word, count: int = 1) -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import time
+import random
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
+
 from mmapio import FlushPolicy
-from mmapkv import KVStore, compaction, hints
+from mmapkv import KVStore, compaction, hints, victims
+from tests.support.waiting import until
 from tests.unit.mmapkv.stores import SEGMENT, agreeing
 
 VALUE = b"v" * 500
-# Waited for is a part of a second on an idle machine.
-PATIENCE_SECONDS = 60.0
 
 
 def fill(kv: KVStore, keys: int) -> None:
@@ -21,49 +22,51 @@ def fill(kv: KVStore, keys: int) -> None:
         kv[b"%d" % number] = VALUE
 
 
-def first(segments: list[tuple[int, int, int, int, int]], _: int) -> SimpleNamespace:
-    """Have the first segment rewritten, and nothing else."""
-    segment_id = segments[0][2]
-    return SimpleNamespace(
-        segments=[segment_id], wanted=segment_id, sweepable=0, bytes_least=0, size_max=SEGMENT
-    )
-
-
-def test_what_supersedes_is_on_the_disk_before_the_old_one_goes(tmp_path: Path) -> None:
-    """A power cut must not take the new value after compaction has taken the old one, which was durable."""
-    with KVStore.open(
-        tmp_path / "kv", flush_policy=FlushPolicy.MANUAL, segment_bytes=SEGMENT, compaction=False
-    ) as kv:
+def test_what_goes_is_superfluous_after_a_power_cut_too(tmp_path: Path) -> None:
+    """What superseded it is on the disk before it goes."""
+    path = tmp_path / "kv"
+    with KVStore.open(path, flush_policy=FlushPolicy.MANUAL, segment_bytes=SEGMENT, compaction=False) as kv:
         fill(kv, 600)
         kv.flush()
         fill(kv, 20)
         changed = kv._log.committed
         assert kv._log.durable < changed
+
+        def first(segments: list[tuple[int, int, int, int, int]], _: int) -> SimpleNamespace:
+            segment_id = segments[0][2]
+            return SimpleNamespace(
+                segments=[segment_id], wanted=segment_id, sweepable=0, bytes_least=0, size_max=SEGMENT
+            )
+
         came = compaction.step(kv, kv._pins, first, None)
         assert came is not None
         assert came[2].records_removed == 20
         assert kv._log.durable >= changed
+        fill(kv, 20)
+        kv.clear()
+        cleared = kv._log.committed
+        assert kv._log.durable < cleared
+        kv.compact()
+        assert kv._log.durable >= cleared
 
 
-def test_the_thread_takes_hints_along(tmp_path: Path) -> None:
-    """Not only who opens the store the next time."""
-    with KVStore.open(tmp_path / "kv", flush_policy=FlushPolicy.MANUAL, segment_bytes=SEGMENT) as kv:
-        fill(kv, 600)
+def test_hints_of_what_was_rewritten_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not only when the store is opened the next time."""
+    monkeypatch.setattr(victims, "SEGMENT_BYTES_MIN", SEGMENT)
+    with KVStore.open(tmp_path / "kv", flush_policy=FlushPolicy.MANUAL) as kv:
+        fill(kv, 2000)
         kv.flush()
         log, index = kv._open_parts()
         while not kv._hinter.make(log, index):
             pass
-        before = set(Path(kv.path).glob("*.hint"))
-        fill(kv, 600)
+        before = {entry.name for entry in Path(kv.path).glob("*.hint")}
+        chance = random.Random(1)
+        for _ in range(4000):
+            kv[b"%d" % chance.randrange(2000)] = VALUE
         compactor = kv._compactor
         assert compactor is not None
-        kv.compact(background=True)
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while compactor.done == 0 or compactor._busy:
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-        named = {hints.name_of(name) for _, _, name in log.segments.listing()}
-        left = {entry.name for entry in Path(kv.path).glob("*.hint")}
-        assert left <= named
-        assert not before <= set(Path(kv.path).glob("*.hint"))
-        assert len(agreeing(kv)) == 600
+        until(lambda: compactor.done > 0 and not compactor._busy)
+        named = {hints.name_of(name) for _, _, name in kv._log.segments.listing()}
+        assert {entry.name for entry in Path(kv.path).glob("*.hint")} <= named
+        assert not before <= named
+        assert len(agreeing(kv)) == 2000

@@ -8,8 +8,6 @@ import logging
 import random
 import signal
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from mmapkv import KVStore, compaction, compactor, victims
 from mmapkv.compactor import Compactor
 from mmapkv.errors import StoreError
 from mmaplog.errors import CorruptionError
+from tests.support.waiting import PATIENCE_SECONDS, until
 from tests.unit.mmapio.processes import in_child
 from tests.unit.mmapio.volume import fill, small_volume  # noqa: F401
 from tests.unit.mmapkv.stores import agreeing, contents
@@ -32,9 +31,6 @@ KEYS = [b"%016d" % number for number in range(6_000)]
 VALUE_SIZE = 100
 #: An index before it grows, CONTROL, LOCK, MANIFEST; and the segments that a store takes besides its records.
 FIXED_BYTES = (512 << 10) + 4 * MEASURED_UNIT
-#: Whatever is waited for here takes a part of a second on an idle machine.
-PATIENCE_SECONDS = 60.0
-STEP_SECONDS = 0.005
 
 
 @pytest.fixture(autouse=True)
@@ -56,15 +52,6 @@ def disk_bytes(path: Path) -> int:
         except FileNotFoundError:
             continue
     return found
-
-
-def until(reached: Callable[[], bool]) -> None:
-    """Wait for what another thread brings about."""
-    for _ in range(int(PATIENCE_SECONDS / STEP_SECONDS)):
-        if reached():
-            return
-        time.sleep(STEP_SECONDS)
-    raise AssertionError("it does not come about")
 
 
 def quiet(kv: KVStore) -> bool:

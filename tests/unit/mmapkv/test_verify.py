@@ -330,7 +330,7 @@ FORGED: dict[str, tuple[int, int, int, str]] = {
     "creates what is there": (2, 3, 3, "does not delete"),
     "replaces what is deleted": (5, 3, 2, "deletes"),
     "deletes and creates": (3, 3, 3, "says that it creates"),
-    "another kind": (3, 2, 3, "kind 3"),
+    "another kind": (3, 2, 4, "kind 4"),
     "unknown flags": (3, 3, 10, "flags 0xa"),
     "an empty key": (1, 0, 0, "lengths do not add up"),
     "follows another's version": (4, 8, 1, "another key"),

@@ -1,0 +1,51 @@
+"""A store as a cache: what `max_bytes` and `eviction` of ``KVStore.open`` may be, and what comes of it."""
+
+from __future__ import annotations
+
+import operator
+from typing import TYPE_CHECKING, Literal, SupportsIndex
+
+from mmapkv import marks
+from mmapkv.eviction import Eviction
+
+if TYPE_CHECKING:
+    from mmapkv.store import KVStore
+
+#: A cache is evicted by the piece; below this there would be too few of them.
+MAX_BYTES_LEAST = 256 << 10
+#: The log's files are so small a part of it: what was evicted goes file by file.
+SEGMENT_PART = 16
+SEGMENT_BYTES_LEAST = 64 << 10
+
+
+def checked_bound(max_bytes: SupportsIndex | None, eviction: str, mode: str, *, shared: bool) -> int:
+    """The bound of a cache in bytes, 0 for None. ValueError for what is none, or nothing to a reader."""
+    if eviction not in ("clock", "fifo"):
+        raise ValueError(f'eviction is "clock" or "fifo", not {eviction!r}')
+    if max_bytes is None:
+        return 0
+    bound = operator.index(max_bytes)
+    if bound < MAX_BYTES_LEAST:
+        raise ValueError(f"a cache has max_bytes={MAX_BYTES_LEAST} at least, not {bound}")
+    if mode == "r":
+        raise ValueError("max_bytes is for who writes; a reader evicts nothing")
+    if shared:
+        raise ValueError("a cache has one writer; open it with max_bytes= or with shared=True, not with both")
+    return bound
+
+
+def segment_bytes_of(bound: int, segment_bytes: SupportsIndex) -> int:
+    """How large the files of a log may grow, that of a cache if `bound` is not 0."""
+    wanted = operator.index(segment_bytes)
+    return min(wanted, max(bound // SEGMENT_PART, SEGMENT_BYTES_LEAST)) if bound else wanted
+
+
+def begin(store: KVStore, bound: int, eviction: Literal["clock", "fifo"]) -> Eviction | None:
+    """Make a store that was just opened a cache, if `bound` is not 0."""
+    if not bound:
+        store._mark(marks.find(store._log))
+        return None
+    made = Eviction(store, store._pins, bound, eviction)
+    store._mark(marks.provide(store._log, bound) if eviction == "clock" else None)
+    store._bind(bound)
+    return made

@@ -1,0 +1,6 @@
+from mmapkv.index import Index
+from mmapkv.writer import StoreWriter
+from mmaplog.log import Log
+
+def clear(store: StoreWriter, durable: bool) -> None: ...
+def drop_head(index: Index, log: Log, below: int) -> tuple[int, int, int]: ...

@@ -1,0 +1,222 @@
+"""A clear, and the compaction after it, that are killed between two stores, or around a system call."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mmapio import FlushPolicy
+from mmapkv import KVStore
+from tests.crash.ack_page import ACKNOWLEDGED, AckPage
+from tests.crash.child import Child
+from tests.crash.test_kill_at_system_calls import count_moments
+from tests.support.plain_reader import check_store
+
+SEGMENT_BYTES = 64 << 10
+KEYS = [b"key-%d" % number for number in range(60)]
+NEW = {KEYS[1]: b"new"}
+LOST: tuple[tuple[str, ...], ...] = ((), ("INDEX",), ("CONTROL",))
+CLEARED_AT, CLEAR_SEQ_AT = 4096 + 104, 4096 + 112
+
+
+def load(path: Path) -> dict[bytes, bytes]:
+    """A store of several segments, with superseded values in each, and deletions."""
+    with KVStore.open(path, "n", flush_policy=FlushPolicy.MANUAL, segment_bytes=SEGMENT_BYTES) as store:
+        for turn in range(4):
+            for at, key in enumerate(KEYS):
+                store[key] = b"%d " % turn * (200 + at)
+        for key in KEYS[::3]:
+            del store[key]
+        return dict(store.items())
+
+
+def session(path: Path, page: AckPage, limit: int | None) -> int:
+    """Clear, compact and write in a child that dies at moment number `limit`. The moments, 0 if it died."""
+    page.reset()
+
+    def body(started: Callable[[], None]) -> None:
+        store = KVStore.open(path, "w", flush_policy=FlushPolicy.MANUAL)
+        seen = count_moments(limit)
+        store.clear(durable=True)
+        page.words[ACKNOWLEDGED] = 1
+        store.compact()
+        store.update(NEW)
+        page.words[ACKNOWLEDGED] = 2
+        store.compact()
+        page.words[ACKNOWLEDGED + 1] = len(seen)
+        started()
+
+    child = Child(body)
+    child.wait_started()
+    assert child.kill() == ""
+    return page.words[ACKNOWLEDGED + 1]
+
+
+def findings(path: Path, before: dict[bytes, bytes], page: AckPage, lost: tuple[str, ...]) -> list[str]:
+    """What is wrong with a store that was left in the middle of it."""
+    allowed = {0: [before, {}], 1: [{}, NEW], 2: [NEW]}[page.acknowledged]
+    for name in lost:
+        (path / name).unlink()
+    wrong = []
+
+    def look(store: KVStore, who: str) -> None:
+        found = dict(store.items())
+        if found not in allowed or len(store) != len(found):
+            wrong.append(f"{who} walks over something else")
+        if {key: store[key] for key in KEYS if key in store} != found:
+            wrong.append(f"{who} looks up something else")
+        if (damages := store.verify().damages) != ():
+            wrong.append(f"{who} finds damage: {damages}")
+
+    with KVStore.open(path, "r") as reader:
+        look(reader, "a reader before recovery")
+        with KVStore.open(path, "w", flush_policy=FlushPolicy.MANUAL) as store:
+            look(store, "the writer after it")
+            store.compact()
+            look(store, "the writer after another compaction")
+            look(reader, "the reader, after another compaction,")
+            listed = {name for _, _, name in store._log.segments.listing()}
+            if page.acknowledged and len(listed) > 3:
+                wrong.append(f"what was cleared takes {len(listed)} segments")
+        if {entry.name for entry in path.glob("*.seg*")} != listed:
+            wrong.append("files of segments that do not count are left")
+    (path / "INDEX").unlink()
+    with KVStore.open(path, "w", flush_policy=FlushPolicy.MANUAL) as store:
+        look(store, "who builds the index anew")
+    return wrong
+
+
+def test_a_kill_at_any_moment_leaves_all_of_it_or_nothing(tmp_path: Path) -> None:
+    # Entries go, then slots, then segments: who comes in between finds each of these states.
+    page = AckPage()
+    load(tmp_path / "whole")
+    moments = session(tmp_path / "whole", page, None)
+    assert moments > 30, "a session this short would meet little"
+    wrong = []
+    for limit in range(1, moments + 1, 2):
+        path = tmp_path / str(limit)
+        before = load(path)
+        session(path, page, limit)
+        lost = LOST[limit // 2 % len(LOST)]
+        try:
+            found = findings(path, before, page, lost)
+        except OSError as error:
+            found = [f"{type(error).__name__}: {error}"]
+        wrong += [f"killed at moment {limit}, lost {lost}: {text}" for text in found]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("stores", [0, 1, 2])
+def test_a_clear_is_finished_by_who_comes_next(tmp_path: Path, stores: int) -> None:
+    """Killed between any two stores: until the pair is published, readers see all there was."""
+    path = tmp_path / "store"
+    with KVStore.open(path, flush_policy=FlushPolicy.NEVER) as store:
+        store.update({b"a": b"1", b"b": b"2"})
+        store.put("b", "3")
+        # As a writer that was killed leaves it: after the record, the first store to the index, the second.
+        index = bytearray((path / "INDEX").read_bytes())
+        store.clear()
+        if stores:
+            struct.pack_into("<Q", index, CLEAR_SEQ_AT, 3)
+        if stores == 2:
+            struct.pack_into("<Q", index, CLEARED_AT, 3)
+        shutil.copytree(path, tmp_path / "killed")
+    (tmp_path / "killed" / "INDEX").write_bytes(index)
+    # CONTROL of the copy is that of a handle that is gone; the index goes with it.
+    (path / "INDEX").write_bytes(index)
+    shutil.copyfile(tmp_path / "killed" / "CONTROL", path / "CONTROL")
+    with KVStore.open(path, "r") as reader, KVStore.open(path, "w") as store:
+        assert (len(store), list(store), store.get("b")) == (0, [], None)
+        store["b"] = "4"
+        assert dict(store.items()) == dict(reader.items()) == {b"b": b"4"}
+        assert (len(store), store.verify().damages) == (1, ())
+    assert check_store(path) == {b"b": b"4"}
+
+
+@pytest.mark.parametrize("stores", [0, 1, 2])
+def test_a_clear_is_finished_by_another_writer(tmp_path: Path, stores: int) -> None:
+    """Whose handle is open, and who takes the next turn."""
+    path = tmp_path / "store"
+    with KVStore.open(path, shared=True, flush_policy=FlushPolicy.NEVER) as store:
+        store.update({b"a": b"1", b"b": b"2"})
+
+        def body(started: Callable[[], None]) -> None:
+            other = KVStore.open(path, "w", shared=True, flush_policy=FlushPolicy.NEVER)
+            other["a"] = "3"
+            started()
+
+        before = bytearray((path / "INDEX").read_bytes())
+        child = Child(body)
+        child.wait_started()
+        assert child.kill() == ""
+        store.clear()
+        # What readers and writers go by is put back, as one leaves it who was killed before he published it.
+        (seq,) = struct.unpack_from("<Q", before, CLEARED_AT)
+        assert seq == 0
+        with (path / "INDEX").open("r+b") as index:
+            state = bytearray((path / "INDEX").read_bytes()[4096:4224])
+            (turn,) = struct.unpack_from("<Q", state, 0)
+            assert struct.unpack_from("<Q", state, 8 + 16 * (turn & 1)) == (4,)
+            struct.pack_into("<Q", state, 0, turn - 1)
+            assert struct.unpack_from("<2Q", state, 8 + 16 * (turn - 1 & 1)) == (3, 2)
+            for at, offset in enumerate((CLEARED_AT, CLEAR_SEQ_AT)):
+                if at < 2 - stores:
+                    struct.pack_into("<Q", state, offset - 4096, 0)
+            index.seek(4096)
+            index.write(state)
+        with KVStore.open(path, "r") as reader:
+            store["b"] = "4"
+            assert dict(store.items()) == dict(reader.items()) == {b"b": b"4"}
+            assert (len(store), store.verify().damages) == (1, ())
+
+
+def test_one_of_several_is_killed_in_a_clear(tmp_path: Path) -> None:
+    """The other one goes on, at whatever moment that was."""
+    wrong = []
+    page = AckPage()
+
+    def survive(limit: int | None) -> int:
+        path = tmp_path / str(limit)
+        before = load(path)
+        with KVStore.open(path, "w", shared=True, flush_policy=FlushPolicy.MANUAL) as store:
+            page.reset()
+
+            def body(started: Callable[[], None]) -> None:
+                other = KVStore.open(path, "w", shared=True, flush_policy=FlushPolicy.MANUAL)
+                seen = count_moments(limit)
+                other.clear()
+                page.words[ACKNOWLEDGED] = 1
+                other.compact()
+                page.words[ACKNOWLEDGED + 1] = len(seen)
+                started()
+
+            child = Child(body)
+            child.wait_started()
+            assert child.kill() == ""
+            for turn in range(2):
+                found = dict(store.items())
+                if found not in ([{}] if page.acknowledged else [before, {}]) or len(store) != len(found):
+                    wrong.append(f"killed at moment {limit}: the other one finds something else")
+                if {key: store[key] for key in KEYS if key in store} != found:
+                    wrong.append(f"killed at moment {limit}: the other one looks up something else")
+                if (damages := store.verify().damages) != ():
+                    wrong.append(f"killed at moment {limit}: {damages}")
+                if turn == 0:
+                    store.compact()
+            store.clear()
+            store.update(NEW)
+            if dict(store.items()) != NEW or store.verify().damages != ():
+                wrong.append(f"killed at moment {limit}: the other one cannot go on")
+        if check_store(path) != NEW:
+            wrong.append(f"killed at moment {limit}: the files hold something else")
+        return page.words[ACKNOWLEDGED + 1]
+
+    moments = survive(None)
+    assert moments > 15, "a session this short would meet little"
+    for limit in range(1, moments + 1, 3):
+        survive(limit)
+    assert wrong == []
