@@ -389,7 +389,7 @@ cdef class Appender(TailHolder):
             return 0
         try:
             if self.preparer is None:
-                self.preparer = Preparer(self.locks.held)
+                self.preparer = Preparer(self.locks.held, self.control)
             self.preparer.ask(self.tail, self.tail.limit, stop, written)
         except (OSError, RuntimeError, MemoryError):
             pass  # No thread or no descriptor to be had, which no append needs: it makes its own room.
@@ -438,7 +438,7 @@ cdef class Appender(TailHolder):
                 self.large_end = self.tail.limit
             if preparer.failure() < 0:
                 # Records were covered by that sync, and no later one may hear of it.
-                memory.store_release(&self.control.hot.poison, -preparer.failure())
+                self.control.fail_sync(-preparer.failure())
                 self.check_writable()
         return 0
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import SupportsIndex
 
 from mmapio import _os
+from mmapio.errors import FlushFailed
 from mmaplog import bookmark_format, recovery
 from mmaplog import control as control_file
 from mmaplog import manifest as manifest_file
@@ -130,10 +131,14 @@ def _attach_locked(
     if control is None or not (vouched or recovery.confirm(segments, control)):
         # CONTROL that goes with this page cache knows how much there was, even where it cannot say more.
         floor = 0 if control is None else control.tail[0]
-        control = _recover(path, directory, locks, manifest, segments, writing, floor)
+        # Nor is every page what it seems to be, where it says that syncs failed, or may have.
+        again = control is not None and bool(control.poison or control.sync_inflight)
+        control = _recover(path, directory, locks, manifest, segments, writing, floor, again)
         segments.relist()
         recovered = True
-    elif control.poison and writing:
+    elif writing and not vouched and control.sync_inflight and not control.poison:
+        _repeat_sync(segments, control)
+    if not recovered and control.poison and writing:
         if not alone:
             raise Poisoned(
                 control.poison,
@@ -191,10 +196,18 @@ def _finish_cut(
     return control
 
 
+def _repeat_sync(segments: SegmentSet, control: Control) -> None:
+    # Somebody was killed while he synced.
+    try:
+        recovery.repeat_sync(segments, control, control.sync_inflight)
+    except FlushFailed as error:
+        control.fail_sync(error.errno or errno.EIO)
+
+
 def _salvage(
     directory: _os.Descriptor, manifest: Manifest, segments: SegmentSet, poisoned: Control
 ) -> Control:
-    tail = recovery.find_tail(segments, 0)
+    tail = recovery.find_tail(segments, poisoned.durable)
     tail = recovery.salvage(segments, tail, poisoned.durable, manifest.segment_bytes)
     return control_file.create(
         directory,
@@ -216,6 +229,7 @@ def _recover(
     segments: SegmentSet,
     writing: bool,
     floor: int,
+    again: bool,
 ) -> Control:
     tail = recovery.find_tail(segments, floor)
     if not writing:
@@ -237,7 +251,8 @@ def _recover(
         segments = SegmentSet(directory, path, manifest, True)
         tail = recovery.find_tail(segments, floor)
     manifest_file.sync(directory)
-    segment, end = recovery.settle(segments, tail, manifest.segment_bytes, FIRST_ALLOCATION)
+    recovery.announce(directory, manifest, tail)
+    segment, end = recovery.settle(segments, tail, manifest.segment_bytes, FIRST_ALLOCATION, again)
     last = tail.last if segment.id == tail.segment.id else 0
     made = control_file.create(
         directory, manifest.log_uuid, manifest.first_seq, tail.seq, segment.id, end, last, tail.seq

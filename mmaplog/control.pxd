@@ -17,6 +17,8 @@ cdef class Control:
     cdef CommitSlot committed(self) noexcept nogil
     cdef void publish(self, CommitSlot *slot) noexcept nogil
     cdef void wake_followers(self) noexcept nogil
+    cdef void begin_sync(self, uint64_t which) noexcept nogil
+    cdef void end_sync(self, uint64_t which) noexcept nogil
     cdef void publish_durable(self, uint64_t seq) noexcept nogil
     cdef int wait_for_turn(self, uint64_t turn, int64_t span_ns) noexcept nogil
     cdef int wait_for_durable(self, uint64_t durable, int64_t span_ns) noexcept nogil

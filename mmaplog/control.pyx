@@ -5,6 +5,7 @@ Never synced. What it says may be believed only while the page cache it lives in
 to: same boot, same mount, same file. `load` checks that; when it answers None, recovery makes a new one.
 """
 
+import errno as _errno
 import os
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -51,6 +52,17 @@ cdef class Control:
     def poison(self):
         """errno of the first failed sync, or 0."""
         return memory.load_acquire(&self.hot.poison)
+
+    @property
+    def sync_inflight(self):
+        """Which syncs are under way, or may have failed and their process did not live to say so: bits, 0 when none."""
+        return memory.load_acquire(&self.hot.sync_inflight)
+
+    def fail_sync(self, number):
+        """Tell every process that a sync failed with errno `number`: from here on nothing is acknowledged."""
+        memory.store_release(&self.hot.poison, number or _errno.EIO)
+        # It told all there was to tell, and the next one to write is going to copy what was not durable.
+        memory.store_release(&self.hot.sync_inflight, 0)
 
     @property
     def first_seq(self):
@@ -135,6 +147,14 @@ cdef class Control:
         memory.store_release(&self.hot.waiting, 0)
         memory.store_release(&self.hot.bell, self.hot.bell + 1)
         _wait.wake_word(<uint32_t *>&self.hot.bell, ALL)
+
+    cdef void begin_sync(self, uint64_t which) noexcept nogil:
+        # Before the sync and before what is stored for it. The kernel tells once that it failed, perhaps somebody who is killed that moment.
+        memory.set_bits(&self.hot.sync_inflight, which)
+
+    cdef void end_sync(self, uint64_t which) noexcept nogil:
+        # Once it has succeeded, and what depends on it is said.
+        memory.clear_bits(&self.hot.sync_inflight, which)
 
     cdef void publish_durable(self, uint64_t seq) noexcept nogil:
         # Whoever waits for it is told without being asked for: beside a sync, the call costs nothing.
@@ -241,7 +261,7 @@ def load(Descriptor directory, log_uuid, bint writable, bint live):
     return made
 
 
-def create(directory, log_uuid, first_seq, seq, segment_id, end, last, durable):
+def create(directory, log_uuid, first_seq, seq, segment_id, end, last, durable, sync_inflight=0):
     """Make CONTROL anew, saying that the log begins and ends where the arguments say. With directory None, in private memory."""
     cdef Descriptor opened
     cdef MappedFile file
@@ -271,6 +291,7 @@ def create(directory, log_uuid, first_seq, seq, segment_id, end, last, durable):
     made.hot.in_flight = end
     made.hot.durable = durable
     made.hot.first_seq = first_seq
+    made.hot.sync_inflight = sync_inflight
     made.publish(&slot)
     if directory is not None:
         system.replace_file(directory, TEMPORARY, NAME)

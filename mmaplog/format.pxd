@@ -19,6 +19,10 @@ cdef enum:
     APPEND_MUTEX_OFFSET = 4352  # of those who append, where several processes do ...
     SYNC_MUTEX_OFFSET = 4480    # ... and of those who sync
 
+    SYNCING = 1                 # bits of `sync_inflight`: a sync of what is committed, or of the tail's header ...
+    SYNCING_AHEAD = 2           # ... one of the thread that makes room ahead of the writer ...
+    RECOVERING = 4              # ... and those of a recovery, which CONTROL was made for and says nothing else
+
     INCOMPATIBLE_GAPS = 1       # of a segment: numbers may be missing, compaction wrote it
     INCOMPATIBLE_KNOWN = 1
 
@@ -105,7 +109,7 @@ cdef packed struct ControlHot:
     uint64_t in_flight          # offset up to which an unfinished append may have written
     # Line 1, written by every sync.
     uint64_t durable            # the number after the last durable record
-    uint64_t sync_inflight
+    uint64_t sync_inflight      # which syncs are not known to have succeeded, or to have failed
     uint64_t poison             # errno of the first failed sync, or 0
     uint64_t line1[5]
     # Line 2.

@@ -4,6 +4,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from mmapio._os cimport Descriptor
 from mmapio.mapping cimport MappedFile
+from mmaplog.control cimport Control
 from mmaplog.segment cimport Segment
 
 
@@ -15,6 +16,7 @@ cdef struct Work:
     int failure                 # of the sync, a negative errno
     int fd
     int sync_fd                 # another description of the file, or -1: the blocks are to be written, not only set aside
+    void *inflight              # where CONTROL says that the sync may have failed
     char *base
     uint64_t start
     uint64_t stop
@@ -22,6 +24,7 @@ cdef struct Work:
 
 cdef class Preparer:
     cdef Work *work
+    cdef Control control        # of the log
     cdef MappedFile file        # stays open and mapped while the thread works on it, ...
     cdef bint together          # the kernel may keep several pages of it together
     cdef Descriptor sync_through    # ... and so does this

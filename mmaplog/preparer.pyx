@@ -18,6 +18,8 @@ from libc.stdlib cimport calloc, free
 from mmapio cimport _memory as memory
 from mmapio cimport _os, _vm, _wait
 from mmapio._os cimport Descriptor
+from mmaplog.control cimport Control
+from mmaplog.format cimport SYNCING_AHEAD
 from mmaplog.segment cimport Segment
 
 from mmapio import _os as system
@@ -37,11 +39,13 @@ cdef size_t LARGE = 8 * _vm.PAGE
 cdef class Preparer:
     """One thread, and at most one request at a time. `lock` is what makes its log the one that writes, and stays so while it works."""
 
-    def __cinit__(self, Descriptor lock):
+    def __cinit__(self, Descriptor lock, Control control):
         self.lock = lock
+        self.control = control
         self.work = <Work *>calloc(1, sizeof(Work))
         if self.work == NULL:
             raise MemoryError
+        self.work.inflight = &control.hot.sync_inflight
         try:
             threading.Thread(target=serve, args=(<uintptr_t>self.work,), name="mmaplog-preparer", daemon=True).start()
         except RuntimeError:
@@ -92,7 +96,7 @@ cdef class Preparer:
     cdef int abandon(self) except -1:
         # In a forked child, where there is no thread. The lock is the parent's.
         self.work = NULL
-        self.file = self.sync_through = self.lock = None
+        self.file = self.sync_through = self.lock = self.control = None
         return 0
 
     cdef int stop(self) except -1:
@@ -101,7 +105,7 @@ cdef class Preparer:
         self.work = NULL
         with nogil:
             end(work)
-        self.file = self.sync_through = self.lock = None
+        self.file = self.sync_through = self.lock = self.control = None
         return 0
 
 
@@ -143,7 +147,10 @@ cdef void work_until_end(Work *work) noexcept nogil:
         # A disk without room, or a file that was cut: who needs the room meets the same, and can say so.
         work.failure = 0
         if make_ready(work.fd, work.base, work.start, work.stop, SMALL if work.sync_fd >= 0 else LARGE) == 0 and work.sync_fd >= 0:
+            memory.set_bits(work.inflight, SYNCING_AHEAD)
             work.failure = _os.sync_file(work.sync_fd, NULL, 0)
+            if work.failure == 0:
+                memory.clear_bits(work.inflight, SYNCING_AHEAD)
         memory.store_release_u32(&work.done, asked)
         _wait.wake_word(&work.done, 0x7FFFFFFF)
 

@@ -21,6 +21,8 @@ from mmaplog.format cimport (
     FLAG_KNOWN,
     MARK_OPENED,
     LAG_UNKNOWN,
+    RECOVERING,
+    SYNCING,
     RECORD_HEADER_SIZE,
     SEGMENT_HEADER_SIZE,
     TYPE_DATA,
@@ -39,6 +41,8 @@ from mmaplog.replay cimport Replay
 from mmaplog.segment_set cimport SegmentSet, holds_records
 
 from mmapio import _os as system
+from mmapio.errors import FlushFailed
+from mmaplog import control as control_file
 from mmaplog.errors import CorruptionError, FormatError
 from mmaplog.segment import create_segment, publish_segment
 
@@ -129,6 +133,8 @@ def confirm(SegmentSet segments, Control control):
     cdef Segment segment
     cdef Segment other
     cdef Record record
+    if control.hot.sync_inflight & RECOVERING:
+        return False
     try:
         segment = segments.by_id(slot.segment_id)
     except (OSError, ValueError):
@@ -150,6 +156,71 @@ def confirm(SegmentSet segments, Control control):
         return slot.seq == segment.base_seq if end == SEGMENT_HEADER_SIZE else control.durable == slot.seq
     return (read_record(segment.base, last, end, segment.id, segment.base_seq, True, &record) == Found.RECORD
             and record.seq + 1 == slot.seq and last + record.size == end)
+
+
+def repeat_sync(SegmentSet segments, Control control, which):
+    """Make good for syncs (`which` bits of ``sync_inflight``) whose outcome nobody knows. By who excludes every other sync.
+
+    They may have failed: the kernel says so once, perhaps to a process that is killed that moment, and takes the pages that it could not
+    write for clean. So all that is not known to be durable is stored again, as it is, and synced. Costs a pass over it.
+
+    Raises CorruptionError where the kernel has not even kept what was committed, FlushFailed when this sync fails.
+    """
+    cdef Segment segment
+    found = store_again(segments, control)
+    # Before anything is at stake: a file that is missing is no failed sync, nor is a descriptor that cannot be had.
+    for segment in found:
+        segment.handle()
+    for segment in found:
+        segment.sync()
+    # Its entries cannot be stored again. A file system that could not write its journal refuses this, too.
+    try:
+        system.sync(segments.directory)
+    except OSError as error:
+        raise FlushFailed(error.errno, f"sync failed: {error.strerror}", segments.path) from error
+    control.end_sync(which)
+
+
+cdef list store_again(SegmentSet segments, Control control):
+    # Everything from the durable mark on, with the first page of each segment, and what an unfinished append left. Others may append.
+    cdef CommitSlot slot
+    cdef Segment tail, segment = None
+    cdef Record record
+    cdef Replay replay
+    cdef uint64_t in_flight, start = 0, end = 0
+    while True:
+        slot = control.committed()
+        try:
+            tail = segments.by_id(slot.segment_id)
+        except CorruptionError:
+            # An empty one may have been replaced by a larger one.
+            if control.committed().segment_id == slot.segment_id:
+                raise
+            continue
+        tail.refresh()
+        in_flight = memory.load_acquire(&control.hot.in_flight)
+        memory.fence_acquire()
+        if control.committed().segment_id == slot.segment_id:
+            break
+    found = []
+    replay = Replay(segments, control.durable, slot.seq, True, slot.segment_id)
+    while replay.read(&record, True):
+        if replay.segment is not segment:
+            if segment is not None:
+                segment.store_again(start, end)
+            segment = replay.segment
+            found.append(segment)
+            start = replay.start
+        end = replay.offset
+    if segment is not None:
+        segment.store_again(start, end)
+    if segment is not tail:
+        found.append(tail)
+    for segment in found:
+        segment.store_again(0, SEGMENT_HEADER_SIZE)
+    # Also where a part of an append was stored, and perhaps written, that is published later or zeroed.
+    tail.store_again(<uint64_t>slot.end * UNIT, in_flight)
+    return found
 
 
 def cleanse(SegmentSet segments, Control control, temporaries):
@@ -175,8 +246,10 @@ def cleanse(SegmentSet segments, Control control, temporaries):
         slot.end = <uint32_t>(end // UNIT)
         control.publish(&slot)
     if stop > end and any_nonzero(segment.base, end, stop):
+        control.begin_sync(SYNCING)
         memset(segment.base + end, 0, stop - end)
         segment.sync()
+        control.end_sync(SYNCING)
     memory.store_release(&control.hot.in_flight, end)
     for base_seq, segment_id, name in segments.listing():
         if segment_id != segment.id and (base_seq >= slot.seq or base_seq == segment.base_seq):
@@ -191,14 +264,21 @@ def cleanse(SegmentSet segments, Control control, temporaries):
     segments.relist()
 
 
-def settle(SegmentSet segments, tail, segment_bytes, step):
+def announce(directory, manifest, tail):
+    """Say in CONTROL that this end is being settled: whoever comes before that is through begins anew, and takes no page for written."""
+    control_file.create(
+        directory, manifest.log_uuid, manifest.first_seq, tail.seq, tail.segment.id, tail.end, tail.last, tail.known_durable, RECOVERING)
+
+
+def settle(SegmentSet segments, tail, segment_bytes, step, again):
     """Make the end that `find_tail` found the end on disk too, and durable. Returns the segment to append to and its end.
 
     What is dropped stays beside the log under a name ending in ``.bad``, or behind the sealed end of its segment; it can never be read as
-    part of the log again. A second crash in here leaves a log that recovers to the same records.
+    part of the log again. A second crash in here leaves a log that recovers to the same records. With `again` a sync of these files may have failed
+    that nobody knows of, so all of them are stored again.
     """
     cdef Segment segment = tail.segment
-    cdef Segment dropped
+    cdef Segment dropped, stored
     cdef Footer footer
     if tail.leftover or tail.dropped:
         logger.warning(
@@ -211,6 +291,9 @@ def settle(SegmentSet segments, tail, segment_bytes, step):
     segments.relist()
     # The page cache may hold any of it unwritten: the log may be a copy, or CONTROL lost while the machine stayed up.
     for _, segment_id, name in segments.listing():
+        if again:
+            stored = segments.by_id(segment_id)
+            stored.store_again(0, stored.limit)
         system.sync(system.open_file(name, True, follow=False, directory=segments.directory))
     system.sync(segments.directory)
     if not tail.leftover and not tail.dropped and is_clean(segment, tail.seq, tail.end):

@@ -36,6 +36,7 @@ cdef class Segment:
     cdef int expect(self, uint64_t start, uint64_t count) except -1
     cdef int refresh(self) except -1
     cdef int sync(self) except -1
+    cdef int store_again(self, uint64_t start, uint64_t stop) except -1
     cdef int grow(self, uint64_t size) except -1
     cdef int shrink(self, uint64_t size) except -1
 

@@ -9,6 +9,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
 
+from mmapio cimport _memory as memory
 from mmapio cimport _vm
 from mmapio._os cimport Descriptor
 from mmapio.mapping cimport MappedFile
@@ -111,6 +112,16 @@ cdef class Segment:
         if file.learn_length() < self.limit:
             self.region.fail()
         return 0
+
+    cdef int store_again(self, uint64_t start, uint64_t stop) except -1:
+        # Not a byte changes, also of what others store there meanwhile; the kernel takes the pages for changed and the next sync writes them.
+        cdef uint64_t at = start & ~<uint64_t>(_vm.PAGE - 1)
+        stop = min(stop, self.limit)
+        with nogil:
+            while at < stop:
+                memory.store_again(self.base + at)
+                at += _vm.PAGE
+        return self.region.check()
 
     cdef int grow(self, uint64_t size) except -1:
         # Blocks are allocated here, so that no later store can meet a full disk.

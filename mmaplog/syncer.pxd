@@ -55,6 +55,8 @@ cdef class Syncer:
     cdef flush_held(self, uint64_t seq)
     cdef int begin_sync(self) except -1
     cdef int hold_sync(self) except -1
+    cdef int repeat_sync(self) except -1
+    cdef int fail_sync(self, error) except -1
     cdef int end_sync(self) except -1
     cdef gather_unsynced(self)
     cdef flush_now(self)
@@ -69,6 +71,7 @@ cdef class Syncer:
     cdef bint is_marked(self) noexcept
     cdef int unmark(self) except -1
     cdef mark_clean(self)
+    cdef int sync_mark(self, uint64_t seq, uint64_t end) except -1
 
 
 cdef uint64_t end_of_records(Segment segment, uint64_t seq) noexcept nogil

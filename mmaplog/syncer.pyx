@@ -15,6 +15,7 @@ from mmaplog.control cimport Control
 from mmaplog.follow cimport time_to_sleep
 from mmaplog.format cimport (
     MARK_OPENED,
+    SYNCING,
     SEGMENT_HEADER_SIZE,
     CommitSlot,
     DurableMark,
@@ -28,6 +29,7 @@ from mmaplog.segment cimport Segment
 from mmapio import _os as system
 from mmapio.errors import Closed, FlushFailed, InvalidMode, MappingFault
 from mmaplog import control as control_file
+from mmaplog import recovery
 from mmaplog.errors import CorruptionError, LogError, Poisoned, TooOld
 from mmaplog.follow import deadline_after
 
@@ -207,17 +209,39 @@ cdef class Syncer:
         return 0
 
     cdef int hold_sync(self) except -1:
-        if self.sync_mutex is None:
-            return 0
-        self.sync_mutex.take(True, None)
+        if self.sync_mutex is not None:
+            self.sync_mutex.take(True, None)
         try:
-            if self.sync_mutex.owner_died:
+            if self.sync_mutex is not None and self.sync_mutex.owner_died:
                 # A sync that was not finished promised nothing.
                 self.sync_mutex.mark_consistent()
+            if memory.load_acquire(&self.control.hot.sync_inflight) & SYNCING:
+                # Nobody syncs now.
+                self.repeat_sync()
         except BaseException:
-            self.sync_mutex.give()
+            self.end_sync()
             raise
         return 0
+
+    cdef int repeat_sync(self) except -1:
+        # Nobody knows what became of the last sync: who made it was killed, or an exception came in between.
+        try:
+            recovery.repeat_sync(self.segments, self.control, SYNCING)
+        except CorruptionError:
+            # What the kernel could not write it has not kept either.
+            self.control.fail_sync(_errno.EIO)
+            raise
+        except FlushFailed as error:
+            self.fail_sync(error)
+        return 0
+
+    cdef int fail_sync(self, error) except -1:
+        # What it covered may be lost, and no later sync would say so: nothing is acknowledged any more, by any handle.
+        self.room = 0
+        self.control.fail_sync(error.errno or _errno.EIO)
+        if isinstance(error, FlushFailed):
+            raise error
+        raise FlushFailed(error.errno, f"sync failed: {error.strerror}", self._path) from error
 
     cdef int end_sync(self) except -1:
         if self.sync_mutex is not None:
@@ -262,6 +286,7 @@ cdef class Syncer:
             last.handle()
         before, self.unsynced = self.unsynced, []
         names, self.names_unsynced = self.names_unsynced, False
+        self.control.begin_sync(SYNCING)
         try:
             for segment in before:
                 segment.sync()
@@ -278,17 +303,14 @@ cdef class Syncer:
             self.names_unsynced = True
             raise
         except OSError as error:
-            self.room = 0
-            memory.store_release(&self.control.hot.poison, error.errno or _errno.EIO)
-            if isinstance(error, FlushFailed):
-                raise
-            raise FlushFailed(error.errno, f"sync failed: {error.strerror}", self._path) from error
+            self.fail_sync(error)
         except BaseException:
-            # No memory, or a signal: nothing was promised, and all is still to be done.
+            # No memory, or a signal: nothing was promised, and all is still to be done, as if there had been no sync.
             self.unsynced = before + self.unsynced
             self.names_unsynced = True
             raise
         self.control.publish_durable(target.seq)
+        self.control.end_sync(SYNCING)
         self.syncs += 1
         if bytes_covered < LITTLE and self.large_end > self.end:
             self.narrow = True
@@ -366,8 +388,7 @@ cdef class Syncer:
         try:
             system.sync(self.directory)
         except OSError as error:
-            memory.store_release(&self.control.hot.poison, error.errno or _errno.EIO)
-            raise FlushFailed(error.errno, f"sync failed: {error.strerror}", self._path) from error
+            self.fail_sync(error)
         return 0
 
     cdef seal(self, Segment segment):
@@ -408,15 +429,22 @@ cdef class Syncer:
 
     cdef int unmark(self) except -1:
         # Before the first record since then: after a power cut its number counts as given out, though nothing be left of it.
+        # Where the mark says so already, that is durable once nobody is in the middle of it.
         cdef DurableMark mark
-        if not self.tail.load_mark(&mark) or mark.end & MARK_OPENED:
-            return 0
-        self.tail.store_mark(mark.seq, mark.end | MARK_OPENED)
+        self.take_turn()
         try:
-            self.tail.sync()
-        except OSError as error:
-            memory.store_release(&self.control.hot.poison, error.errno or _errno.EIO)
-            raise
+            self.hold_sync()
+            try:
+                if self.tail.load_mark(&mark) and not mark.end & MARK_OPENED:
+                    self.sync_mark(mark.seq, mark.end | MARK_OPENED)
+            except MappingFault:
+                raise
+            except OSError as error:
+                self.fail_sync(error)
+            finally:
+                self.end_sync()
+        finally:
+            self.give_turn()
         return 0
 
     cdef mark_clean(self):
@@ -425,8 +453,18 @@ cdef class Syncer:
         cdef DurableMark mark
         if tail.load_mark(&mark) and mark.seq == self.seq and mark.end == self.end:
             return
-        tail.store_mark(self.seq, self.end)
-        tail.sync()
+        self.hold_sync()
+        try:
+            self.sync_mark(self.seq, self.end)
+        finally:
+            self.end_sync()
+
+    cdef int sync_mark(self, uint64_t seq, uint64_t end) except -1:
+        self.control.begin_sync(SYNCING)
+        self.tail.store_mark(seq, end)
+        self.tail.sync()
+        self.control.end_sync(SYNCING)
+        return 0
 
 
 cdef uint64_t end_of_records(Segment segment, uint64_t seq) noexcept nogil:

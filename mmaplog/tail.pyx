@@ -140,19 +140,19 @@ cdef class TailHolder(Syncer):
         # From one who died with the mutex in hand, whatever he was at. Until it is done nobody appends.
         cdef bint syncing = self.flushing == threading.get_ident()
         self.segments.relist()
-        manifest = self.segments.manifest
-        if manifest.cut is None:
-            recovery.cleanse(self.segments, self.control, ())
-            return 0
-        # It counts since MANIFEST says so: what would be appended before it is finished would be dropped by it.
         if not syncing:
             self.take_turn()
         try:
             self.hold_sync()
             try:
-                truncation.finish_cut(self.segments, manifest, self.control)
-                self.unsynced = []
-                self.names_unsynced = False
+                manifest = self.segments.manifest
+                if manifest.cut is None:
+                    recovery.cleanse(self.segments, self.control, ())
+                else:
+                    # It counts since MANIFEST says so: what would be appended before it is finished would be dropped by it.
+                    truncation.finish_cut(self.segments, manifest, self.control)
+                    self.unsynced = []
+                    self.names_unsynced = False
             finally:
                 self.end_sync()
         finally:

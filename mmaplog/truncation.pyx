@@ -51,14 +51,14 @@ def finish_cut(SegmentSet segments, manifest, Control control, Segment successor
     if bases:
         last = segments.at_base(bases[len(bases) - 1])
         # Also where there is one: of what it says nobody knows whether it is durable, and it may speak of more than is left. Without
-        # it, recovery would take a batch that was cut for one that was never finished.
-        if not last.load_footer(&footer) or footer.seq != seq:
-            footer.seq = seq
-            footer.end = end_of_records(last, seq)
-            footer.records = last.count_below(seq)
-            footer.time_min = 0
-            footer.time_max = <uint64_t>-1
-            last.store_footer(&footer)
+        # it, recovery would take a batch that was cut for one that was never finished. Stored again even if it says this already: who did so may
+        # have been killed, before he could tell that the sync had failed.
+        footer.seq = seq
+        footer.end = end_of_records(last, seq)
+        footer.records = last.count_below(seq)
+        footer.time_min = 0
+        footer.time_max = <uint64_t>-1
+        last.store_footer(&footer)
         last.sync()
         last.release()
     system.sync(directory)
