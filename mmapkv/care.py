@@ -47,11 +47,12 @@ class Cared:
 
         What a walk or snapshot may still need stays, in whichever process it is. Reads and writes go on
         meanwhile; writes wait for a millisecond now and then, and half a microsecond for each key that is
-        left where most were deleted: then the index is built anew, as small as it can be. Flushes first. Costs a pass over the segments
-        with something to remove, and room on the disk for one segment, which :exc:`OSError` says is not
-        there; what was not reached is then as it was, as after a crash. With `background` it is done by a
-        thread: the call returns None at once, and :meth:`stats` and the log named ``mmapkv`` tell what went
-        wrong. Raises CorruptionError, Poisoned, FlushFailed, InvalidMode on a reader, Closed.
+        left where most were deleted: then the index is built anew, as small as it can be. Flushes first.
+        Costs a pass over the segments with something to remove, and room on the disk for one segment, which
+        :exc:`OSError` says is not there; what was not reached is then as it was, as after a crash. With
+        `background` it is done by a thread: the call returns None at once, and :meth:`stats` and the log
+        named ``mmapkv`` tell what went wrong. Raises CorruptionError, Poisoned, FlushFailed, InvalidMode on a
+        reader, Closed.
 
         >>> import tempfile; from mmapkv import KVStore
         >>> with KVStore.open(tempfile.mkdtemp()) as kv:
