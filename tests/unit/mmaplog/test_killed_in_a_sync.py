@@ -4,7 +4,7 @@ The kernel says once that it could not write pages, to whoever syncs, and takes 
 Killed that moment, he has told nobody; the next sync finds nothing to write, succeeds, and would make of what
 may be lost something durable.
 
-Each child here is killed when fdatasync has returned: its pages are clean then, whatever became of them on the
+Each child is killed when fdatasync has returned: its pages are clean then, whatever became of them on the
 device. What the next sync has to write is asked of the kernel, at the system call: how many pages of the file
 are dirty in this process.
 """
@@ -58,7 +58,7 @@ def synced_by(work):
     return seen, result
 
 def killed_at(nth, work, thread="MainThread"):
-    "Do `work` in a child that is killed when sync `nth` of a thread has returned. False when there are fewer."
+    "Do `work` in a child that is killed when sync `nth` of a thread has returned: whether there was one."
     pid = os.fork()
     if pid == 0:
         left = [nth]
