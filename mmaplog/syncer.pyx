@@ -197,6 +197,8 @@ cdef class Syncer:
         # another process rolls past later is not among it.
         self.hold_sync()
         try:
+            # Again: the sync of whoever held the mutex meanwhile may have failed, and left pages that are clean.
+            self.check_writable()
             self.last_to_sync = None
             self.sync_target = self.control.committed()
             if self.control.durable < self.sync_target.seq:

@@ -512,6 +512,25 @@ answer([outcome(log.flush), outcome(log.flush), outcome(lambda: other.append(b"x
     assert found == ["FlushFailed", "Poisoned", "Poisoned", 0]
 
 
+def test_who_waited_for_a_sync_that_failed_does_not_sync(tmp_path: Path, interposer: Path) -> None:
+    """He had been let in before it failed. His sync found clean pages, and what was lost was called durable."""
+    code = (
+        DIE
+        + """
+log = opened(path, shared=True)
+other = opened(path, shared=True)
+log.append(b"x")
+fail(FDATASYNC, 1, errno.EIO)
+with Held(FDATASYNC, log.flush) as held:
+    library.interposer_let_on_later()
+    waited = outcome(other.flush)
+answer([held.outcome, waited, other.durable])
+"""
+    )
+    found = run_python(code, tmp_path / "log", preload=interposer)
+    assert found == ["FlushFailed", "Poisoned", 0]
+
+
 @pytest.mark.parametrize("shared", [False, True])
 def test_what_the_kernel_did_not_keep_is_not_called_durable(
     tmp_path: Path, interposer: Path, shared: bool
