@@ -513,7 +513,7 @@ answer([outcome(log.flush), outcome(log.flush), outcome(lambda: other.append(b"x
 
 
 def test_who_waited_for_a_sync_that_failed_does_not_sync(tmp_path: Path, interposer: Path) -> None:
-    """He had been let in before it failed. His sync found clean pages, and what was lost was called durable."""
+    """He was let in before it failed. His sync found clean pages, and what was lost was called durable."""
     code = (
         DIE
         + """
