@@ -1,4 +1,4 @@
-"""`python -m tests.property.together`: threads and a process at one store, while it is compacted in the background.
+"""`python -m tests.property.together`: threads and a process at one store, while it is compacted.
 
 Each value says which key it is of. Nobody may come to another one, to a snapshot that changes, to damage that
 is none, or to an error. What fails is printed; it does not come again by the same seed, for who is faster is
