@@ -316,8 +316,9 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         before the call; with `follow` it waits for more, until there was none for `timeout` seconds, if
         given. What it hands out is to be seen in the store. Costs reading the log from there on.
 
-        Where a compaction has removed what a copy kept by these changes may need, a deletion, the iteration
-        raises TooOld; with `too_old` "skip" it passes that over. Who begins with 0 needs none from before.
+        Values that were superseded and compacted away do not come. Where a deletion was, which a copy kept by
+        these changes may need, or a clear, or a value that had expired, the iteration raises TooOld; with
+        `too_old` "skip" it passes that over. Who begins with 0 needs none from before.
         Raises IndexError for a number that the log has not come to, TooOld (which is one) for one that it
         has no more, ValueError for another `too_old`, Closed.
 
