@@ -7,7 +7,7 @@ import os
 import random
 import time
 import weakref
-from collections.abc import Callable, ItemsView, Iterable, Iterator, MutableMapping, ValuesView
+from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, MutableMapping, ValuesView
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, Self, SupportsIndex, TypeVar, overload
@@ -35,7 +35,7 @@ from mmapkv.scan import Scanned
 from mmapkv.snapshot import Snapshot
 from mmapkv.transaction import Transaction
 from mmapkv.typed import TypedStore
-from mmapkv.views import Items, Values
+from mmapkv.views import Items, Keys, Values
 from mmapkv.walk import EXPIRED, KEYS, Walk
 from mmaplog.errors import CorruptionError, TooOld
 from mmaplog.log import DEFAULT_POLICY, DEFAULT_SEGMENT_BYTES, Log, open_log
@@ -241,6 +241,10 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
 
     def __iter__(self) -> Iterator[bytes]:
         return self._walk(KEYS)
+
+    def keys(self) -> KeysView[bytes]:
+        """A view of the keys; iterating it goes through the log once, and copies no value."""
+        return Keys(self)
 
     def items(self) -> ItemsView[bytes, bytes]:
         """A view of the (key, value) pairs; iterating it reads each record once."""

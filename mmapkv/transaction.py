@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import ItemsView, Iterator, MutableMapping, ValuesView
+from collections.abc import ItemsView, Iterator, KeysView, MutableMapping, ValuesView
 from datetime import timedelta
 from heapq import merge
 from operator import itemgetter
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 from mmapkv.errors import StoreError
 from mmapkv.frozen import encoded
 from mmapkv.scan import Scanned, scan_snapshot
-from mmapkv.views import Items, Values
+from mmapkv.views import Items, Keys, Values
 from mmapkv.walk import ITEMS, KEYS, VALUES
 
 if TYPE_CHECKING:
@@ -112,6 +112,10 @@ class Transaction(Scanned, MutableMapping[bytes, bytes]):
         for key, value in self._changes.items():
             count += (value is not None) - (key in self._before)
         return count
+
+    def keys(self) -> KeysView[bytes]:
+        """A view of the keys; iterating it goes through the log once, and copies no value."""
+        return Keys(self)
 
     def items(self) -> ItemsView[bytes, bytes]:
         """A view of the (key, value) pairs; iterating it reads each record once."""
