@@ -309,8 +309,7 @@ cdef class Index:
         return True
 
     cdef int settle(self, Outcome outcome, Hit *hit, bint held=False) except -1:
-        # Makes it possible to look again after UNMAPPED or OUTGROWN; raises for damage. `held` is for who looks for what was current at a
-        # number that compaction spares.
+        # Makes it possible to look again after UNMAPPED or OUTGROWN; raises for damage. `held`: compaction spares what is looked for.
         cdef Hit older
         cdef uint64_t known
         if outcome == UNMAPPED:
@@ -330,8 +329,7 @@ cdef class Index:
             except SnapshotTooOld:
                 if not hit.creates and (not held or self.private or self.state.root & ROOT_MOVED):
                     raise
-                # A deletion, or a value that had expired when all who look began, which compaction left out when the key was just being
-                # put again. What was before nobody needed.
+                # A deletion, or what had expired, that compaction left out when the key was just being put again. What was before nobody needed.
                 hit.deletion_gone = hit.previous_seq + 1
                 hit.previous = 0
                 return 0

@@ -282,6 +282,9 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         its room until :meth:`compact`. Raises what `put` does.
         """
         clear(self, durable)
+        self._was_cleared()
+
+    def _was_cleared(self) -> None:
         if self._compactor is not None:
             self._compactor.cleared(self)
 
