@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mmapkv import Change, Changes, KVStore, TooOld, compaction
+from mmapkv.compactor import Compactor
 from mmaplog import Log, repair
 from tests.unit.mmapkv.stores import MANUAL, SEGMENT, lose, opened
 
@@ -270,6 +271,8 @@ def test_a_copy_is_right_or_told_so(tmp_path: Path, seed: int) -> None:
     told = went_on = 0
     with opened(tmp_path / "kv") as kv, opened(tmp_path / "kv", "r") as reader:
         copies = [Copy() for _ in range(6)]
+        # What it does of its own accord, done here.
+        thread = Compactor(kv, automatic=False)
         for _ in range(60):
             for _ in range(chance.randrange(60)):
                 key, kind = chance.choice(keys), chance.randrange(100)
@@ -281,8 +284,10 @@ def test_a_copy_is_right_or_told_so(tmp_path: Path, seed: int) -> None:
                     kv.clear()
                 else:
                     kv[key] = chance.randbytes(chance.choice([5, 50, 3000]))
-            if chance.random() < 0.3:
+            if chance.random() < 0.2:
                 kv.compact()
+            while chance.random() < 0.7 and thread._work():
+                pass
             place = chance.randrange(len(copies))
             copy = copies[place]
             try:
