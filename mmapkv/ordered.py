@@ -130,8 +130,8 @@ class OrderedKeys:
         self._position = stop
 
     def _advance(self, log: Log, position: int, stop: int) -> bool:
-        # False when the log does not have all records from there on, and deletions may be among those removed.
-        # What was superseded nobody misses: where a snapshot that is older could, it was left.
+        # False when the log does not have all records from there on, and deletions may be among those that
+        # went. What was superseded nobody misses: where a snapshot that is older could, it was left.
         try:
             present, records = self._presence(log, position, stop, 0)
         except (TooOld, IndexError):
