@@ -489,6 +489,7 @@ cdef class Appender(TailHolder):
         if left.base_seq == self.seq:
             # Nothing was ever in it: the record is too large for it and has got a segment of its own.
             self.segments.discard(left)
+            self.discarded = left.id
         else:
             left.end = end
             left.release()
