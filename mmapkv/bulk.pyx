@@ -42,8 +42,9 @@ cdef uint64_t NEVER = <uint64_t>-1
 # How many changes ahead their buckets are fetched from memory, and how many the records that those lead to.
 cdef uint64_t AHEAD_BUCKET = 16
 cdef uint64_t AHEAD_RECORD = 8
-# Other threads may run while more than so much is written.
+# Other threads may run while more than so much is written, or more changes than so many are planned, which takes as long.
 cdef uint64_t HELD_BYTES_MAX = 1 << 20
+cdef uint64_t HELD_CHANGES_MAX = 1 << 13
 
 
 cdef class BulkWriter(StoreUpdater):
@@ -182,7 +183,11 @@ cdef class BulkWriter(StoreUpdater):
         cdef uint64_t at = 0, now = now_ns(), segments = index.state.segments
         cdef bint known = False
         cdef Outcome outcome
-        plan.begin(index)
+        if batch.count <= HELD_CHANGES_MAX:
+            plan.begin(index)
+        else:
+            with nogil:
+                plan.begin(index)
         for at in range(min(AHEAD_BUCKET, batch.count)):
             fetch_bucket(index, batch.changes[at].hash)
         at = 0
@@ -190,6 +195,9 @@ cdef class BulkWriter(StoreUpdater):
             change = &batch.changes[at]
             if change.fate != Fate.OPEN:
                 at += 1
+                if at % HELD_CHANGES_MAX == 0:
+                    with nogil:
+                        pass  # whoever waits for the GIL has it now
                 continue
             if at + AHEAD_BUCKET < batch.count:
                 fetch_bucket(index, batch.changes[at + AHEAD_BUCKET].hash)

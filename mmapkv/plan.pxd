@@ -20,7 +20,7 @@ cdef class Plan:
     cdef uint64_t *other        # as much again, to sort them
     cdef uint64_t count         # of these
 
-    cdef void begin(self, Index index) noexcept
+    cdef void begin(self, Index index) noexcept nogil
     cdef int reserve(self, Index index) except -1
 
 

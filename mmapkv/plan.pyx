@@ -27,7 +27,7 @@ cdef class Plan:
         free(self.fresh)
         free(self.other)
 
-    cdef void begin(self, Index index) noexcept:
+    cdef void begin(self, Index index) noexcept nogil:
         # Every change is to be looked up in this index, but for those that another one of the same key makes void.
         cdef uint64_t at, slot, mask = (<uint64_t>1 << self.newest_bits) - 1, seed = index.seed
         cdef int shift = 64 - self.newest_bits

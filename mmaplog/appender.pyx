@@ -50,7 +50,6 @@ cdef uint64_t PREPARED_LEAST = 256 << 10
 cdef uint64_t SYNCS_LEAST = 8
 cdef uint64_t SEQ_PER_SEGMENT_MAX = 0xFFFFFFFF
 
-
 # Records go to the file by so many bytes at a time where there are at least twice as many, unless they are larger than this.
 cdef uint64_t PIECE = 256 << 10
 cdef uint64_t BULK_LEAST = 2 * PIECE

@@ -329,6 +329,28 @@ def test_threads_with_batches(tmp_path: Path) -> None:
     assert run_python(program, str(tmp_path / "kv"), "FlushPolicy.NEVER") == ["[]", 410, 1]
 
 
+def test_a_thread_reads_while_a_large_batch_is_planned(tmp_path: Path) -> None:
+    """Which lets it run in the middle: of two keys the one that is read later is never the older one."""
+    program = COMMON + (
+        "kv = open_store()\n"
+        "names = [b'key-%d' % number for number in range(30_000)]\n"
+        "kv.put_many(dict.fromkeys(names, b'0'))\n"
+        "def write():\n"
+        "    for number in range(1, 8):\n"
+        "        others = [b'%d-%d' % (number, at) for at in range(9000)]\n"
+        "        kv.put_many(dict.fromkeys(names + others, b'%d' % number))\n"
+        "def read():\n"
+        "    while int(kv[names[7]]) < 7:\n"
+        "        first, last = int(kv[names[0]]), int(kv[names[-1]])\n"
+        "        assert first <= last <= int(kv[names[0]])\n"
+        "        count = len(kv)\n"
+        "        assert count % 9000 == 3000, count\n"
+        "errors = together(write, read)\n"
+        "answer([repr(errors), len(kv)])\n"
+    )
+    assert run_python(program, str(tmp_path / "kv"), "FlushPolicy.NEVER") == ["[]", 93_000]
+
+
 def test_a_destructor_that_writes_between(tmp_path: Path) -> None:
     """Objects die while a batch is made and committed; what they do to the store is no part of it."""
     path = tmp_path / "kv"
