@@ -71,6 +71,8 @@ SUITE = Suite(
         _ratio("scan", "lmdb", 1.2),
         _ratio("durable", "pwrite", 1 / 1.1),
         _limit("commit", 900),
+        # As in batches of a thousand.
+        _limit("put-all", 900),
         _ratio("processes", SUBJECT, 1.7, "one process: kv[k]"),
         _limit("open", 2e6, "ms", 1e6),
         _limit("reopen", 20e6, "ms", 1e6),

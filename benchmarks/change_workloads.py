@@ -82,6 +82,17 @@ class PutMany(Put):
         return _time_commits(rival, operands) / len(operands.keys)
 
 
+class PutAll(PutMany):
+    """Store all pairs in an empty store in one call, one commit. It does not wait for the device."""
+
+    name = "put-all"
+    operation = "put of a new key, all in one commit"
+    life = "one batch"
+
+    def run(self, rival: Rival, form: Form, operands: Operands, directory: Path) -> float:
+        return _time_commits(rival, operands, len(operands.keys)) / len(operands.keys)
+
+
 class Durable(Workload):
     """Put a pair and wait until it is on the device, again and again; the middle one of many.
 
@@ -172,9 +183,9 @@ def _time_deletes(rival: Rival, form: Form, keys: Sequence[bytes]) -> int:
     return perf_counter_ns() - start
 
 
-def _time_commits(rival: Rival, operands: Operands) -> int:
+def _time_commits(rival: Rival, operands: Operands, keys_each: int = BATCH_KEYS) -> int:
     put_many = needed(rival, "put_many", rival.commits().put_many)
-    batches = batches_of(list(zip(operands.keys, operands.values, strict=True)))
+    batches = batches_of(list(zip(operands.keys, operands.values, strict=True)), keys_each)
     start = perf_counter_ns()
     for batch in batches:
         put_many(batch)

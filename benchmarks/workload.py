@@ -140,9 +140,9 @@ def mapping_of(session: Session) -> MutableMapping[bytes, bytes]:
     return session.mapping
 
 
-def batches_of(items: Sequence[T]) -> list[list[T]]:
-    """Cut into lists of `BATCH_KEYS`, the last of which may be shorter."""
-    return [list(items[start : start + BATCH_KEYS]) for start in range(0, len(items), BATCH_KEYS)]
+def batches_of(items: Sequence[T], size: int = BATCH_KEYS) -> list[list[T]]:
+    """Cut into lists of `size`, the last of which may be shorter."""
+    return [list(items[start : start + size]) for start in range(0, len(items), size)]
 
 
 def _time_empty_loop(keys: Sequence[bytes]) -> int:

@@ -1,6 +1,6 @@
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from mmapkv.writer cimport StoreWriter, Version
+from mmapkv.writer cimport StoreWriter
 
 
 cdef enum Fate:
@@ -11,19 +11,20 @@ cdef enum Fate:
 
 cdef struct Change:
     # What is to become of a key, ...
-    Version version
+    const char *key
+    const char *value
+    uint64_t expires            # nanoseconds since 1970, or 0
+    uint32_t value_size
+    uint16_t key_size
+    uint8_t kind
     # ... and what was found out about that, with the tail of the log in hand.
-    uint64_t hash
+    uint8_t flags
     Fate fate
-    int flags
-    char *segment               # of the index, in which its entry is or will be, ...
-    char *line                  # ... and the line to begin with
+    uint32_t superseded         # units of 8 bytes of the record before, unless they are counted as such already
+    uint64_t hash
     uint64_t *cell              # the entry; NULL for a new key
-    uint64_t tag
     uint64_t previous_seq
     uint64_t previous
-    uint64_t superseded         # bytes of that record, unless they are counted as such already
-    uint64_t address            # where its record was written
 
 
 cdef class Batch:

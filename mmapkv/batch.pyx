@@ -9,7 +9,7 @@ from libc.stdlib cimport free, realloc
 
 from mmapkv.format cimport KIND_DELETE, KIND_PUT
 from mmapkv.reader cimport as_bytes
-from mmapkv.writer cimport StoreWriter, begin_version, expiry_of
+from mmapkv.writer cimport StoreWriter, expiry_of
 
 from mmapkv.errors import StoreError
 
@@ -21,6 +21,7 @@ cdef class Batch:
 
     Made by ``KVStore.batch``. A commit is atomic: every reader in every process sees all of it or nothing, and so does who opens the store
     after a crash. Of several changes of one key the last counts. Adding a change looks nothing up, so deleting what is absent is no error.
+    Each takes some 120 bytes, besides key and value, until the end.
 
     >>> import tempfile; from mmapkv import KVStore
     >>> with KVStore.open(tempfile.mkdtemp()) as kv:
@@ -91,11 +92,15 @@ cdef class Batch:
             self.changes = moved
             self.capacity = capacity
         change = &self.changes[self.count]
-        begin_version(&change.version, kind, <bytes>key)
+        change.kind = kind
+        change.key = PyBytes_AS_STRING(key)
+        change.key_size = PyBytes_GET_SIZE(key)
+        change.value = NULL
+        change.value_size = 0
         if kind == KIND_PUT:
-            change.version.value = PyBytes_AS_STRING(value)
-            change.version.value_size = PyBytes_GET_SIZE(value)
-            change.version.expires = expires
+            change.value = PyBytes_AS_STRING(value)
+            change.value_size = PyBytes_GET_SIZE(value)
+        change.expires = expires
         self.count += 1
         return 0
 

@@ -2,18 +2,19 @@
 """Many changes in one commit: planned, written to the log as one batch of its, then entered into the index and made visible at once."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memset
 
 from mmapio cimport _fault
 from mmapio cimport _memory as memory
 from mmapio._os cimport now_ns
+from mmapio.region cimport Region
 from mmapkv.approach cimport fetch_bucket, fetch_record
 from mmapkv.batch cimport Batch, Change, Fate, batch_of
 from mmapkv.clearance cimport count_left
 from mmapkv.clearing cimport CLEAR_PAYLOAD_SIZE, lay_out_clear
 from mmapkv.format cimport (
     ADDRESS_BITS,
-    BUCKETS,
     FLAG_CREATES,
     FLAG_EXPIRY,
     FLAG_PREVIOUS,
@@ -21,22 +22,20 @@ from mmapkv.format cimport (
     KIND_DELETE,
     KIND_PUT,
     LINE,
-    PAGE,
     address_slot,
     make_address,
-    top_bits,
     value_offset,
-    word_page,
 )
 from mmapkv.index cimport ABSENT, PRESENT, REPLACED, UNSOUND, Hit, Index, Outcome
 from mmapkv.moment cimport read_moment, store_clear
 from mmapkv.plan cimport Plan, plan_of
 from mmapkv.reader cimport as_bytes
+from mmapkv.relocation cimport CURRENT, Ground, fate_of, ground_of
 from mmapkv.updater cimport StoreUpdater
-from mmapkv.writer cimport NEVER_DUE, expiry_of, lay_out
+from mmapkv.writer cimport NEVER_DUE, Version, expiry_of, lay_out
 from mmaplog.appender cimport BATCH_SIZE_MAX, record_size
 from mmaplog.checksum cimport xxh3
-from mmaplog.format cimport FLAG_BATCH, FLAG_BATCH_END
+from mmaplog.format cimport FLAG_BATCH, FLAG_BATCH_END, UNIT
 from mmaplog.log cimport Log
 
 from mmapkv.errors import Conflict
@@ -46,8 +45,9 @@ cdef uint64_t NEVER = <uint64_t>-1
 # How many changes ahead their buckets are fetched from memory, and how many the records that those lead to.
 cdef uint64_t AHEAD_BUCKET = 16
 cdef uint64_t AHEAD_RECORD = 8
-# Other threads may run while more than so much is written.
+# Other threads may run while more than so much is written, or more changes than so many are planned, which takes as long.
 cdef uint64_t HELD_BYTES_MAX = 1 << 20
+cdef uint64_t HELD_CHANGES_MAX = 1 << 13
 
 
 cdef class BulkWriter(StoreUpdater):
@@ -57,8 +57,9 @@ cdef class BulkWriter(StoreUpdater):
         """Set the values of many keys, all of them or none: `pairs` is a mapping, or an iterable of (key, value).
 
         A commit is atomic as that of :meth:`batch` is. `ttl` is for all of them, and `durable` costs one sync. Nothing is written when iterating
-        raises. Costs less than single puts, for what one key needs comes from memory while others are looked up; other threads that write
-        wait meanwhile. Raises what put does, and RecordTooLarge with nothing written for more than 512 MiB, with what the format adds.
+        raises. Costs less than single puts, for what one key needs comes from memory while others are looked up, and a million pairs in one call
+        cost what they do in a thousand; other threads that write wait meanwhile. Until it returns it takes some 120 bytes for each pair, besides keys
+        and values. Raises what put does, MemoryError, and RecordTooLarge with nothing written for more than 512 MiB, with what the format adds.
         """
         cdef Batch batch = batch_of(self, durable)
         cdef uint64_t expires = expiry_of(ttl)
@@ -75,7 +76,7 @@ cdef class BulkWriter(StoreUpdater):
         self.commit_batch(batch, durable, None, NEVER, False, NEVER)
 
     def delete_many(self, keys, /, *, bint durable=False):
-        """Remove many keys, all of them or none, and return how many were there. Costs less than single deletions."""
+        """Remove many keys, all of them or none, and return how many were there. Costs less than single deletions, and memory as put_many does."""
         cdef Batch batch = batch_of(self, durable)
         for key in keys:
             key = as_bytes(key, "key")
@@ -181,30 +182,34 @@ cdef class BulkWriter(StoreUpdater):
         return PRESENT
 
     cdef Outcome plan_changes(self, Index index, Plan plan, uint64_t stop, uint64_t cleared, Hit *hit) except *:
-        # Finds for each change what there is to be done, and room in the index for all of it. PRESENT when that is finished.
+        # Finds for each change what there is to be done, and makes room in the index for all of it. PRESENT when that is finished.
         cdef Batch batch = plan.batch
         cdef Change *change
         cdef char *base = index.base
-        cdef uint64_t at = 0, now = now_ns()
+        cdef uint64_t at = 0, now = now_ns(), segments = index.state.segments
+        cdef bint known = False
         cdef Outcome outcome
-        plan.begin(index)
+        if batch.count <= HELD_CHANGES_MAX:
+            plan.begin(index)
+        else:
+            with nogil:
+                plan.begin(index)
+        for at in range(min(AHEAD_BUCKET, batch.count)):
+            fetch_bucket(index, batch.changes[at].hash)
+        at = 0
         while at < batch.count:
             change = &batch.changes[at]
             if change.fate != Fate.OPEN:
                 at += 1
+                if at % HELD_CHANGES_MAX == 0:
+                    with nogil:
+                        pass  # whoever waits for the GIL has it now
                 continue
-            if not index.has_room():
-                index.make_room()
-                if index.base != base:
-                    # It was mapped anew elsewhere.
-                    base = index.base
-                    plan.begin(index)
-                    at = 0
-                    continue
             if at + AHEAD_BUCKET < batch.count:
                 fetch_bucket(index, batch.changes[at + AHEAD_BUCKET].hash)
+            if at + AHEAD_RECORD < batch.count:
                 fetch_record(index, batch.changes[at + AHEAD_RECORD].hash)
-            outcome = index.find(change.hash, change.version.key, change.version.key_size, False, hit)
+            outcome = index.find(change.hash, change.key, change.key_size, False, hit)
             if _fault.faults() != self.faults:
                 self.check_faults()
             if outcome == REPLACED or outcome == UNSOUND:
@@ -216,34 +221,46 @@ cdef class BulkWriter(StoreUpdater):
                 self.refuse_changed(index, hit, stop, cleared)
                 if batch.clears or hit.seq < index.state.cleared:
                     hit.deleted = True
-            if change.version.kind == KIND_DELETE and (outcome == ABSENT or hit.deleted or hit.expires and hit.expires <= now):
+            if change.kind == KIND_DELETE and (outcome == ABSENT or hit.deleted or hit.expires and hit.expires <= now):
                 change.fate = Fate.VOID
                 continue
-            change.flags = FLAG_EXPIRY if change.version.expires else 0
+            change.flags = FLAG_EXPIRY if change.expires else 0
             self.expiring = self.expiring or change.flags
             change.superseded = 0
-            change.segment = segment_of(index, change.hash)
             if outcome == ABSENT:
-                if not plan.claim(change.hash, change.segment):
-                    index.split(change.hash)
-                    plan.reopen(change.segment)
-                    at = 0
-                    continue
+                plan.fresh[plan.count] = change.hash
+                plan.count += 1
                 change.flags |= FLAG_CREATES
                 change.cell = NULL
-                change.line = bucket_of(change.segment, change.hash)
             else:
+                known = True
                 change.flags |= FLAG_PREVIOUS
                 if hit.deleted:
                     change.flags |= FLAG_CREATES
                 change.cell = hit.cell
-                change.tag = hit.cell[0] >> ADDRESS_BITS << ADDRESS_BITS
-                change.line = <char *>hit.cell
                 change.previous_seq = hit.seq
                 change.previous = hit.address
-                change.superseded = 0 if hit.deleted else hit.size
+                change.superseded = 0 if hit.deleted else <uint32_t>(hit.size // UNIT)
             change.fate = Fate.PLANNED
+        plan.reserve(index)
+        if known and (index.base != base or index.state.segments != segments):
+            self.find_cells(index, batch)
         return PRESENT
+
+    cdef int find_cells(self, Index index, Batch batch) except -1:
+        # Anew: a split copied them, or the index was mapped elsewhere.
+        cdef Ground ground
+        cdef Region held = ground_of(index, &ground)
+        cdef Change *change
+        cdef uint64_t at
+        for at in range(batch.count):
+            change = &batch.changes[at]
+            if at + AHEAD_BUCKET < batch.count:
+                fetch_bucket(index, batch.changes[at + AHEAD_BUCKET].hash)
+            if (change.fate == Fate.PLANNED and change.cell != NULL
+                    and fate_of(&ground, change.hash, change.previous, &change.cell) != CURRENT):
+                raise Reseed("an index segment is damaged")
+        return 0
 
     cdef int fit(self, Index index, Batch batch, uint64_t *written, uint64_t *total) except -1:
         # Room in one segment for all records, and their number and size. The last that can fail.
@@ -287,7 +304,7 @@ cdef class BulkWriter(StoreUpdater):
             if change.fate == Fate.PLANNED:
                 if change.flags & FLAG_CREATES:
                     count += 1
-                elif change.version.kind == KIND_DELETE:
+                elif change.kind == KIND_DELETE:
                     count -= 1
         index.publish(log.seq, count)
         self.seen = log.seq
@@ -297,26 +314,34 @@ cdef class BulkWriter(StoreUpdater):
 
     cdef void write_changes(self, Log log, Index index, Batch batch, uint64_t written) noexcept nogil:
         cdef Change *change
-        cdef uint64_t at, size, left = written, below = log.seq
+        cdef Version version
+        cdef uint64_t at, size, tag, place, left = written, below = log.seq
         cdef uint8_t flags
+        memset(&version, 0, sizeof(version))
         if batch.clears:
             lay_out_clear(log.begin(CLEAR_PAYLOAD_SIZE), below)
             left -= 1
             log.seal_next(CLEAR_PAYLOAD_SIZE, 0 if written == 1 else FLAG_BATCH)
+        place = log.end
         for at in range(batch.count):
             change = &batch.changes[at]
             if at + AHEAD_RECORD < batch.count:
-                memory.prefetch(batch.changes[at + AHEAD_RECORD].version.value)
-                memory.prefetch(batch.changes[at + AHEAD_RECORD].version.value + LINE)
+                memory.prefetch(batch.changes[at + AHEAD_RECORD].value)
+                memory.prefetch(batch.changes[at + AHEAD_RECORD].value + LINE)
             if change.fate != Fate.PLANNED:
                 continue
             size = payload_size_of(change)
-            lay_out(log.begin(size), change.flags, &change.version, change.previous_seq, change.previous)
+            version.kind = change.kind
+            version.key = change.key
+            version.key_size = change.key_size
+            version.value = change.value
+            version.value_size = change.value_size
+            version.expires = change.expires
+            lay_out(log.begin(size), change.flags, &version, change.previous_seq, change.previous)
             left -= 1
             # A batch of one record is a record.
             flags = 0 if written == 1 else FLAG_BATCH | (FLAG_BATCH_END if left == 0 else 0)
             log.seal_next(size, flags)
-            change.address = make_address(self.tail_slot, log.last)
         log.publish()
         # Committed: what is not entered now is entered by the next writer. Readers see none of it until `applied` is published.
         if batch.clears:
@@ -324,18 +349,22 @@ cdef class BulkWriter(StoreUpdater):
         for at in range(batch.count):
             change = &batch.changes[at]
             if at + AHEAD_RECORD < batch.count:
-                memory.prefetch(batch.changes[at + AHEAD_RECORD].line)
+                fetch_bucket(index, batch.changes[at + AHEAD_RECORD].hash)
             if change.fate != Fate.PLANNED:
                 continue
             if change.cell == NULL:
-                change.cell = index.place(change.hash, &change.tag)
+                change.cell = index.place(change.hash, &tag)
+            else:
+                tag = change.cell[0] >> ADDRESS_BITS << ADDRESS_BITS
             if change.superseded:
-                index.add_dead(address_slot(change.previous), change.superseded)
-            if change.version.kind == KIND_DELETE:
-                index.add_dead(self.tail_slot, record_size(payload_size_of(change), False))
-            if change.version.expires:
+                index.add_dead(address_slot(change.previous), UNIT * change.superseded)
+            size = record_size(payload_size_of(change), False)
+            if change.kind == KIND_DELETE:
+                index.add_dead(self.tail_slot, size)
+            if change.expires:
                 index.state.expiring = log.seq
-            memory.store_release(change.cell, change.tag | change.address)
+            memory.store_release(change.cell, tag | make_address(self.tail_slot, place))
+            place += size
 
     cdef int refuse_changed(self, Index index, Hit *hit, uint64_t stop, uint64_t cleared) except -1:
         # What was there when a transaction began is not there any more.
@@ -353,18 +382,9 @@ cdef uint64_t size_at_most(Batch batch) noexcept:
     cdef uint64_t at, size = 0
     for at in range(batch.count):
         size += record_size(
-            value_offset(FLAG_PREVIOUS | FLAG_EXPIRY, batch.changes[at].version.key_size) + batch.changes[at].version.value_size, False)
+            value_offset(FLAG_PREVIOUS | FLAG_EXPIRY, batch.changes[at].key_size) + batch.changes[at].value_size, False)
     return size
 
 
 cdef inline uint64_t payload_size_of(Change *change) noexcept nogil:
-    return value_offset(change.flags, change.version.key_size) + change.version.value_size
-
-
-cdef inline char *segment_of(Index index, uint64_t hash) noexcept nogil:
-    cdef uint64_t root = index.state.root
-    return index.base + word_page((<uint64_t *>(index.base + (root >> 8) * PAGE))[top_bits(hash, root & 0x7F)]) * PAGE
-
-
-cdef inline char *bucket_of(char *segment, uint64_t hash) noexcept nogil:
-    return segment + LINE + (hash & (BUCKETS - 1)) * LINE
+    return value_offset(change.flags, change.key_size) + change.value_size

@@ -142,7 +142,7 @@ class Namespace(MutableMapping[K, T], Generic[K, T]):
     ) -> None:
         """Set the values of many keys, all of them or none, as :meth:`mmapkv.KVStore.put_many` does."""
         items = pairs.items() if isinstance(pairs, Mapping) else pairs
-        encoded = [(self._inner(key), self._encoded(value)) for key, value in items]
+        encoded = ((self._inner(key), self._encoded(value)) for key, value in items)
         self._store.put_many(encoded, ttl=ttl, durable=durable)
 
     def add(self, key: str | Buffer, value: T, /, *, ttl: _Ttl = None, durable: bool = False) -> bool:
@@ -163,7 +163,7 @@ class Namespace(MutableMapping[K, T], Generic[K, T]):
 
     def delete_many(self, keys: Iterable[str | Buffer], /, *, durable: bool = False) -> int:
         """Remove many keys, all of them or none, and return how many were there."""
-        return self._store.delete_many([self._inner(key) for key in keys], durable=durable)
+        return self._store.delete_many((self._inner(key) for key in keys), durable=durable)
 
     def setdefault(self, key: str | Buffer, default: T | None = None, /) -> T:
         """The value of `key`, which is set to `default` first when it is absent."""

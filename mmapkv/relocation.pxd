@@ -26,4 +26,5 @@ cdef struct Ground:
 cdef Region ground_of(Index index, Ground *ground)
 cdef Fate fate_of(const Ground *ground, uint64_t hash, uint64_t address, uint64_t **cell) noexcept nogil
 cdef void fetch_bucket(const Ground *ground, uint64_t hash) noexcept nogil
+cdef int forget(Index index, uint64_t segment_id) except -1
 cdef bint split_payload(const Record *record, PayloadHeader *payload, const char **key) noexcept nogil

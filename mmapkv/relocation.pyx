@@ -241,6 +241,7 @@ cdef int take_back(Index index) except -1:
 
 
 cdef int forget(Index index, uint64_t segment_id) except -1:
+    # No entry leads to it any more, if one ever did.
     cdef uint64_t slot
     for slot in range(index.state.slots_used):
         if index.slot_table[slot] == segment_id:

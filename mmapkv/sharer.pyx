@@ -7,6 +7,7 @@ from mmapio cimport _fault
 from mmapkv.bulk_reader cimport BulkReader
 from mmapkv.format cimport ROOT_MOVED
 from mmapkv.index cimport PRESENT, REPLACED, UNSOUND, Hit, Index, Outcome
+from mmapkv.relocation cimport forget
 from mmaplog.log cimport Log
 
 from mmapkv import index_file
@@ -77,6 +78,10 @@ cdef class Sharer(BulkReader):
     cdef int enter_tail(self, Index index) except -1:
         # The index knows the segment that is written.
         if self.tail_id != self.log.segment_id:
+            if self.log.discarded:
+                # The slot of a segment that is gone would say that the index must be built anew.
+                forget(index, self.log.discarded)
+                self.log.discarded = 0
             self.tail_slot = index.slot_of(self.log.segment_id)
             self.tail_id = self.log.segment_id
             self._segment_filled()

@@ -24,6 +24,7 @@ cdef class Appender(TailHolder):
     cdef uint64_t bytes_bound
     cdef uint64_t writes_bound
 
+    cdef uint64_t discarded     # id of the segment that was removed last because what came was too large for it and it had no record yet
     cdef uint64_t roll_bytes    # a segment gets no longer than this, though it has the capacity
 
     cdef uint64_t append_from(self, const void *data, uint64_t size, bint durable) except? 0

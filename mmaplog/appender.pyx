@@ -50,7 +50,6 @@ cdef uint64_t PREPARED_LEAST = 256 << 10
 cdef uint64_t SYNCS_LEAST = 8
 cdef uint64_t SEQ_PER_SEGMENT_MAX = 0xFFFFFFFF
 
-
 # Records go to the file by so many bytes at a time where there are at least twice as many, unless they are larger than this.
 cdef uint64_t PIECE = 256 << 10
 cdef uint64_t BULK_LEAST = 2 * PIECE
@@ -489,6 +488,7 @@ cdef class Appender(TailHolder):
         if left.base_seq == self.seq:
             # Nothing was ever in it: the record is too large for it and has got a segment of its own.
             self.segments.discard(left)
+            self.discarded = left.id
         else:
             left.end = end
             left.release()

@@ -55,6 +55,7 @@ class LmdbStore(Rival):
         "delete": {Form.CALL: "txn.delete(k)"},
         "reopen": {Form.CALL: "lmdb.open()"},
         "put-many": {Form.CALL: "with begin(): cursor.putmulti(pairs)"},
+        "put-all": {Form.CALL: "with begin(): cursor.putmulti(pairs)"},
         "durable": {Form.CALL: "with begin(): txn.put(k, v)"},
         "commit": {Form.CALL: "with begin(): cursor.putmulti(pairs)"},
         **mixes("txn.get(k), txn.put(k, v)"),

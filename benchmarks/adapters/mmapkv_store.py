@@ -49,6 +49,7 @@ class MmapkvStore(Rival):
         "overwrite": {Form.OPERATOR: "kv[k] = v"},
         "delete": {Form.OPERATOR: "del kv[k]"},
         "put-many": {Form.CALL: "kv.put_many(pairs)"},
+        "put-all": {Form.CALL: "kv.put_many(pairs)"},
         "durable": {Form.CALL: "kv.put(k, v, durable=True)"},
         "commit": {Form.CALL: "kv.put_many(pairs, durable=True)"},
         "space": {Form.CALL: "all files, at most"},

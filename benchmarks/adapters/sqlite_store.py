@@ -52,6 +52,7 @@ class SqliteStore(Rival):
         "overwrite": {Form.CALL: "db.execute(put, (k, v))"},
         "delete": {Form.CALL: "db.execute(delete, (k,))"},
         "put-many": {Form.CALL: "begin; db.executemany(put, pairs); commit"},
+        "put-all": {Form.CALL: "begin; db.executemany(put, pairs); commit"},
         "durable": {Form.CALL: "db.execute(put, (k, v))"},
         "commit": {Form.CALL: "begin; db.executemany(put, pairs); commit"},
         **mixes("db.execute(get, ...), db.execute(put, ...)"),

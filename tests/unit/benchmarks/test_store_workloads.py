@@ -37,7 +37,8 @@ class Able(PythonDict):
     spellings: ClassVar[Any] = {
         **PythonDict.spellings,
         **{
-            name: {Form.CALL: name} for name in ("get-many", "get-many-into", "put-many", "durable", "commit")
+            name: {Form.CALL: name}
+            for name in ("get-many", "get-many-into", "put-many", "put-all", "durable", "commit")
         },
         "ycsb-e": {Form.CALL: "scan"},
     }
@@ -123,6 +124,7 @@ def test_one_who_can_do_everything_is_found_right(name: str, tmp_path: Path) -> 
         ("get-many", Disordered),
         ("get-many-into", Disordered),
         ("put-many", ForgetsOne),
+        ("put-all", ForgetsOne),
         ("commit", ForgetsOne),
         ("durable", KeepsTheOld),
         ("ycsb-a", KeepsTheOld),

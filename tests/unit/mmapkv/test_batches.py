@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import random
 import shutil
 import struct
@@ -16,7 +17,7 @@ from tests.support.plain_reader import check_store
 from tests.unit.mmapio.processes import in_child, killed_after, run_python
 from tests.unit.mmapio.volume import fill, small_volume  # noqa: F401
 from tests.unit.mmapkv.colliding_keys import HashInverter, seed_of
-from tests.unit.mmapkv.stores import agreeing, contents, lose, opened
+from tests.unit.mmapkv.stores import SEGMENT, agreeing, contents, lose, opened
 from tests.unit.mmapkv.test_threads import COMMON
 
 # The state of the index: `turn`, then two pairs of a number and a count.
@@ -64,6 +65,29 @@ def test_many_splits_in_one_batch(tmp_path: Path) -> None:
         assert kv.stats()["index_segments"] > 10
         assert agreeing(kv) == model
         assert check_store(path) == model
+
+
+def test_known_keys_in_a_batch_with_splits(tmp_path: Path) -> None:
+    """Their entries are copied while room for the others is made; among them deletions and repeated keys."""
+    path = tmp_path / "kv"
+    rng = random.Random(1)
+    model = {b"%d" % number: b"before" for number in range(3_000)}
+    with opened(path) as kv:
+        kv.put_many(model)
+        before = kv.stats()["index_segments"]
+        with kv.batch() as batch:
+            for _ in range(40_000):
+                key = b"%d" % rng.randrange(50_000)
+                if rng.random() < 0.2:
+                    batch.delete(key)
+                    model.pop(key, None)
+                else:
+                    batch[key] = model[key] = rng.randbytes(3)
+        assert kv.stats()["index_segments"] >= 8 * before
+        assert agreeing(kv) == model
+        assert check_store(path) == model
+        assert kv.delete_many(list(model)) == len(model)
+        assert agreeing(kv) == {}
 
 
 @pytest.mark.parametrize("count", [7, 8, 40, 63, 64, 200])
@@ -153,6 +177,25 @@ def test_a_batch_larger_than_a_segment(tmp_path: Path) -> None:
         kv.put_many(model)
         kv["after"] = "1"
     assert check_store(path) == contents(path) == {b"before": b"1", **model, b"after": b"1"}
+
+
+@pytest.mark.parametrize("compacted", [False, True], ids=["opened", "compacted"])
+@pytest.mark.parametrize("shared", [False, True], ids=["alone", "shared"])
+def test_a_first_batch_larger_than_a_segment(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, shared: bool, compacted: bool
+) -> None:
+    """The segment that was to be the first has no record, and goes; the index does not know it any more."""
+    path = tmp_path / "kv"
+    model = {b"%d" % number: bytes([number]) * 9000 for number in range(200)}
+    with caplog.at_level(logging.WARNING, "mmapkv"):
+        with KVStore.open(path, segment_bytes=SEGMENT, compaction=False, shared=shared) as kv:
+            kv.put_many(model)
+            if compacted:
+                del kv[b"7"], model[b"7"]
+                assert kv.compact().records_removed == 2
+                assert agreeing(kv) == model
+        assert contents(path, "w") == model
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("keeps", [False, True], ids=["new keys", "known keys"])
@@ -284,6 +327,28 @@ def test_threads_with_batches(tmp_path: Path) -> None:
         "answer([repr(errors), len(kv), len({kv[name] for name in names})])\n"
     )
     assert run_python(program, str(tmp_path / "kv"), "FlushPolicy.NEVER") == ["[]", 410, 1]
+
+
+def test_a_thread_reads_while_a_large_batch_is_planned(tmp_path: Path) -> None:
+    """Which lets it run in the middle: of two keys the one that is read later is never the older one."""
+    program = COMMON + (
+        "kv = open_store()\n"
+        "names = [b'key-%d' % number for number in range(30_000)]\n"
+        "kv.put_many(dict.fromkeys(names, b'0'))\n"
+        "def write():\n"
+        "    for number in range(1, 8):\n"
+        "        others = [b'%d-%d' % (number, at) for at in range(9000)]\n"
+        "        kv.put_many(dict.fromkeys(names + others, b'%d' % number))\n"
+        "def read():\n"
+        "    while int(kv[names[7]]) < 7:\n"
+        "        first, last = int(kv[names[0]]), int(kv[names[-1]])\n"
+        "        assert first <= last <= int(kv[names[0]])\n"
+        "        count = len(kv)\n"
+        "        assert count % 9000 == 3000, count\n"
+        "errors = together(write, read)\n"
+        "answer([repr(errors), len(kv)])\n"
+    )
+    assert run_python(program, str(tmp_path / "kv"), "FlushPolicy.NEVER") == ["[]", 93_000]
 
 
 def test_a_destructor_that_writes_between(tmp_path: Path) -> None:
