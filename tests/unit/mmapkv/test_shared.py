@@ -410,8 +410,8 @@ def test_who_waits_can_be_interrupted(tmp_path: Path) -> None:
         try:
             with living_child(hold):
                 for call in (lambda: kv.put("key", b"2"), lambda: kv.put_many({"key": b"2"})):
-                    signal.setitimer(signal.ITIMER_REAL, 0.05)
                     with pytest.raises(KeyboardInterrupt):
+                        signal.setitimer(signal.ITIMER_REAL, 0.05)
                         call()
                 assert kv["key"] == b"1"
         finally:
