@@ -20,11 +20,11 @@ from mmaplog import FlushPolicy, Log, Poisoned
 from mmaplog import control as control_module
 from mmaplog import segment_set as segment_set_module
 from mmaplog.segment import list_segments
+from tests.support.waiting import PATIENCE_SECONDS
 from tests.unit.mmapio.async_calls import anyio, on_each_backend, run
 from tests.unit.mmapio.processes import ROOT, in_child
 
-#: What has not happened by then never will.
-DEADLINE = 60
+DEADLINE = PATIENCE_SECONDS
 SEGMENT = 64 << 10
 
 
