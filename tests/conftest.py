@@ -1,5 +1,6 @@
 """Set-up of every test run: the import path, Ctrl-C, Hypothesis without a clock, and a place in memory."""
 
+import gc
 import os
 import shutil
 import signal
@@ -26,6 +27,13 @@ settings.load_profile("untimed")
 MEMORY = Path("/dev/shm")
 # What a test has at one time takes a small part of it.
 ROOM_BYTES_MIN = 256 << 20
+
+
+def pytest_collection_finish() -> None:
+    """Keep the collector out of the thousands of tests that were collected, whenever one of them calls it."""
+    gc.collect()
+    gc.freeze()
+
 
 _failed = pytest.StashKey[bool]()
 
