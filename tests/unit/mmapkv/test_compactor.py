@@ -214,8 +214,8 @@ def test_who_asks_while_it_works_is_waited_for(tmp_path: Path, monkeypatch: pyte
             del kv[key]
         kv.compact(background=True)
         until(lambda: quiet(kv))
-        assert all(busy)
-        assert len(busy) > 1
+        # The last pass may have been asked for by nobody.
+        assert busy[:2] == [True, True]
         assert len(kv._log) == 1
 
 
