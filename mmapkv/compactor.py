@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import weakref
+from collections import deque
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
@@ -63,13 +64,20 @@ class Compactor:
         self._planner = Planner()
         self._sizes: dict[int, int] = {}
         self._all = False
-        # Whether it may still find something to do; whether it is to end, or has.
-        self._busy = False
+        # What it was woken for and has not seen to; whether it is to end, or has.
+        self._asked: deque[None] = deque()
         self._ending = False
+        # Empty once somebody has started the thread, or is about to.
+        self._unstarted = [None]
         self.done = 0
         # The errno of what it met last, 0 when it has got over that.
         self.error = 0
         _fork.register(self)
+
+    @property
+    def _busy(self) -> bool:
+        # Whether it may still find something to do.
+        return bool(self._asked) and not self._ending
 
     def rolled(self, store: KVStore) -> None:
         """Whoever writes, and holds no lock, calls this when the log went on to a new segment.
@@ -143,18 +151,25 @@ class Compactor:
     def _wake(self) -> bool:
         if self._ending:
             return False
-        self._busy = True
-        if self._thread is None:
-            thread = threading.Thread(target=_run, args=(self,), name="mmapkv-compactor", daemon=True)
-            try:
-                thread.start()
-            except RuntimeError:
-                # None to be had, or the interpreter is about to end: at the next roll perhaps.
-                self._busy = False
-                return False
-            self._thread = thread
-            _running.add(self)
+        self._asked.append(None)
         self._told.put(None)
+        with suppress(IndexError):
+            # Several threads may write.
+            self._unstarted.pop()
+            return self._start()
+        return True
+
+    def _start(self) -> bool:
+        thread = threading.Thread(target=_run, args=(self,), name="mmapkv-compactor", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            # None to be had, or the interpreter is about to end: at the next roll perhaps.
+            self._asked.clear()
+            self._unstarted.append(None)
+            return False
+        self._thread = thread
+        _running.add(self)
         return True
 
     def _halted(self) -> None:
@@ -196,7 +211,7 @@ class Compactor:
             return True
 
     def _after_fork_in_child(self) -> None:
-        self._thread, self._ending, self._busy = None, True, False
+        self._thread, self._ending = None, True
 
 
 def _run(compactor: Compactor) -> None:
@@ -206,8 +221,10 @@ def _run(compactor: Compactor) -> None:
             try:
                 compactor._told.get(timeout=retry)
             except Empty:
-                compactor._busy = True
+                compactor._asked.append(None)
             retry = None
+            # What comes while it works may have come too late for that.
+            asked = len(compactor._asked)
             try:
                 while not compactor._ending and compactor._work():
                     compactor.error = 0
@@ -226,10 +243,10 @@ def _run(compactor: Compactor) -> None:
                 retry = RETRY_SECONDS
             if retry is None:
                 compactor.error = 0
-            compactor._busy = False
+            for _ in range(asked):
+                compactor._asked.popleft()
     except Exception:
         compactor.error = errno.EIO
         logger.exception("background compaction ended")
     finally:
-        compactor._busy = False
         compactor._ending = True

@@ -6,6 +6,7 @@ The storm meets these moments by chance, some of them once in ten thousand kills
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -171,13 +172,15 @@ def findings(path: Path, page: AckPage, lost: tuple[str, ...]) -> list[str]:
 def sweep(directory: Path, every: int = 1, early: bool = False) -> list[str]:
     """Kill at each moment in turn, or at one of `every` so many; everything that was found wrong."""
     page = AckPage()
-    load(directory / "whole")
-    moments = session(directory / "whole", page, None)
+    loaded, path = directory / "loaded", directory / "killed"
+    load(loaded)
+    shutil.copytree(loaded, path)
+    moments = session(path, page, None)
     assert moments > 60, "a session this short would meet little"
     wrong = []
     for limit in range(1, moments + 1, every):
-        path = directory / str(limit)
-        load(path)
+        shutil.rmtree(path)
+        shutil.copytree(loaded, path)
         session(path, page, limit, early)
         lost = LOST[limit % len(LOST)]
         try:
@@ -207,15 +210,15 @@ def test_a_kill_while_replacing_a_store_leaves_it_or_an_empty_one(
     limit = 0
     wrong = []
     finished = False
+    loaded, path = tmp_path / "loaded", tmp_path / "killed"
+    load(loaded)
     while not finished:
         limit += 1
-        path = tmp_path / str(limit)
-        load(path)
+        shutil.rmtree(path, ignore_errors=True)
+        shutil.copytree(loaded, path)
         page = AckPage()
 
-        def body(
-            started: Callable[[], None], path: Path = path, page: AckPage = page, limit: int = limit
-        ) -> None:
+        def body(started: Callable[[], None], page: AckPage = page, limit: int = limit) -> None:
             count_moments(limit)
             KVStore.open(path, "n", flush_policy=FlushPolicy.MANUAL).close()
             page.words[ACKNOWLEDGED] = 1

@@ -93,13 +93,15 @@ def findings(path: Path, before: dict[bytes, bytes], page: AckPage, lost: tuple[
 def test_a_kill_at_any_moment_leaves_all_of_it_or_nothing(tmp_path: Path) -> None:
     # Entries go, then slots, then segments: who comes in between finds each of these states.
     page = AckPage()
-    load(tmp_path / "whole")
-    moments = session(tmp_path / "whole", page, None)
+    loaded, path = tmp_path / "loaded", tmp_path / "killed"
+    before = load(loaded)
+    shutil.copytree(loaded, path)
+    moments = session(path, page, None)
     assert moments > 30, "a session this short would meet little"
     wrong = []
     for limit in range(1, moments + 1, 2):
-        path = tmp_path / str(limit)
-        before = load(path)
+        shutil.rmtree(path)
+        shutil.copytree(loaded, path)
         session(path, page, limit)
         lost = LOST[limit // 2 % len(LOST)]
         try:

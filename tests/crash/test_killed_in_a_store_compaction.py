@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -86,13 +87,15 @@ def findings(path: Path, before: dict[bytes, bytes], page: AckPage, lost: tuple[
 def test_a_kill_at_any_moment_leaves_the_store_as_it_was(tmp_path: Path) -> None:
     # MANIFEST names the new segment, and some entries lead there, some to files that do not count any more.
     page = AckPage()
-    load(tmp_path / "whole")
-    moments = session(tmp_path / "whole", page, None)
+    loaded, path = tmp_path / "loaded", tmp_path / "killed"
+    before = load(loaded)
+    shutil.copytree(loaded, path)
+    moments = session(path, page, None)
     assert moments > 40, "a compaction this short would meet little"
     wrong = []
     for limit in range(1, moments + 1, 2):
-        path = tmp_path / str(limit)
-        before = load(path)
+        shutil.rmtree(path)
+        shutil.copytree(loaded, path)
         session(path, page, limit)
         lost = LOST[limit // 2 % len(LOST)]
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,13 +96,15 @@ def findings(path: Path, page: AckPage, lost: tuple[str, ...]) -> list[str]:
 
 def test_a_kill_at_any_moment_loses_nothing_that_is_new(tmp_path: Path) -> None:
     page = AckPage()
-    load(tmp_path / "whole")
-    moments = session(tmp_path / "whole", page, None)
+    loaded, path = tmp_path / "loaded", tmp_path / "killed"
+    load(loaded)
+    shutil.copytree(loaded, path)
+    moments = session(path, page, None)
     assert moments > 40, "an eviction this short would meet little"
     wrong = []
     for limit in range(1, moments + 1, 17):
-        path = tmp_path / str(limit)
-        load(path)
+        shutil.rmtree(path)
+        shutil.copytree(loaded, path)
         session(path, page, limit)
         lost = LOST[limit // 17 % len(LOST)]
         try:

@@ -23,9 +23,9 @@ def storm(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("mode", [(), ("--shared",)])
-def test_no_acknowledged_record_is_lost_and_none_invented(tmp_path: Path, mode: tuple[str, ...]) -> None:
+def test_no_acknowledged_record_is_lost_and_none_invented(disk_path: Path, mode: tuple[str, ...]) -> None:
     # A kill between any two stores to CONTROL or a segment could lose, double or invent a record.
-    ran = storm(tmp_path, "--kills", str(KILLS), "--seed", "1", *mode)
+    ran = storm(disk_path, "--kills", str(KILLS), "--seed", "1", *mode)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert count(ran.stdout, "kills") >= KILLS
     assert count(ran.stdout, "rounds with a violation") == 0
@@ -33,7 +33,7 @@ def test_no_acknowledged_record_is_lost_and_none_invented(tmp_path: Path, mode: 
     # Kills that only ever met an idle writer would have shown nothing.
     assert count_of_kind(ran.stdout, "killed between two calls") < KILLS
     assert count(ran.stdout, "left records that were not durable") > 0
-    assert list(tmp_path.iterdir()) == []
+    assert list(disk_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("mode", [(), ("--shared",)])

@@ -267,9 +267,9 @@ def storm(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return run("shared_kill_storm", directory, *arguments)
 
 
-def test_a_short_storm(tmp_path: Path) -> None:
+def test_a_short_storm(disk_path: Path) -> None:
     """Nothing that was acknowledged is lost, nothing invented, and nobody waits for a dead one."""
-    ran = storm(tmp_path, "--kills", str(KILLS))
+    ran = storm(disk_path, "--kills", str(KILLS))
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert count(ran.stdout, "kills") >= KILLS
     assert count(ran.stdout, "acknowledged calls") > KILLS

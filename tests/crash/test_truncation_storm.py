@@ -27,13 +27,13 @@ def storm(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return run("truncation_storm", directory, *arguments)
 
 
-def test_no_cut_ends_the_process_or_gives_wrong_bytes(tmp_path: Path) -> None:
+def test_no_cut_ends_the_process_or_gives_wrong_bytes(disk_path: Path) -> None:
     """Between any two instructions of an access the file may become shorter, or whole again."""
-    ran = storm(tmp_path, "--rounds", str(ROUNDS), "--seed", "1")
+    ran = storm(disk_path, "--rounds", str(ROUNDS), "--seed", "1")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert count(ran.stdout, "rounds") == ROUNDS
     assert count(ran.stdout, "violations") == 0
-    assert list(tmp_path.iterdir()) == []
+    assert list(disk_path.iterdir()) == []
     # Cuts that nobody met, or that met everything, would have shown nothing.
     for row in (
         "reads that were exact",

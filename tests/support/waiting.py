@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-#: Whatever is waited for takes a part of a second on an idle machine.
-PATIENCE_SECONDS = 60.0
+#: What has not come about by then never will: it takes a few seconds at the most, on an idle machine.
+PATIENCE_SECONDS = 300
 STEP_SECONDS = 0.001
 
 

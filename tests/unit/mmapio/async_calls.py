@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from mmapio.file import MemoryMappedFile
+from tests.support.waiting import PATIENCE_SECONDS
 
 if find_spec("anyio") is None:
     pytest.skip("no anyio: NOT TESTED that there are async twins at all", allow_module_level=True)
@@ -31,8 +32,7 @@ __all__ = [
     "to_thread",
 ]
 
-#: What has not happened by then never will.
-DEADLINE_SECONDS = 60
+DEADLINE_SECONDS = PATIENCE_SECONDS
 
 SIZE = 8192
 

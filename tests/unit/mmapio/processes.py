@@ -16,12 +16,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from tests.support.waiting import PATIENCE_SECONDS
+
 T = TypeVar("T")
 
 ROOT = Path(__file__).resolve().parents[3]
 
 #: A child that has not answered by then hangs.
-TIMEOUT_SECONDS = 60
+TIMEOUT_SECONDS = PATIENCE_SECONDS
 
 
 def in_child(work: Callable[[], T]) -> T:

@@ -415,7 +415,7 @@ from mmapio import MemoryMappedFile
 from mmapio.aio import copy_mmap_async
 path, call, use, backend = arguments
 # A process whose GIL is taken for ever ends by a signal only.
-signal.alarm(30)
+signal.alarm(100)
 async def main():
     mapped = MemoryMappedFile.open_rw(path)
     (told, tell), (wait, opener) = os.pipe(), os.pipe()

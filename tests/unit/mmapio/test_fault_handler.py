@@ -18,7 +18,7 @@ from tests.support.sanitizers import not_below_sanitizers
 from tests.unit.mmapio.processes import ROOT, TIMEOUT_SECONDS
 
 #: What a child that loops for ever ends by.
-ALARM_SECONDS = 20
+ALARM_SECONDS = 100
 
 PRELUDE = f"""
 import ctypes, faulthandler, mmap, os, resource, signal, sys, threading

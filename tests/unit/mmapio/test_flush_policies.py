@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.waiting import PATIENCE_SECONDS
 from tests.unit.mmapio.interposer import PRELUDE
 from tests.unit.mmapio.processes import run_python
 
 #: A file of a page that is flushed, with a policy that the child is given by name.
-MAPPED = """
+MAPPED = (
+    f"PATIENCE_SECONDS = {PATIENCE_SECONDS}"
+    + """
 import gc, os, sys, time
 from mmapio import Closed, FlushFailed, FlushPolicy, MappingFault, MemoryMappedFile
 def created(policy, number=0):
@@ -23,11 +26,12 @@ def created(policy, number=0):
 def flushers():
     return [thread for thread in threading.enumerate() if thread.name == "mmapio-flusher"]
 def wait_until(holds):
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not holds():
         assert time.monotonic() < deadline, "it does not come"
         time.sleep(0.001)
 """
+)
 
 #: A bound that no test reaches.
 FAR = (1 << 31) - 1
@@ -291,7 +295,7 @@ mapped[0] = 1
 threads = flushers()
 {end}
 for thread in threads:
-    thread.join(40)
+    thread.join(PATIENCE_SECONDS)
 answer([len(threads), len(flushers())])
 """
     )
@@ -338,7 +342,7 @@ number = mapped.fileno()
 del mapped
 before = calls(FDATASYNC)
 library.interposer_let_on()
-threads[0].join(40)
+threads[0].join(PATIENCE_SECONDS)
 answer([flushers(), calls(FDATASYNC) - before, os.path.exists(f"/proc/self/fd/{number}"), unraisable])
 """
     )
@@ -359,7 +363,7 @@ NEXT = {
 }
 
 UNHEARD = {
-    "in the background": ("every_millis(1)", "mapped[0] = 1; flushers()[0].join(40)"),
+    "in the background": ("every_millis(1)", "mapped[0] = 1; flushers()[0].join(PATIENCE_SECONDS)"),
     "when a view was dropped": ("ALWAYS", "mapped.as_slice_mut(0, 1)"),
     "when a buffer was given back": (
         "ALWAYS",
@@ -417,7 +421,7 @@ del mapped
 mapped = created("every_millis(1)")
 fail(FDATASYNC, 1, errno.EIO)
 mapped[0] = 1
-flushers()[0].join(40)
+flushers()[0].join(PATIENCE_SECONDS)
 answer([["Input/output error" in record for record in records], len(unraisable)])
 """
     )
@@ -449,7 +453,6 @@ except AssertionError:
 answer(outcomes)
 """
     )
-    code = code.replace("+ 40", "+ 10")
     assert run_python(code, path, preload=interposer) == ["MappingFault", "MappingFault"]
 
 
@@ -478,7 +481,7 @@ def forked(work):
         pid = os.fork()
         if pid == 0:
             import signal
-            signal.alarm(20)
+            signal.alarm(PATIENCE_SECONDS)
             os.dup2(errors.fileno(), 2)
             before = sum(syncs()) + calls(SYNC_FILE_RANGE) + calls(PWRITE)
             try:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from mmapio.watch import ChangeEvent, ChangeKind
+from tests.support.waiting import PATIENCE_SECONDS
 
 T = TypeVar("T")
 
-#: What has not happened by then never will.
-DEADLINE_SECONDS = 60
+DEADLINE_SECONDS = PATIENCE_SECONDS
 
 #: An interval that no test outlasts: what is reported was notified of.
 NEVER_SECONDS = 86_400

@@ -21,6 +21,13 @@ from tests.unit.mmaplog import matrix as matrix_of_logs
 from tests.unit.mmaplog.matrix import COUNT, Case, Ground
 from tests.unit.mmaplog.segment_file import SegmentFile
 
+
+@pytest.fixture
+def tmp_path(memory_path: Path) -> Path:
+    """In memory: there are thousands of syncs, and none of them matters to what is looked for."""
+    return memory_path
+
+
 #: Of lengths and bits, one in so many; coprime to 8, so that every bit of a byte has its turn. And of all
 #: cases that this leaves, one in so many, beginning elsewhere for each state.
 STRIDE, STEP = 283, 41

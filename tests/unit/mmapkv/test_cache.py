@@ -13,6 +13,7 @@ import pytest
 from mmapio import FlushPolicy
 from mmapkv import Change, KVStore, ValueTooLarge, verify
 from tests.support.plain_reader import check_store
+from tests.support.waiting import until
 from tests.unit.mmapio.processes import in_child
 
 MAX = 512 << 10
@@ -315,7 +316,9 @@ def test_it_is_compacted_while_it_evicts(tmp_path: Path) -> None:
         def compact() -> None:
             nonlocal rounds
             try:
-                for rounds in range(1, 16):  # noqa: B007
+                for rounds in range(1, 16):
+                    # There is something to compact, and to be found in the end.
+                    until(lambda: written >= 400 * rounds)  # noqa: B023
                     kv.compact(background=True)
                     kv.compact()
             except BaseException as error:

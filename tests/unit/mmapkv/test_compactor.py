@@ -194,6 +194,49 @@ def test_what_a_snapshot_needs_stays_and_holds_up_nobody(tmp_path: Path) -> None
         assert kv.stats()["dead_bytes"] < held // 3
 
 
+def test_who_asks_while_it_works_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was through with what it knew of and said so, and nobody waited for what was asked meanwhile."""
+    work = Compactor._work
+    busy: list[bool] = []
+
+    def working(self: Compactor) -> bool:
+        if not busy:
+            self.compact_all()
+            busy.append(self._busy)
+            return False
+        busy.append(self._busy)
+        return work(self)
+
+    monkeypatch.setattr(Compactor, "_work", working)
+    with opened(tmp_path / "kv") as kv:
+        kv.update((key, b"") for key in KEYS)
+        for key in KEYS[1:]:
+            del kv[key]
+        kv.compact(background=True)
+        until(lambda: quiet(kv))
+        # The last pass may have been asked for by nobody.
+        assert busy[:2] == [True, True]
+        assert len(kv._log) == 1
+
+
+def test_threads_that_ask_at_once_start_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two would compact against each other, and one of them would outlive the handle."""
+    start, started = Compactor._start, []
+
+    def starting(self: Compactor) -> bool:
+        started.append(None)
+        if len(started) == 1:
+            # Another thread, in the middle of this.
+            self.compact_all()
+        return start(self)
+
+    monkeypatch.setattr(Compactor, "_start", starting)
+    with opened(tmp_path / "kv") as kv:
+        kv.compact(background=True)
+        until(lambda: quiet(kv))
+        assert started == [None]
+
+
 def test_closing_ends_a_compaction_under_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chance = random.Random(3)
     path = tmp_path / "kv"
@@ -290,7 +333,9 @@ def test_damage_ends_it_and_writes_go_on(
     with opened(tmp_path / "kv") as kv:
         kv.update((key, value(chance)) for key in KEYS)
         overwrite(kv, chance, 1)
-        until(lambda: kv.stats()["compaction_error"] != 0)
+        thread = kv._compactor
+        assert thread is not None
+        until(lambda: thread._ending)
         with monkeypatch.context() as patch:
             patch.setattr(compactor.time, "sleep", lambda _: pytest.fail("it waits"))
             overwrite(kv, chance, 1)

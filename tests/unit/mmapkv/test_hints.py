@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import random
 import struct
-import time
 from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
@@ -21,6 +20,7 @@ from mmaplog.log import Log
 from mmaplog.segment import Segment
 from tests.support.plain_hint import expected, read_hint
 from tests.support.plain_log import read_log
+from tests.support.waiting import until
 from tests.unit.mmapio.processes import killed_after
 from tests.unit.mmapkv.colliding_keys import HashInverter, seed_of
 from tests.unit.mmapkv.stores import SEGMENT, agreeing, lose, opened
@@ -408,9 +408,7 @@ def test_a_thread_makes_them_while_the_store_is_written(tmp_path: Path) -> None:
         kv = KVStore.open(path, flush_policy=FlushPolicy.every_millis(1), segment_bytes=SEGMENT)
         for number in range(25):
             kv[b"%d" % number] = bytes(BIG)
-        deadline = time.monotonic() + 60
-        while len(hint_files(path)) < 2 and time.monotonic() < deadline:
-            time.sleep(0.01)
+        until(lambda: len(hint_files(path)) == 2)
 
     killed_after(load)
     assert len(hint_files(path)) == 2

@@ -9,7 +9,6 @@ import pickle
 import random
 import signal
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from mmapkv.codecs import Json
 from mmaplog import LogError
 from tests.crash.child import Child
 from tests.support.plain_reader import check_store
+from tests.support.waiting import until
 from tests.unit.mmapio.processes import in_child, living_child, outcome
 from tests.unit.mmapkv.colliding_keys import HashInverter, seed_of
 from tests.unit.mmapkv.index_words import CLEAN, IndexWords
@@ -410,8 +410,8 @@ def test_who_waits_can_be_interrupted(tmp_path: Path) -> None:
         try:
             with living_child(hold):
                 for call in (lambda: kv.put("key", b"2"), lambda: kv.put_many({"key": b"2"})):
-                    signal.setitimer(signal.ITIMER_REAL, 0.05)
                     with pytest.raises(KeyboardInterrupt):
+                        signal.setitimer(signal.ITIMER_REAL, 0.05)
                         call()
                 assert kv["key"] == b"1"
         finally:
@@ -494,9 +494,7 @@ def test_a_commit_of_much_keeps_others_waiting_and_nobody_out(tmp_path: Path) ->
         for turn in range(5):
             one.put_many({b"%d" % number: b"%d" % turn * 2000 for number in range(1000)}, durable=True)
         before = int(one.get("count", b"0"))
-        deadline = time.monotonic() + 30
-        while int(one.get("count", b"0")) == before and time.monotonic() < deadline:
-            time.sleep(0.001)
+        until(lambda: int(one.get("count", b"0")) > before)
         stop.set()
         thread.join()
         assert int(one["count"]) > before

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from mmaplog import Consumer, GroupMember
+from tests.support.waiting import PATIENCE_SECONDS
 
-#: What has not happened by then never will.
-DEADLINE = 60
+DEADLINE = PATIENCE_SECONDS
 
 
 def seqs(subscription: Consumer | GroupMember, count: int | None = None) -> list[int]:

@@ -19,6 +19,13 @@ from tests.unit.mmaplog import damage, matrix
 from tests.unit.mmaplog.matrix import COUNT, FILES, MODES, STATES, Ground, payload
 from tests.unit.mmaplog.segment_file import SegmentFile, segment_paths
 
+
+@pytest.fixture
+def tmp_path(memory_path: Path) -> Path:
+    """In memory: there are thousands of syncs, and none of them matters to what is looked for."""
+    return memory_path
+
+
 MANUAL = FlushPolicy.MANUAL
 #: Of lengths and bits, one in so many; coprime to 8, so that every bit of a byte has its turn.
 STRIDE = 83

@@ -19,6 +19,13 @@ from mmaplog import bookmark_format as layout
 from mmaplog.bookmark_format import NOBODY, Claim, Header, Place
 from mmaplog.consumer import slowest
 
+
+@pytest.fixture
+def tmp_path(memory_path: Path) -> Path:
+    """In memory: there are thousands of syncs, and none of them matters to what is looked for."""
+    return memory_path
+
+
 KINDS = pytest.mark.parametrize("kind", ["consumer", "group"])
 
 

@@ -442,16 +442,16 @@ def test_a_signal_handler_that_closes_is_refused(tmp_path: Path) -> None:
 # ---- others meanwhile ----
 
 
-def test_readers_between_any_two_steps(tmp_path: Path) -> None:
+def test_readers_between_any_two_steps(memory_path: Path) -> None:
     """Whoever had the log open, and whoever opens it then, has the records before or after, each of them
     readable.
     """
-    path = tmp_path / "log"
+    path = memory_path / "log"
     model = filled(path)
     after = {seq: data for seq, data in model.items() if seq % 2 == 0 or seq >= 36}
     half = {seq: data for seq, data in model.items() if seq % 2 == 0 or seq >= 24}
     for moment in itertools.count(1):
-        copy = tmp_path / str(moment)
+        copy = memory_path / str(moment)
         shutil.copytree(path, copy)
         met: list[int] = []
         with opened(copy) as log, opened(copy, "r") as old, opened(copy, "r") as cold:
@@ -499,14 +499,14 @@ def test_another_process_reads_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("lost", [(), ("CONTROL",), ("MANIFEST",), ("CONTROL", "MANIFEST")], ids=str)
-def test_killed_at_any_call(tmp_path: Path, lost: tuple[str, ...]) -> None:
+def test_killed_at_any_call(memory_path: Path, lost: tuple[str, ...]) -> None:
     """Each group of segments is as it was or as it becomes, also when MANIFEST is lost at the same time."""
-    model = filled(tmp_path / "log")
+    model = filled(memory_path / "log")
     after = {seq: data for seq, data in model.items() if seq % 2 == 0 or seq >= 36}
     half = {seq: data for seq, data in model.items() if seq % 2 == 0 or seq >= 24}
     for moment in itertools.count(1):
-        path = tmp_path / str(moment)
-        shutil.copytree(tmp_path / "log", path)
+        path = memory_path / str(moment)
+        shutil.copytree(memory_path / "log", path)
         killed_after(lambda path=path: opened(path))  # type: ignore[misc]
         died = died_at(moment, lambda path=path: opened(path).compact(even))  # type: ignore[misc]
         for name in lost:
@@ -531,14 +531,14 @@ def test_killed_at_any_call(tmp_path: Path, lost: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
-def test_a_call_that_fails(tmp_path: Path, number: int) -> None:
+def test_a_call_that_fails(memory_path: Path, number: int) -> None:
     """The error comes out, nothing is lost, and it can be done again."""
-    model = filled(tmp_path / "log")
+    model = filled(memory_path / "log")
     after = {seq: data for seq, data in model.items() if seq % 2 == 0 or seq >= 36}
     half = {seq: data for seq, data in model.items() if seq % 2 == 0 or seq >= 24}
     for moment in itertools.count(1):
-        path = tmp_path / str(moment)
-        shutil.copytree(tmp_path / "log", path)
+        path = memory_path / str(moment)
+        shutil.copytree(memory_path / "log", path)
         reached: list[int] = []
         with opened(path) as log, opened(path, "r") as reader:
             failed = False

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,11 @@ from mmaplog import FlushPolicy, Log, Poisoned
 from mmaplog import control as control_module
 from mmaplog import segment_set as segment_set_module
 from mmaplog.segment import list_segments
+from tests.support.waiting import PATIENCE_SECONDS
 from tests.unit.mmapio.async_calls import anyio, on_each_backend, run
 from tests.unit.mmapio.processes import ROOT, in_child
 
-#: What has not happened by then never will.
-DEADLINE = 60
+DEADLINE = PATIENCE_SECONDS
 SEGMENT = 64 << 10
 
 
@@ -136,7 +137,7 @@ def test_whoever_may_not_write_is_served_too(log: Log, path: Path) -> None:
     def follow() -> list[int]:
         with Log.open(path, "r") as other:
             vars(control_module)["system"] = ReadOnly()
-            return [entry.seq for entry in other.follow(0, timeout=2)]
+            return [entry.seq for entry in islice(other.follow(0, timeout=DEADLINE), 5)]
 
     done: list[list[int]] = []
     waiter = threading.Thread(target=lambda: done.append(in_child(follow)))
@@ -192,8 +193,9 @@ def test_an_interrupt_ends_the_wait(path: Path) -> None:
     """Ctrl-C must not have to wait for the next record."""
     code = (
         f"import sys; sys.path.append({str(ROOT)!r})\n"
-        f"from mmaplog import Log\nlog = Log.open({str(path)!r})\nprint('ready', flush=True)\n"
-        "try:\n    next(log.follow())\nexcept KeyboardInterrupt:\n    print('interrupted')\n"
+        f"from mmaplog import Log\nlog = Log.open({str(path)!r})\n"
+        "try:\n    print('ready', flush=True)\n    next(log.follow())\n"
+        "except KeyboardInterrupt:\n    print('interrupted')\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None

@@ -218,7 +218,7 @@ def test_tasks_share(backend: str, path: Path) -> None:
             found: list[int] = []
 
             async def work() -> None:
-                with log.group("g", batch=2, auto_commit=True, timeout=0.2) as member:
+                with log.group("g", batch=2, auto_commit=True) as member:
                     async for entry in member:
                         found.append(entry.seq)
 
@@ -228,6 +228,9 @@ def test_tasks_share(backend: str, path: Path) -> None:
                 for _ in range(20):
                     await anyio.sleep(0.001)
                     log.append(b"x")
+                while len(found) < 20:
+                    await anyio.sleep(0.001)
+                tasks.cancel_scope.cancel()
             assert sorted(found) == list(range(20))
 
     run(backend, main)

@@ -15,6 +15,7 @@ import pytest
 
 from mmapio.errors import MappingFault
 from mmaplog import FlushPolicy, Log
+from tests.support.waiting import PATIENCE_SECONDS
 from tests.unit.mmapio.processes import killed_after, run_python
 from tests.unit.mmapio.tracing import traced
 
@@ -65,7 +66,7 @@ def test_it_comes_with_speed_and_goes_with_the_log(tmp_path: Path) -> None:
     (thread,) = preparers()
     assert [bytes(entry.payload) for entry in log.replay(log.committed - count)] == [RECORD] * count
     log.close()
-    thread.join(10)
+    thread.join(PATIENCE_SECONDS)
     assert not thread.is_alive()
 
 
@@ -75,7 +76,7 @@ def test_a_log_that_is_dropped_takes_it_along(tmp_path: Path) -> None:
     append(log, 12 << 20)
     (thread,) = preparers()
     del log
-    thread.join(10)
+    thread.join(PATIENCE_SECONDS)
     assert not thread.is_alive()
 
 

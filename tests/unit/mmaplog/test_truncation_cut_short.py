@@ -28,6 +28,13 @@ from tests.unit.mmaplog.keeping import (
     segment_starts,
 )
 
+
+@pytest.fixture
+def tmp_path(memory_path: Path) -> Path:
+    """In memory: there are thousands of syncs, and none of them matters to what is looked for."""
+    return memory_path
+
+
 # With twelve records in a segment: both ends of the log, of segments, and something in between.
 # ---- cut short ----
 
