@@ -396,6 +396,18 @@ def _collide(session: StoreSession) -> Call:
     return Call(lambda kv: kv.update(dict.fromkeys(keys, b"twin")), tuple([change] for change in changes))
 
 
+def _step(session: StoreSession) -> Call:
+    # What a thread finds has been written just now, and not synced.
+    changes = session.changes(session.rng.randrange(4), deletions=0)
+
+    def make(kv: KVStore) -> None:
+        for key, value, _ in changes:
+            kv[key] = value or b""
+        session.step()
+
+    return Call(make, tuple([change] for change in changes))
+
+
 def _rebuild(session: StoreSession) -> Call:
     def make(kv: KVStore) -> None:
         _, index = kv._parts()
@@ -420,7 +432,7 @@ MAKERS: dict[str, tuple[int, Callable[[StoreSession], Call]]] = {
     "flush": (2, lambda session: Call(lambda kv: kv.flush())),
     "reopen": (1, lambda session: Call(lambda kv: session.reopen())),
     "compact": (1, lambda session: Call(lambda kv: kv.compact())),
-    "step": (2, lambda session: Call(lambda kv: session.step())),
+    "step": (2, _step),
     "rebuild": (1, _rebuild),
     "collide": (1, _collide),
     "hold": (2, lambda session: Call(lambda kv: session.hold())),

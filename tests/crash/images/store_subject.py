@@ -42,9 +42,9 @@ class StoreSubject:
         store_defects.plant(defect)
         rebuild, consider = attach.rebuild, attach.consider
 
-        def counted_rebuild(*arguments: Any) -> Any:
+        def counted_rebuild(*arguments: Any, **named: Any) -> Any:
             counts["indexes built anew"] += 1
-            return rebuild(*arguments)
+            return rebuild(*arguments, **named)
 
         def counted_consider(log: Any, *, writing: bool) -> Any:
             found, why_not = consider(log, writing=writing)

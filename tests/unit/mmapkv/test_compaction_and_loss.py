@@ -49,7 +49,7 @@ def test_what_goes_is_superfluous_after_a_power_cut_too(tmp_path: Path) -> None:
 
 
 def test_a_tombstone_stays_where_what_it_hides_is_left(tmp_path: Path) -> None:
-    """A step was to take both segments, and could not: a recovery came in between, whose epochs do not mix."""
+    """A step was to take both segments, and could not: after a recovery another epoch begins."""
     path = tmp_path / "kv"
     with opened(path, policy=FlushPolicy.NEVER) as kv:
         fill(kv, 20)

@@ -193,7 +193,7 @@ def test_a_reader_that_comes_before_the_index(tmp_path: Path, readers: list[Read
 def test_a_reader_does_not_wait_for_ever_where_control_is_made_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever opens the log takes CONTROL for wrong: each had an index built for his own, and none was right."""
+    """Whoever opens the log takes CONTROL for wrong: each had an index built for his own."""
     monkeypatch.setattr(recovery, "confirm", lambda segments, control: False)
     path = tmp_path / "kv"
     with opened(path) as kv:
