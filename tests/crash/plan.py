@@ -68,6 +68,8 @@ class Plan:
     """A reader opens the store before a writer has recovered it."""
     closes_cleanly: bool
     """Whether the checking process leaves a flushed store with a clean mark, or one as a crash does."""
+    max_bytes: int | None = None
+    """Of a cache."""
 
     @property
     def compacts(self) -> bool:

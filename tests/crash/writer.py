@@ -6,10 +6,12 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mmapkv import KVStore, Snapshot, compaction, victims
+from mmapkv.transaction import Transaction
 from tests.crash import defects
 from tests.crash.ack_page import ACKNOWLEDGED, MISSES, NUMBER, STEPPING, SUBMITTED, AckPage
 from tests.crash.operations import Kind, Operation, operations, value_of
@@ -77,12 +79,8 @@ def write(
         elif kind is Kind.CLEAR:
             store.clear()
         elif kind is Kind.TRANSACTION:
-            with store.transaction(durable=durable) as transaction:
-                for part, value in zip(parts, written, strict=True):
-                    if part.kind is Kind.PUT:
-                        transaction[part.key] = value
-                    else:
-                        transaction.pop(part.key, None)
+            # In a cache, way is made by writing once more what was read.
+            store.retry(partial(_change, parts=parts, values=written), durable=durable)
         elif kind is Kind.FLUSH:
             store.flush()
         elif kind is Kind.COMPACT:
@@ -102,6 +100,14 @@ def write(
             return
 
 
+def _change(transaction: Transaction, parts: Sequence[Operation], values: Sequence[bytes]) -> None:
+    for part, value in zip(parts, values, strict=True):
+        if part.kind is Kind.PUT:
+            transaction[part.key] = value
+        else:
+            transaction.pop(part.key, None)
+
+
 def _values_of(operation: Operation) -> list[bytes]:
     # One for each part of a batch or transaction, or the one of a put.
     parts = operation.parts if operation.kind in (Kind.BATCH, Kind.TRANSACTION) else (operation,)
@@ -110,7 +116,9 @@ def _values_of(operation: Operation) -> list[bytes]:
 
 def _opened(path: Path, plan: Plan) -> KVStore:
     # In the background only where the check expects that something was removed.
-    return KVStore.open(path, "w", flush_policy=plan.policy, compaction=plan.background)
+    return KVStore.open(
+        path, "w", flush_policy=plan.policy, compaction=plan.background, max_bytes=plan.max_bytes
+    )
 
 
 def _tell_of_steps(page: AckPage) -> None:

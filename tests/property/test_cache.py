@@ -23,7 +23,7 @@ from tests.unit.mmapio.processes import killed_after
 
 MAX = 256 << 10
 # What was written last is not evicted, whatever was read: so much of it at least.
-SAFE = MAX // 8
+SAFE = MAX // 16
 # What the format adds to key and value.
 OVERHEAD_LEAST, OVERHEAD = 24, 64
 
@@ -33,7 +33,7 @@ values = st.builds(
 )
 pairs = st.lists(st.tuples(keys, values), min_size=1, max_size=60)
 # One that is larger than a cache may be makes way only with the next put.
-batches = st.lists(st.tuples(keys, values), min_size=1, max_size=30)
+batches = st.lists(st.tuples(keys, values), min_size=1, max_size=6)
 policies = st.sampled_from(["clock", "fifo"])
 lost = st.sampled_from([(), ("INDEX",), ("CONTROL",), ("VISITED",)])
 
