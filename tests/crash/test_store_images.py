@@ -15,7 +15,7 @@ from tests.crash.images.store_defects import BELIEVED_INDEX
 from tests.crash.images.store_model import Change, Expected, Found
 
 IMAGES = 200
-# Where each shows soon: (seed, workload, images). Two are not here that take thousands of images to be missed:
+# Where each shows soon: (seed, workload, images). Two are not here, for they take thousands:
 # nothing is flushed before a removal (seed 2, workload 3, image 1134), and a batch is not whole.
 SHOWN = {
     defects.DROPPED_SYNC: (1, 3, 100),
