@@ -216,7 +216,7 @@ def _read_index(log: Log, place: str) -> tuple[Index, SlotMap]:
         return _read_picture(log)
     deadline = time.monotonic() + WAIT_SECONDS_MAX
     while True:
-        found = None
+        found, provided = None, False
         log.begin_exclusive()
         try:
             found = load(log, writing=False)
@@ -226,16 +226,13 @@ def _read_index(log: Log, place: str) -> tuple[Index, SlotMap]:
             log.claim()
             try:
                 provide(log)
+                provided = True
             finally:
                 log.unclaim()
         except Locked:
             # The writer is between two stores, or about to provide an index.
             if found is not None:
                 return found
-            if time.monotonic() > deadline:
-                raise StoreError(
-                    f"waited {WAIT_SECONDS_MAX} s for the writer to provide an index", log.path
-                ) from None
         except OSError as error:
             if error.errno not in FORBIDDEN:
                 raise
@@ -244,8 +241,15 @@ def _read_index(log: Log, place: str) -> tuple[Index, SlotMap]:
             return found or build_private(log)
         finally:
             log.end_exclusive()
-        _have_it_provided(place)
-        time.sleep(WAIT_STEP_SECONDS)
+        if time.monotonic() > deadline:
+            raise StoreError(
+                errno.ETIMEDOUT,
+                f"waited {WAIT_SECONDS_MAX} s for an index of the log as this reader found it; open it again",
+                log.path,
+            )
+        if not provided:
+            _have_it_provided(place)
+            time.sleep(WAIT_STEP_SECONDS)
 
 
 def _have_it_provided(place: str) -> None:

@@ -283,18 +283,21 @@ cdef class Pass:
         cdef Segment segment
         cdef Scan scan
         cdef Footer footer
-        cdef uint64_t stop, size_max = choice.size_max, before = 0
+        cdef uint64_t stop, size_max = choice.size_max, sweepable = min(<uint64_t>choice.sweepable, self.needed), before = 0
         seen = {}
         while chosen:
             segment = chosen.pop(0)
             stop = segments.boundary_of(segment, 0)
-            places = self.survey(segment, &scan, min(<uint64_t>choice.sweepable, self.needed))
+            places = self.survey(segment, &scan, sweepable)
             if self.group is not None and not fits(self.group, segment, stop, scan.size, size_max):
                 if choice.wanted in seen:
                     break
-                # More stays of those before than was thought.
+                # More stays of those before than was thought, and what a tombstone hides is left in them.
                 self.group = None
                 seen, before = {}, 0
+                if sweepable:
+                    sweepable = 0
+                    places = self.survey(segment, &scan, sweepable)
             seen[segment.id] = scan.dead, scan.held
             segment.load_footer(&footer)
             before += footer.end

@@ -14,6 +14,8 @@ ROUND = 3
 """Word: the round."""
 NUMBER = 4
 """Word: the highest number of a write in it that was about to be made."""
+STEPPING = 5
+"""Word: whether the thread that compacts is at a step."""
 
 
 class AckPage:
@@ -26,7 +28,7 @@ class AckPage:
         """Back to zero, for the next writer."""
         # First of all the round: who sees a new one does not ask for the numbers of the last one any more.
         self.words[ROUND] = round_number
-        for word in (SUBMITTED, ACKNOWLEDGED, MISSES, NUMBER):
+        for word in (SUBMITTED, ACKNOWLEDGED, MISSES, NUMBER, STEPPING):
             self.words[word] = 0
 
     def was_submitted(self, round_number: int, number: int) -> bool:
@@ -45,6 +47,11 @@ class AckPage:
     def acknowledged(self) -> int:
         """Number of the last operation that returned."""
         return self.words[ACKNOWLEDGED]
+
+    @property
+    def stepping(self) -> bool:
+        """Whether the thread that compacts is at a step."""
+        return bool(self.words[STEPPING])
 
     @property
     def misses(self) -> int:

@@ -23,9 +23,11 @@ BACKWARD_READER = "backward-reader"
 MOVING_SNAPSHOT = "moving-snapshot"
 UNPINNED_SNAPSHOT = "unpinned-snapshot"
 LOSSY_COMPACTION = "lossy-compaction"
+LOSSY_STEP = "lossy-step"
 FORGOTTEN_MOVE = "forgotten-move"
 
 _HEADER = struct.Struct("<LL")
+_STEP = compaction.step
 
 
 def lose_the_last_record(store: Path, wreck: Wreck) -> None:
@@ -88,7 +90,7 @@ AFTER_KILL: dict[str, Callable[[Path, Wreck], None]] = {
 OF_READERS = (CACHING_READER, BACKWARD_READER, MOVING_SNAPSHOT, UNPINNED_SNAPSHOT)
 """Those that a reader shows."""
 
-DEFECTS = (EARLY_ACK, LOSSY_COMPACTION, FORGOTTEN_MOVE, *OF_READERS, *AFTER_KILL)
+DEFECTS = (EARLY_ACK, LOSSY_COMPACTION, LOSSY_STEP, FORGOTTEN_MOVE, *OF_READERS, *AFTER_KILL)
 
 
 def plant_in_all(name: str | None) -> None:
@@ -104,6 +106,8 @@ def plant_in_writer(name: str | None) -> None:
         vars(pins)["Pins"].oldest = lambda held, index: index.progress()[0]
     elif name == LOSSY_COMPACTION:
         vars(compaction)["rewrite"] = _rewrite_all_but_one
+    elif name == LOSSY_STEP:
+        vars(compaction)["step"] = _step_to_all_but_one
 
 
 def _rewrite_all_but_one(log: Any, group: Any, *arguments: Any) -> None:
@@ -111,6 +115,14 @@ def _rewrite_all_but_one(log: Any, group: Any, *arguments: Any) -> None:
         group.kept[0] = group.kept[0][:-1]
         group.records -= 1
     rewrite(log, group, *arguments)
+
+
+def _step_to_all_but_one(*arguments: Any) -> Any:
+    vars(compaction)["rewrite"] = _rewrite_all_but_one
+    try:
+        return _STEP(*arguments)
+    finally:
+        vars(compaction)["rewrite"] = rewrite
 
 
 def plant(name: str, store: Path) -> None:

@@ -36,6 +36,7 @@ class Kind(IntEnum):
     BATCH = 6
     COMPACT = 7
     TRANSACTION = 8
+    SNAPSHOT = 9
 
 
 class Version(NamedTuple):
@@ -128,6 +129,8 @@ def operations(plan: Plan) -> Iterator[Operation]:
     for number, operation in enumerate(singles, start=1):
         if number == plan.compacts_at or compacts.randrange(WHOLE) < plan.compactions:
             yield Operation(Kind.COMPACT, b"", operation.version._replace(size=0), durable=False)
+        if compacts.randrange(WHOLE) < plan.snapshots:
+            yield Operation(Kind.SNAPSHOT, b"", operation.version._replace(size=0), durable=False)
         if draw.randrange(WHOLE) >= plan.batches:
             yield operation
             continue

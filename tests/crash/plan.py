@@ -48,6 +48,10 @@ class Plan:
     """Share of calls of compact() between the others ..."""
     compacts_at: int
     """... and the number of the operation before which there is one in any case; 0 for none."""
+    background: bool
+    """Whether a thread compacts, too, and how eagerly follows from that: as if the store were large."""
+    snapshots: int
+    """Share of taking a snapshot, and looking whether the one before is what it was."""
     reopens: int
     """Share of closing and opening again."""
     at_once: bool
@@ -64,11 +68,13 @@ class Plan:
     """A reader opens the store before a writer has recovered it."""
     closes_cleanly: bool
     """Whether the checking process leaves a flushed store with a clean mark, or one as a crash does."""
+    max_bytes: int | None = None
+    """Of a cache."""
 
     @property
     def compacts(self) -> bool:
         """Whether there may be compactions in this round."""
-        return self.compactions > 0 or self.compacts_at > 0
+        return self.compactions > 0 or self.compacts_at > 0 or self.background
 
     @classmethod
     def draw(cls, seed: int, round_number: int, keys: int) -> Plan:
@@ -99,4 +105,6 @@ class Plan:
             reader_first=rng.random() < 0.1,
             closes_cleanly=rng.random() < 0.3,
             clears=rng.choice((0, 0, 0, 0, 0, 0, 0, 3)),
+            background=rng.random() < 0.3,
+            snapshots=rng.choice((0, 0, 3)),
         )

@@ -24,8 +24,8 @@ from mmapkv import KVStore
 from tests.crash import defects
 from tests.crash.child import Child
 from tests.crash.crowd.model import Model
-from tests.crash.crowd.operations import WRITERS, Operation, operations
-from tests.crash.crowd.writer import EARLY_ACK, LOST_UPDATE, Board, open_shared, write
+from tests.crash.crowd.operations import WRITERS, Kind, Operation, operations
+from tests.crash.crowd.writer import EARLY_ACK, HALF_CLEAR, LOST_UPDATE, Board, open_shared, write
 
 EXIT_VIOLATED = 1
 VIOLATIONS_MAX = 5
@@ -36,7 +36,7 @@ LOOK_SECONDS = 0.001
 DELAY_SECONDS_MAX = 0.02
 # A new store now and then: what splits is young.
 STORE_ROUNDS_MAX = 25
-DEFECTS = (EARLY_ACK, LOST_UPDATE, *defects.AFTER_KILL)
+DEFECTS = (EARLY_ACK, LOST_UPDATE, HALF_CLEAR, *defects.AFTER_KILL)
 LOST: tuple[tuple[str, ...], ...] = ((), (), (), (), ("INDEX",), ("CONTROL",))
 
 
@@ -116,6 +116,9 @@ class Storm:
             if self.board.submitted(writer) > acknowledged:
                 pending[writer] = following
                 self.counts[f"killed in a call: {following.kind.value}"] += 1
+        clears = sum(each.kind is Kind.CLEAR for done in self.model.done for each in done)
+        self.counts["clears"] += clears
+        self.counts["rounds with clears"] += clears > 0
         try:
             return wrong + self._look(draw, pending)
         except Exception as error:

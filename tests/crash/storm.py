@@ -128,6 +128,9 @@ class Storm:
         place = wreck.place(before, in_call, self.model.committed, in_compaction=aftermath.in_compaction)
         self.summary.places[place] += 1
         self.summary.acknowledged.append(self.page.acknowledged)
+        self.summary.counts["rounds with compaction in the background"] += plan.background
+        if self.page.stepping:
+            self.summary.steps[wreck.phase or "before it writes"] += 1
         self._check_reader(plan, aftermath)
         if self.options.defect in defects.AFTER_KILL:
             defects.plant(self.options.defect, self.path)
@@ -163,7 +166,7 @@ class Storm:
         effects: list[Operation] = []
         touched: set[bytes] = set()
         misses = 0
-        compacted = plan.compactions > 0
+        compacted = plan.compactions > 0 or plan.background
         stream = iter(self.prepared)
         if self.page.submitted > len(self.prepared):
             stream = operations(plan)

@@ -16,6 +16,8 @@ class Summary:
     places: Counter[Inside] = field(default_factory=Counter)
     acknowledged: list[int] = field(default_factory=list)
     pending: Counter[str] = field(default_factory=Counter)
+    steps: Counter[str] = field(default_factory=Counter)
+    """By its phase, how often a thread was at a step of a compaction."""
     reopen_ms: dict[str, list[float]] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     violations: int = 0
@@ -47,6 +49,8 @@ class Summary:
         rows += [(f"  {place}", self._share(self.places[place])) for place in COUNTED]
         rows.append(("killed inside a compaction", self._share(self.compacting)))
         rows += [(f"  {place}", self._share(self.places[place])) for place in COMPACTING]
+        rows.append(("killed inside a step of one in the background", self._share(self.steps.total())))
+        rows += [(f"  {phase}", self._share(count)) for phase, count in sorted(self.steps.items())]
         others = [place for place in Inside if place not in COUNTED + COMPACTING]
         rows += [(f"killed {place}", self._share(self.places[place])) for place in others]
         rows += [(f"write in flight: {what}", f"{count:,}") for what, count in sorted(self.pending.items())]

@@ -32,6 +32,7 @@ def test_no_acknowledged_write_is_lost_and_none_invented(disk_path: Path) -> Non
     # Kills that only ever met an idle writer would have shown nothing.
     assert count_of_kind(ran.stdout, "write in flight: there was none") < KILLS
     assert count(ran.stdout, "killed inside a compaction") > 0
+    assert count(ran.stdout, "killed inside a step of one in the background") > 0
     assert list(disk_path.iterdir()) == []
 
 

@@ -50,5 +50,8 @@ def test_the_rounds_differ_in_all_that_matters() -> None:
         "batches",
         "compactions",
         "compacts_at",
+        "background",
+        "snapshots",
+        "clears",
     ):
         assert len({bool(getattr(plan, flag)) for plan in plans}) == 2, flag

@@ -16,7 +16,7 @@ from mmapkv import KVStore
 from tests.crash.ack_page import ACKNOWLEDGED, AckPage
 from tests.crash.child import Child
 from tests.crash.commands import count, count_of_kind, run
-from tests.crash.crowd.writer import EARLY_ACK, LOST_UPDATE
+from tests.crash.crowd.writer import EARLY_ACK, HALF_CLEAR, LOST_UPDATE
 from tests.crash.test_kill_at_system_calls import count_moments
 from tests.unit.mmapkv.index_words import PAGE, ROOT, STATE, IndexWords
 
@@ -276,7 +276,7 @@ def test_a_short_storm(disk_path: Path) -> None:
     assert count_of_kind(ran.stdout, "rounds with a violation") == 0
 
 
-@pytest.mark.parametrize("defect", ["dropped-entry", EARLY_ACK, "invented-write", LOST_UPDATE])
+@pytest.mark.parametrize("defect", ["dropped-entry", EARLY_ACK, "invented-write", LOST_UPDATE, HALF_CLEAR])
 def test_a_planted_defect_is_caught(tmp_path: Path, defect: str) -> None:
     """A storm that finds nothing wrong with a faulty store says nothing about a good one."""
     ran = storm(tmp_path, "--kills", str(DEFECT_KILLS), "--defect", defect)

@@ -15,16 +15,16 @@ from tests.crash.images.store_defects import BELIEVED_INDEX
 from tests.crash.images.store_model import Change, Expected, Found
 
 IMAGES = 200
-# Where each shows soon: (seed, workload, images). That a batch is whole takes thousands to be missed, and is
-# asked for by images of logs.
+# Where each shows soon: (seed, workload, images). Two are not here, for they take thousands:
+# nothing is flushed before a removal (seed 2, workload 3, image 1134), and a batch is not whole.
 SHOWN = {
-    defects.DROPPED_SYNC: (1, 2, 200),
+    defects.DROPPED_SYNC: (1, 3, 100),
     defects.DROPPED_HEADER_SYNC: (1, 1, 100),
     defects.DROPPED_DIRECTORY_SYNC: (1, 1, 200),
-    defects.EARLY_ACKNOWLEDGEMENT: (1, 2, 200),
-    defects.KEPT_TORN_RECORD: (1, 1, 200),
-    defects.NO_BOUNDARY: (3, 1, 200),
-    BELIEVED_INDEX: (1, 1, 200),
+    defects.EARLY_ACKNOWLEDGEMENT: (1, 4, 250),
+    defects.KEPT_TORN_RECORD: (1, 4, 100),
+    defects.NO_BOUNDARY: (1, 4, 250),
+    BELIEVED_INDEX: (1, 3, 250),
 }
 
 needs_compiler = pytest.mark.skipif(

@@ -6,11 +6,14 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from mmapkv import KVStore
+from mmapkv import KVStore, Snapshot, compaction, victims
+from mmapkv.transaction import Transaction
 from tests.crash import defects
-from tests.crash.ack_page import ACKNOWLEDGED, MISSES, NUMBER, SUBMITTED, AckPage
+from tests.crash.ack_page import ACKNOWLEDGED, MISSES, NUMBER, STEPPING, SUBMITTED, AckPage
 from tests.crash.operations import Kind, Operation, operations, value_of
 from tests.crash.plan import Plan
 
@@ -18,6 +21,10 @@ from tests.crash.plan import Plan
 EARLY_SECONDS = 0.0002
 # So often the writer looks whether its parent still lives: nobody else would ever stop it.
 LOOK_EVERY = 256
+# A thread that compacts is to have something to do in the few milliseconds that there are.
+EAGER_SEGMENT_BYTES = 64 << 10
+# Of a snapshot so many pairs are looked at.
+HELD_PAIRS = 50
 
 
 def write(
@@ -34,12 +41,14 @@ def write(
     """
     acknowledges_early = defect == defects.EARLY_ACK
     defects.plant_in_writer(defect)
+    _tell_of_steps(page)
     values = [_values_of(operation) for operation in prepared]
     rest = itertools.islice(operations(plan), len(prepared), None)
     more = ((operation, _values_of(operation)) for operation in rest)
     store = _opened(path, plan)
     words = page.words
     misses = 0
+    held: _Held | None = None
     parent = os.getppid()
     work = itertools.chain(zip(prepared, values, strict=True), more)
     for number, (operation, written) in enumerate(work, start=1):
@@ -70,17 +79,18 @@ def write(
         elif kind is Kind.CLEAR:
             store.clear()
         elif kind is Kind.TRANSACTION:
-            with store.transaction(durable=durable) as transaction:
-                for part, value in zip(parts, written, strict=True):
-                    if part.kind is Kind.PUT:
-                        transaction[part.key] = value
-                    else:
-                        transaction.pop(part.key, None)
+            # In a cache, way is made by writing once more what was read.
+            store.retry(partial(_change, parts=parts, values=written), durable=durable)
         elif kind is Kind.FLUSH:
             store.flush()
         elif kind is Kind.COMPACT:
             store.compact()
+        elif kind is Kind.SNAPSHOT:
+            if held is not None:
+                held.check()
+            held = _Held(store)
         else:
+            held = None
             store.close()
             store = _opened(path, plan)
         words[ACKNOWLEDGED] = number
@@ -90,6 +100,14 @@ def write(
             return
 
 
+def _change(transaction: Transaction, parts: Sequence[Operation], values: Sequence[bytes]) -> None:
+    for part, value in zip(parts, values, strict=True):
+        if part.kind is Kind.PUT:
+            transaction[part.key] = value
+        else:
+            transaction.pop(part.key, None)
+
+
 def _values_of(operation: Operation) -> list[bytes]:
     # One for each part of a batch or transaction, or the one of a put.
     parts = operation.parts if operation.kind in (Kind.BATCH, Kind.TRANSACTION) else (operation,)
@@ -97,5 +115,38 @@ def _values_of(operation: Operation) -> list[bytes]:
 
 
 def _opened(path: Path, plan: Plan) -> KVStore:
-    # In the background, too, where the check expects that something was removed.
-    return KVStore.open(path, "w", flush_policy=plan.policy, compaction=plan.compactions > 0)
+    # In the background only where the check expects that something was removed.
+    return KVStore.open(
+        path, "w", flush_policy=plan.policy, compaction=plan.background, max_bytes=plan.max_bytes
+    )
+
+
+def _tell_of_steps(page: AckPage) -> None:
+    vars(victims)["SEGMENT_BYTES_MIN"] = EAGER_SEGMENT_BYTES
+    step = compaction.step
+
+    def told(*arguments: Any) -> Any:
+        page.words[STEPPING] = 1
+        try:
+            return step(*arguments)
+        finally:
+            page.words[STEPPING] = 0
+
+    vars(compaction)["step"] = told
+
+
+class _Held:
+    # A snapshot of the writer's own, and some of what it held when it was taken.
+
+    def __init__(self, store: KVStore) -> None:
+        self.snapshot: Snapshot = store.snapshot()
+        self.then = self.look()
+
+    def look(self) -> tuple[int, list[tuple[bytes, bytes]], list[bytes | None]]:
+        walked = list(itertools.islice(self.snapshot.items(), HELD_PAIRS))
+        return len(self.snapshot), walked, [self.snapshot.get(key) for key, _ in walked]
+
+    def check(self) -> None:
+        if self.look() != self.then:
+            raise AssertionError("a snapshot of the writer has changed")
+        self.snapshot.close()

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from hypothesis import HealthCheck, seed, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, run_state_machine_as_test
 
+from tests.property.test_cache import CacheAgainstDict
 from tests.property.test_log import LogAgainstModel
 from tests.property.test_scan import ScansAgainstSortedDict
 from tests.property.test_store import StoreAgainstDict
@@ -23,6 +24,7 @@ MACHINES: dict[str, type[RuleBasedStateMachine]] = {
     "store": StoreAgainstDict,
     "scan": ScansAgainstSortedDict,
     "log": LogAgainstModel,
+    "cache": CacheAgainstDict,
 }
 EXAMPLE_STEPS = 80
 # So many examples are drawn from one seed, then from the next.

@@ -23,6 +23,7 @@ from hypothesis.stateful import (
 
 from mmapio import FlushPolicy
 from mmapkv import Conflict, KVStore, Snapshot
+from mmapkv.compactor import Compactor
 from mmapkv.pins import Pins
 from tests.crash.test_kill_at_system_calls import count_moments
 from tests.unit.mmapio.processes import in_child, killed_after
@@ -275,6 +276,19 @@ class StoreAgainstDict(RuleBasedStateMachine):
     def compact(self) -> None:
         """Nobody sees a difference, whatever walks and snapshots are about; what was cleared can go now."""
         self.kv.compact()
+        self.may_clear = True
+
+    @rule(steps=st.integers(1, 5))
+    def compact_by_steps(self, steps: int) -> None:
+        """As a thread does that was woken."""
+        compactor = Compactor(self.kv, automatic=False)
+        while steps and compactor._work():
+            steps -= 1
+
+    @rule()
+    def compact_in_the_background(self) -> None:
+        """While what follows is done."""
+        self.kv.compact(background=True)
         self.may_clear = True
 
     @rule(policy=policies, limit=st.integers(1, MOMENTS_MAX))

@@ -17,6 +17,9 @@ OWN_KEYS = 40
 SEGMENT_BYTES = 64 << 10
 JOURNAL_BYTES_MAX = 1000
 ATTEMPTS = 1_000_000
+# Who clears the store now and then, in a round: nobody, one or all. What the others had written by then is
+# not to be told; but where one clears, what they had before the round is gone.
+_CLEARING: tuple[tuple[int, ...], ...] = (*[()] * 5, (0,), (1,), (2,), tuple(range(WRITERS)))
 DEBIT, CREDIT = b"common/debit", b"common/credit"
 
 
@@ -33,6 +36,7 @@ class Kind(Enum):
     REOPEN = "reopen"
     COMPACT = "compact"
     REBUILD = "rebuild"
+    CLEAR = "clear"
 
 
 _WEIGHTS = {
@@ -46,6 +50,7 @@ _WEIGHTS = {
     Kind.REOPEN: 8,
     Kind.COMPACT: 3,
     Kind.REBUILD: 2,
+    Kind.CLEAR: 12,
 }
 
 
@@ -72,6 +77,8 @@ def operations(seed: int, round_number: int, writer: int) -> Iterator[Operation]
     """The operations of a writer in their order, without end."""
     draw = random.Random(f"crowd {seed} {round_number} {writer}")
     kinds, weights = list(_WEIGHTS), list(_WEIGHTS.values())
+    if writer not in random.Random(f"clears {seed} {round_number}").choice(_CLEARING):
+        weights[kinds.index(Kind.CLEAR)] = 0
     journal = own_key(writer, OWN_KEYS)
     for number in count(1):
         (kind,) = draw.choices(kinds, weights)
@@ -120,6 +127,8 @@ def perform(store: KVStore, operation: Operation) -> None:
         store.flush()
     elif kind is Kind.COMPACT:
         store.compact()
+    elif kind is Kind.CLEAR:
+        store.clear()
     elif kind is Kind.REBUILD:
         _, index = store._parts()
         assert index is not None

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from mmapio import FlushPolicy
 from mmapkv import KVStore
-from tests.crash.crowd.operations import SEGMENT_BYTES, WRITERS, Kind, Operation, perform
+from tests.crash.crowd.operations import SEGMENT_BYTES, WRITERS, Kind, Operation, own_key, perform
 
 EARLY_ACK = "early-ack"
 LOST_UPDATE = "lost-update"
+HALF_CLEAR = "half-clear"
 
 
 class Board:
@@ -87,6 +88,10 @@ def write(
         elif operation.kind is Kind.COUNT and defect == LOST_UPDATE:
             value = int(store.get(operation.target, b"0"))
             store[operation.target] = b"%d" % (value + operation.amount)
+        elif operation.kind is Kind.CLEAR and defect == HALF_CLEAR:
+            # As if the entries of the others had been behind a copy of the index.
+            prefix = own_key(writer, 0)[:-1]
+            store.delete_many([key for key in store if key.startswith(prefix)])
         else:
             perform(store, operation)
         board.acknowledge(writer, number)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-from mmapkv import attach, index_file
+from mmapkv import attach, compaction, index_file, relocation
 from tests.crash.images import defects
 from tests.crash.images.defects import BATCH_WITHOUT_END, EARLY_ACKNOWLEDGEMENT, KEPT_TORN_RECORD, NO_BOUNDARY
 
 BELIEVED_INDEX = "believed-index"
+NO_FLUSH_BEFORE_REMOVAL = "no-flush-before-removal"
 
 DEFECTS = (
     defects.DROPPED_SYNC,
@@ -19,6 +21,7 @@ DEFECTS = (
     BATCH_WITHOUT_END,
     NO_BOUNDARY,
     BELIEVED_INDEX,
+    NO_FLUSH_BEFORE_REMOVAL,
 )
 
 
@@ -27,6 +30,31 @@ def plant(defect: str | None) -> None:
     defects.plant(defect)
     if defect == BELIEVED_INDEX:
         _believe_any_index()
+    elif defect == NO_FLUSH_BEFORE_REMOVAL:
+        _remove_what_may_come_back()
+
+
+def _remove_what_may_come_back() -> None:
+    # A step replaces segments as it would if what supersedes their records were always durable.
+    step, rewrite = compaction.step, compaction.rewrite
+    stores: list[Any] = []
+
+    def stepping(store: Any, *arguments: Any) -> Any:
+        stores[:] = [store]
+        try:
+            return step(store, *arguments)
+        finally:
+            stores.clear()
+
+    def rewriting(log: Any, group: Any, counts: Any, copy: Any, replace: Any) -> None:
+        def careless(made: Any, listed: Any, names: Any) -> None:
+            _, index = stores[0]._parts()
+            relocation.begin(index, log, made.id)
+            log.replace_segments(made, listed, names, partial(replace.__self__.lead, listed))
+
+        rewrite(log, group, counts, copy, careless if stores else replace)
+
+    vars(compaction).update(step=stepping, rewrite=rewriting)
 
 
 def _believe_any_index() -> None:

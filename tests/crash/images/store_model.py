@@ -17,6 +17,9 @@ class Change(NamedTuple):
     is_seen: bool = True
 
 
+CLEAR = Change(b"", None)
+"""All keys lost their values, by one record. No key is empty."""
+
 Pairs = dict[bytes, Change]
 """The keys that are counted, in the order of their last change."""
 
@@ -96,13 +99,16 @@ def effective(group: Sequence[Change], pairs: Pairs) -> tuple[Change, ...]:
     return tuple(
         change
         for at, change in enumerate(group)
-        if last[change.key] == at and (change.value is not None or change.key in pairs)
+        if last[change.key] == at
+        and (change.value is not None or (pairs if change == CLEAR else change.key in pairs))
     )
 
 
 def apply(changes: Sequence[Change], pairs: Pairs) -> None:
     """Make changes."""
     for change in changes:
+        if change == CLEAR:
+            pairs.clear()
         pairs.pop(change.key, None)
         if change.value is not None:
             pairs[change.key] = change

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TypeAlias
 
 from mmapio import FlushPolicy
-from mmapkv import KVStore, Snapshot
+from mmapkv import KVStore, Snapshot, compaction
+from mmapkv.compactor import Compactor
+from mmapkv.victims import Choice
 from mmapkv.walk import EXPIRED
 from tests.crash.images.recording import Recorder
-from tests.crash.images.store_model import Change, Commit, Expected, Found, contents
+from tests.crash.images.store_model import CLEAR, Change, Commit, Expected, Found, contents
 from tests.unit.mmapkv.colliding_keys import HashInverter, seed_of
 
 Alternatives: TypeAlias = tuple[Expected, ...]
@@ -27,6 +29,9 @@ COLLIDING = 70
 # Keys that no split parts: fewer than make a new seed necessary.
 TWINS = 20
 ABSENT = b"never"
+LONG_SECONDS = 1e6
+# As often at most a thread that compacts would go on.
+STEPS_MAX = 4
 
 
 @dataclass(frozen=True)
@@ -47,13 +52,13 @@ class Style:
     def draw(cls, rng: random.Random) -> Style:
         """Small segments, so that the log rolls; sessions that compact much, close much, or neither."""
         rare = {name: weight for name, (weight, _) in MAKERS.items()}
-        for name in rng.sample(["compact", "reopen", "rebuild", "collide", "batch"], 2):
+        for name in rng.sample(["compact", "step", "clear", "reopen", "rebuild", "collide", "batch"], 3):
             rare[name] *= rng.choice((0, 8))
         return cls(
             segment_bytes=rng.choice((64 << 10, 64 << 10, 128 << 10)),
             policy=rng.choices([policy for _, policy in _POLICIES], [share for share, _ in _POLICIES])[0],
             keys=rng.choice((3, 12, 40)),
-            size_max=rng.choice((100, 600, 3000, 12_000)),
+            size_max=rng.choice((100, 600, 3000, 12_000, 12_000)),
             syncing=rng.choice((0.05, 0.2, 0.5)),
             weights=rare,
         )
@@ -81,6 +86,8 @@ class StoreSession:
         self.written = 0
         self.kv: KVStore | None = None
         self.reader: KVStore | None = None
+        # What a thread would do, in this one: a recording is of one order of calls.
+        self.compactor: Compactor | None = None
         self.snapshots: list[tuple[Snapshot, Found]] = []
         self.state = Expected()
         self.found = Found(0, 0, [], {})
@@ -130,8 +137,8 @@ class StoreSession:
             self.make(name)
 
     def go_on(self) -> None:
-        """Write, delete and perhaps compact, and look at all of it again."""
-        for name in ("put", "many", "delete", self.rng.choice(("put", "put", "compact", "batch"))):
+        """Write, delete and perhaps compact or clear, and look at all of it again."""
+        for name in ("put", "many", "delete", self.rng.choice(("put", "compact", "step", "clear", "batch"))):
             self.make(name)
         assert self.kv is not None
         handles = [("the writer", self.kv)] + ([("the reader", self.reader)] if self.reader else [])
@@ -236,18 +243,44 @@ class StoreSession:
             raise AssertionError(f"for the reader, {wrong[0]}")
         self._drop_readers()
 
+    def step(self) -> None:
+        """Compact as a thread does that was woken, or some segments that it might not have chosen."""
+        assert self.kv is not None
+        if self.rng.random() < 0.5:
+            compaction.step(self.kv, self.kv._pins, self._choose, None)
+            return
+        if self.compactor is None:
+            self.compactor = Compactor(self.kv, automatic=False)
+        for _ in range(self.rng.randrange(STEPS_MAX)):
+            if not self.compactor._work():
+                break
+
+    def _choose(self, found: list[tuple[int, int, int, int, int]], needed: int) -> Choice | None:
+        # Neighbours. That no segment before holds what a tombstone hides is sure of the first one alone.
+        if not found:
+            return None
+        at = self.rng.randrange(len(found))
+        segments = [each[2] for each in found[at : at + self.rng.randrange(1, 4)]]
+        sweepable = needed if at == 0 and len(segments) == 1 else 0
+        return Choice(segments, segments[0], sweepable, 0, self.style.segment_bytes)
+
     def _drop_readers(self) -> None:
         self.snapshots.clear()
         self.reader = None
 
     def _open(self) -> KVStore:
+        self.compactor = None
         return KVStore.open(
-            self.path, "c", flush_policy=self.style.policy, segment_bytes=self.style.segment_bytes
+            self.path,
+            "c",
+            flush_policy=self.style.policy,
+            segment_bytes=self.style.segment_bytes,
+            compaction=False,
         )
 
     def _look(self, kv: KVStore, alternatives: Alternatives) -> Found:
         keys = {change.key for each in alternatives for commit in each.commits for change in commit.changes}
-        looked_up = {key: kv.get(key) for key in sorted(keys | {ABSENT})}
+        looked_up = {key: kv.get(key) for key in sorted(keys - {CLEAR.key} | {ABSENT})}
         return Found(kv.stats()["committed"], len(kv), list(kv.items()), looked_up)
 
     def _durable(self) -> int:
@@ -269,12 +302,13 @@ def _changes(pairs: list[tuple[bytes, bytes]]) -> tuple[Change, ...]:
 
 def _put(session: StoreSession) -> Call:
     key, value, durable = session.key(), session.value(), session.is_durable()
-    return Call(lambda kv: kv.put(key, value, durable=durable), ([Change(key, value)],))
+    ttl = session.rng.choice((None, None, LONG_SECONDS))
+    return Call(lambda kv: kv.put(key, value, ttl=ttl, durable=durable), ([Change(key, value)],))
 
 
 def _put_new(session: StoreSession) -> Call:
     key, value = session.key(is_new=True), session.value()
-    return Call(lambda kv: kv.put(key, value, ttl=1e6), ([Change(key, value)],))
+    return Call(lambda kv: kv.put(key, value, ttl=LONG_SECONDS), ([Change(key, value)],))
 
 
 def _delete(session: StoreSession) -> Call:
@@ -318,6 +352,19 @@ def _transaction(session: StoreSession) -> Call:
     return Call(make, (changes,))
 
 
+def _touch(session: StoreSession) -> Call:
+    key = session.key()
+    change = contents(session.state.commits).get(key)
+    commits = ([change],) if change is not None and change.is_seen else ()
+    return Call(lambda kv: kv.touch(key, LONG_SECONDS), commits)
+
+
+def _clear(session: StoreSession) -> Call:
+    # Where all has expired, a compaction may have removed it, and there is nothing to clear.
+    durable = session.is_durable()
+    return Call(lambda kv: kv.clear(durable=durable), ([CLEAR],) if session.kv else ())
+
+
 def _expire(session: StoreSession) -> Call:
     key = session.key()
 
@@ -349,6 +396,18 @@ def _collide(session: StoreSession) -> Call:
     return Call(lambda kv: kv.update(dict.fromkeys(keys, b"twin")), tuple([change] for change in changes))
 
 
+def _step(session: StoreSession) -> Call:
+    # What a thread finds has been written just now, and not synced.
+    changes = session.changes(session.rng.randrange(4), deletions=0)
+
+    def make(kv: KVStore) -> None:
+        for key, value, _ in changes:
+            kv[key] = value or b""
+        session.step()
+
+    return Call(make, tuple([change] for change in changes))
+
+
 def _rebuild(session: StoreSession) -> Call:
     def make(kv: KVStore) -> None:
         _, index = kv._parts()
@@ -367,10 +426,13 @@ MAKERS: dict[str, tuple[int, Callable[[StoreSession], Call]]] = {
     "batch": (4, _batch),
     "transaction": (2, _transaction),
     "expire": (1, _expire),
+    "touch": (1, _touch),
     "sweep": (1, _sweep),
+    "clear": (1, _clear),
     "flush": (2, lambda session: Call(lambda kv: kv.flush())),
     "reopen": (1, lambda session: Call(lambda kv: session.reopen())),
     "compact": (1, lambda session: Call(lambda kv: kv.compact())),
+    "step": (2, _step),
     "rebuild": (1, _rebuild),
     "collide": (1, _collide),
     "hold": (2, lambda session: Call(lambda kv: session.hold())),

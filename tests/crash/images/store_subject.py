@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from mmapkv import attach
+from mmapkv import attach, compaction
 from tests.crash.compaction_phase import phase_of
 from tests.crash.images import defects, store_defects
 from tests.crash.images.choices import Image
@@ -37,14 +37,14 @@ class StoreSubject:
         self.made = 0
 
     def prepare(self, defect: str | None, counts: Counter[str]) -> None:
-        """Plant a defect, if one is wanted, and count how indexes are come by."""
+        """Plant a defect, if one is wanted, and count how indexes are come by, and what steps do."""
         self.defect = defect
         store_defects.plant(defect)
         rebuild, consider = attach.rebuild, attach.consider
 
-        def counted_rebuild(*arguments: Any) -> Any:
+        def counted_rebuild(*arguments: Any, **named: Any) -> Any:
             counts["indexes built anew"] += 1
-            return rebuild(*arguments)
+            return rebuild(*arguments, **named)
 
         def counted_consider(log: Any, *, writing: bool) -> Any:
             found, why_not = consider(log, writing=writing)
@@ -53,6 +53,15 @@ class StoreSubject:
                 counts[f"indexes believed by their {'incarnation' if same else 'clean mark'}"] += 1
             return found, why_not
 
+        step = compaction.step
+
+        def counted_step(*arguments: Any) -> Any:
+            came = step(*arguments)
+            replaced = came is not None and came[2].segments_written > 0
+            counts[f"steps of a compaction that {'replaced something' if replaced else 'found nothing'}"] += 1
+            return came
+
+        vars(compaction)["step"] = counted_step
         vars(attach).update(rebuild=counted_rebuild, consider=counted_consider)
 
     def style(self, rng: random.Random) -> Style:

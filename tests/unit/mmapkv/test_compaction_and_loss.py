@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from mmapio import FlushPolicy
 from mmapkv import KVStore, compaction, hints, victims
+from mmapkv.victims import Choice
 from tests.support.waiting import until
-from tests.unit.mmapkv.stores import SEGMENT, agreeing
+from tests.unit.mmapkv.stores import SEGMENT, agreeing, lose, opened
 
 VALUE = b"v" * 500
 
@@ -32,11 +32,9 @@ def test_what_goes_is_superfluous_after_a_power_cut_too(tmp_path: Path) -> None:
         changed = kv._log.committed
         assert kv._log.durable < changed
 
-        def first(segments: list[tuple[int, int, int, int, int]], _: int) -> SimpleNamespace:
+        def first(segments: list[tuple[int, int, int, int, int]], _: int) -> Choice:
             segment_id = segments[0][2]
-            return SimpleNamespace(
-                segments=[segment_id], wanted=segment_id, sweepable=0, bytes_least=0, size_max=SEGMENT
-            )
+            return Choice([segment_id], segment_id, 0, 0, SEGMENT)
 
         came = compaction.step(kv, kv._pins, first, None)
         assert came is not None
@@ -48,6 +46,29 @@ def test_what_goes_is_superfluous_after_a_power_cut_too(tmp_path: Path) -> None:
         assert kv._log.durable < cleared
         kv.compact()
         assert kv._log.durable >= cleared
+
+
+def test_a_tombstone_stays_where_what_it_hides_is_left(tmp_path: Path) -> None:
+    """A step was to take both segments, and could not: after a recovery another epoch begins."""
+    path = tmp_path / "kv"
+    with opened(path, policy=FlushPolicy.NEVER) as kv:
+        fill(kv, 20)
+    (path / "CONTROL").unlink()
+    with opened(path) as kv:
+        del kv[b"7"]
+        kv._log.roll_tail()
+        kv.flush()
+
+        def both(segments: list[tuple[int, int, int, int, int]], needed: int) -> Choice:
+            assert len(segments) == 2
+            return Choice([each[2] for each in segments], segments[1][2], needed, 0, SEGMENT)
+
+        came = compaction.step(kv, kv._pins, both, None)
+        assert came is not None
+        assert kv.verify().damages == ()
+    lose(path, "INDEX")
+    with opened(path) as kv:
+        assert b"7" not in agreeing(kv)
 
 
 def test_hints_of_what_was_rewritten_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

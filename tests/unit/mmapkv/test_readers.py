@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import signal
@@ -11,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from mmapkv import KVStore
+from mmapkv import KVStore, StoreError, attach
+from mmaplog import recovery
 from tests.unit.mmapio.processes import TIMEOUT_SECONDS, killed_after
 from tests.unit.mmapkv.colliding_keys import HashInverter, seed_of
-from tests.unit.mmapkv.stores import agreeing, contents, opened
+from tests.unit.mmapkv.stores import agreeing, contents, lose, opened
 
 
 @pytest.fixture
@@ -186,6 +188,23 @@ def test_a_reader_that_comes_before_the_index(tmp_path: Path, readers: list[Read
     with opened(path, "w") as kv:
         kv[b"new"] = b"1"
         assert [reader.ask("get", b"new") for reader in readers] == [b"1"] * 4
+
+
+def test_a_reader_does_not_wait_for_ever_where_control_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever opens the log takes CONTROL for wrong: each had an index built for his own."""
+    monkeypatch.setattr(recovery, "confirm", lambda segments, control: False)
+    path = tmp_path / "kv"
+    with opened(path) as kv:
+        kv["a"] = "1"
+    lose(path, "INDEX")
+    with opened(path, "r") as reader:
+        assert agreeing(reader) == {b"a": b"1"}
+        monkeypatch.setattr(attach, "WAIT_SECONDS_MAX", 0.05)
+        with opened(path, "w"), pytest.raises(StoreError, match="open it again") as raised:
+            len(reader)
+        assert raised.value.errno == errno.ETIMEDOUT
 
 
 def test_a_readers_iteration_is_of_one_moment(tmp_path: Path) -> None:
