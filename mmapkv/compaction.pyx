@@ -164,7 +164,7 @@ def step(StoreWriter store, pins, choose, halted):
             if segment.load_footer(&footer):
                 slot = current.slot_in(segment.id)
                 dead = 0 if slot == SLOTS else dead_bytes(current.index.dead[slot], footer.end)
-                found.append((segment.base_seq, segments.boundary_of(segment, log.segment_id), segment.id, footer.end, dead))
+                found.append((segment.base_seq, segments.boundary_of(segment, segments.tail_id()), segment.id, footer.end, dead))
                 ahead[segment.id] = segment
         segment = None
         choice = choose(found, current.needed)
@@ -261,7 +261,7 @@ cdef class Pass:
         # Nothing in the segments so far could bring a deleted key back, were the index built from the log.
         cdef bint clean = True, small
         for segment in sealed_segments(self.log):
-            stop = segments.boundary_of(segment, self.log.segment_id)
+            stop = segments.boundary_of(segment, segments.tail_id())
             slot = self.slot_in(segment.id)
             before = 0 if slot == SLOTS else self.index.dead[slot]
             small = self.group is not None and segment.limit < segment_bytes // SMALL_PART
@@ -289,7 +289,7 @@ cdef class Pass:
         seen = {}
         while chosen:
             segment = chosen.pop(0)
-            stop = segments.boundary_of(segment, self.log.segment_id)
+            stop = segments.boundary_of(segment, segments.tail_id())
             places = self.survey(segment, &scan, min(<uint64_t>choice.sweepable, self.needed))
             if self.group is not None and not fits(self.group, segment, stop, scan.size, size_max):
                 if choice.wanted in seen:

@@ -71,7 +71,7 @@ def compact(log, keep, key):
     ahead = sealed_segments(log)[::-1]
     while ahead:
         segment = ahead.pop()
-        stop = segments.boundary_of(segment, 0)
+        stop = segments.boundary_of(segment, segments.tail_id())
         offsets, size, removed = survey(segments, segment, stop, stays)
         if group is not None and not fits(group, segment, stop, size, segments.manifest.segment_bytes):
             log.spend_if_full(partial(rewrite, log, group, counts))
@@ -122,7 +122,7 @@ def sealed_segments(Syncer log):
 cdef survey(SegmentSet segments, Segment segment, uint64_t stop, stays):
     # Where the records start that stay, how many bytes they are, and how many records do not stay.
     cdef uint64_t first = segments.first(), size = 0, removed = 0
-    cdef Replay replay = Replay(segments, max(segment.base_seq, first), stop, True, 0)
+    cdef Replay replay = Replay(segments, max(segment.base_seq, first), stop, True, segments.tail_id())
     cdef Entry entry
     if segment.base_seq < first:
         # Truncated already.
