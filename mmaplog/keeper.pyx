@@ -135,7 +135,7 @@ cdef class Keeper(Appender):
         newest entry of each key stays, or all whose key is None. With both, an entry must pass both. The segment being written
         is left alone. Readers go on meanwhile, with what was there before or after; so do appends.
 
-        Costs a pass over the records with a call for each, and memory for each key. A group of segments at a time is replaced
+        Costs a pass over the records with a call for each, and memory for each key and for the largest record. A group of segments at a time is replaced
         by one: what `keep` raises leaves those that were not reached as they are, and so do OSError(ENOSPC), which is raised before anything is
         removed, and a crash. Raises CorruptionError, and what :meth:`append` raises.
         """
