@@ -316,6 +316,7 @@ cdef class Pass:
         self.group.records += scan.count
         self.group.removed += scan.removed
         self.group.stop = stop
+        self.group.swept = max(<uint64_t>self.group.swept, scan.swept)
         return 0
 
     cdef int rewrite_group(self) except -1:
@@ -462,7 +463,7 @@ cdef class Pass:
         if not placed:
             target.refuse(source)
 
-    def replace(self, Draft made, listed, replaced):
+    def replace(self, Draft made, listed, replaced, swept):
         """Put a segment in the place of others in MANIFEST, then in the index; then they go, with their hints."""
         cdef Log log = self.log
         # What was left out is superfluous for records below that: a power cut must not take these.
@@ -472,7 +473,7 @@ cdef class Pass:
                 raise Replaced
             relocation.begin(self.index, self.log, made.id)
             try:
-                log.replace_segments(made, listed, replaced, partial(self.lead, listed, replaced))
+                log.replace_segments(made, listed, replaced, swept, partial(self.lead, listed, replaced))
                 self.made = made.id
             except BaseException:
                 log.segments.relist()

@@ -23,6 +23,7 @@ class Group:
     records: int
     removed: int
     stop: int
+    swept: int = 0
 
 def compact(
     log: Log, keep: Callable[[Entry], object] | None, key: Callable[[Entry], Hashable | None] | None
@@ -32,7 +33,7 @@ def rewrite(
     group: Group,
     counts: list[int],
     copy: Callable[[Segment, Any, Draft], None] | None = None,
-    replace: Callable[[Draft, Compacted, list[Segment]], None] | None = None,
+    replace: Callable[[Draft, Compacted, list[Segment], int], None] | None = None,
 ) -> None: ...
 def copy_records(source: Segment, offsets: Any, target: Draft) -> None: ...
 def fits(group: Group, segment: Segment, stop: int, size: int, segment_bytes: int) -> bool: ...

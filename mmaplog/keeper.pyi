@@ -38,6 +38,7 @@ class Keeper(Appender):
         made: Draft,
         listed: Compacted,
         replaced: list[Segment],
+        swept: int,
         between: Callable[[], object] | None = None,
     ) -> None: ...
     def roll_tail(self) -> None: ...
