@@ -107,7 +107,7 @@ def drop_head(Index index, Log log, uint64_t below):
     """
     cdef unsigned char doomed[SLOTS]
     cdef uint64_t slot, boundary = 0, first, records = 0, freed = 0
-    log.segments.relist()
+    log.segments.catch_up()
     listing = log.segments.listing()
     for entry in listing:
         if entry[0] <= below:

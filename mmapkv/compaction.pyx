@@ -23,12 +23,13 @@ from mmapkv.relocation cimport Ground, ground_of, split_payload
 from mmapkv.survey cimport Pause, Scan, copy_one, drop, keep, scan_some
 from mmapkv.writer cimport StoreWriter
 from mmaplog.checksum cimport xxh3
+from mmaplog.draft cimport Draft
 from mmaplog.format cimport SEGMENT_HEADER_SIZE, UNIT, CommitSlot, Footer, Record, read_record
 from mmaplog.log cimport Log
 from mmaplog.segment cimport Segment
 from mmaplog.segment_set cimport SegmentSet
 
-from mmapkv import relocation
+from mmapkv import hints, relocation
 from mmapkv.clearing import drop_head
 from mmapkv.errors import SnapshotTooOld
 from mmaplog.compaction import Compaction, Group, fits, rewrite, sealed_segments
@@ -152,17 +153,18 @@ def step(StoreWriter store, pins, choose, halted):
     log.begin_care("a compaction")
     try:
         make_ready(store)
-        if log.has_unsealed:
-            log.flush()
         current = begin_pass(store, pins, [0, 0, 0, 0])
         current.halted = halted
+        if log.has_unsealed:
+            # Now, and so the sync that is needed before anything goes is made.
+            log.flush()
         current.drop_head()
         found, ahead = [], {}
         for segment in sealed_segments(log):
             if segment.load_footer(&footer):
                 slot = current.slot_in(segment.id)
                 dead = 0 if slot == SLOTS else dead_bytes(current.index.dead[slot], footer.end)
-                found.append((segment.base_seq, segments.boundary_of(segment, 0), segment.id, footer.end, dead))
+                found.append((segment.base_seq, segments.boundary_of(segment, segments.tail_id()), segment.id, footer.end, dead))
                 ahead[segment.id] = segment
         segment = None
         choice = choose(found, current.needed)
@@ -259,7 +261,7 @@ cdef class Pass:
         # Nothing in the segments so far could bring a deleted key back, were the index built from the log.
         cdef bint clean = True, small
         for segment in sealed_segments(self.log):
-            stop = segments.boundary_of(segment, 0)
+            stop = segments.boundary_of(segment, segments.tail_id())
             slot = self.slot_in(segment.id)
             before = 0 if slot == SLOTS else self.index.dead[slot]
             small = self.group is not None and segment.limit < segment_bytes // SMALL_PART
@@ -287,7 +289,7 @@ cdef class Pass:
         seen = {}
         while chosen:
             segment = chosen.pop(0)
-            stop = segments.boundary_of(segment, 0)
+            stop = segments.boundary_of(segment, segments.tail_id())
             places = self.survey(segment, &scan, sweepable)
             if self.group is not None and not fits(self.group, segment, stop, scan.size, size_max):
                 if choice.wanted in seen:
@@ -450,27 +452,22 @@ cdef class Pass:
             if self.store.index is not index:
                 raise Replaced
 
-    def copy(self, Segment source, offsets, Segment target, uint64_t end):
+    def copy(self, Segment source, offsets, Draft target):
         """Copy records as `copy_records` of the log does, and take the way to versions away that nobody needs any more."""
         cdef const unsigned int[::1] places = offsets
         cdef Py_ssize_t at, count = len(offsets)
-        cdef uint64_t size
-        cdef bint fitted = True
+        cdef bint placed = True
         with nogil:
             for at in range(count):
-                size = copy_one(source, source.base + <uint64_t>places[at] * UNIT, target, end, self.needed)
-                if size == 0:
-                    fitted = False
+                placed = copy_one(source, source.base + <uint64_t>places[at] * UNIT, target, self.needed)
+                if not placed:
                     break
-                end += size
         source.region.check()
-        target.region.check()
-        if not fitted:
-            raise CorruptionError("the segment was written to by others while its records were copied", source.path)
-        return end
+        if not placed:
+            target.refuse(source)
 
-    def replace(self, Segment made, listed, names, swept):
-        """Put a segment in the place of others in MANIFEST, then in the index; then they go."""
+    def replace(self, Draft made, listed, replaced, swept):
+        """Put a segment in the place of others in MANIFEST, then in the index; then they go, with their hints."""
         cdef Log log = self.log
         # What was left out is superfluous for records below that: a power cut must not take these.
         log.flush_to(self.needed)
@@ -479,19 +476,20 @@ cdef class Pass:
                 raise Replaced
             relocation.begin(self.index, self.log, made.id)
             try:
-                log.replace_segments(made, listed, names, swept, partial(self.lead, listed))
+                log.replace_segments(made, listed, replaced, swept, partial(self.lead, listed, replaced))
                 self.made = made.id
             except BaseException:
                 log.segments.relist()
                 if listed not in log.segments.manifest.compacted:
                     relocation.give_up(self.index, log)
                 raise
+        hints.remove(log, [each.name for each in replaced])
 
-    def lead(self, listed):
-        """Lead the index to the segment that is listed now."""
+    def lead(self, listed, replaced):
+        """Lead the index to the segment that is listed now, from those it replaces."""
         cdef Index index = self.index
         while True:
-            if not relocation.carry_out(index, self.log, listed, False):
+            if not relocation.carry_out(index, self.log, listed, False, replaced):
                 self.store._rebuild_index(index)
             if not (self.store.several and index.retired):
                 return

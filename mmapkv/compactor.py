@@ -207,7 +207,9 @@ class Compactor:
             self._planner.learn(*chosen, seen, made)
             if made:
                 self.done += 1
-                hints.sweep(store._log)
+                if store._log.shared:
+                    # Others make hints too, perhaps of what they do not know to be gone.
+                    hints.sweep(store._log)
             return True
 
     def _after_fork_in_child(self) -> None:

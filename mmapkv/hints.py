@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import pairwise
 
@@ -134,6 +134,9 @@ def write(log: Log, segment: Segment, seed: int) -> None:
     except BaseException:
         _remove(log, name + TEMPORARY_SUFFIX)
         raise
+    if not any(listed == segment.name for _, _, listed in log.segments.listing()):
+        # Compacted or dropped meanwhile, perhaps when there was no hint yet to go with it.
+        _remove(log, name)
 
 
 def clear(log: Log) -> None:
@@ -154,6 +157,12 @@ def sweep(log: Log) -> None:
     for name in _os.list_directory(directory):
         if _is_hint(name) and name not in kept:
             _remove(log, name)
+
+
+def remove(log: Log, segments: Iterable[str]) -> None:
+    """Remove the hints of segments that are gone, by their names."""
+    for segment in segments:
+        _remove(log, name_of(segment))
 
 
 def _remove(log: Log, name: str) -> None:

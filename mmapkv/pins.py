@@ -66,7 +66,7 @@ class Pins:
     def oldest(self, index: Index) -> int:
         """The lowest number that anybody holds, or what the index holds now. From now on nobody holds less.
 
-        For who compacts; costs some forty system calls.
+        For who compacts. Costs a system call; some forty where another handle holds one.
         """
         seq, _ = index.progress()
         index.raise_horizon(seq)

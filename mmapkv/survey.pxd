@@ -2,6 +2,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from mmapkv.format cimport PayloadHeader
 from mmapkv.relocation cimport Ground
+from mmaplog.draft cimport Draft
 from mmaplog.format cimport Record
 from mmaplog.segment cimport Segment
 
@@ -41,4 +42,4 @@ cdef struct Scan:
 cdef Pause scan_some(Scan *scan, const Ground *ground, uint64_t records, uint64_t count) noexcept nogil
 cdef void keep(Scan *scan, const Record *record, const PayloadHeader *payload, bint dead) noexcept nogil
 cdef void drop(Scan *scan, const Record *record) noexcept nogil
-cdef uint64_t copy_one(Segment source, const char *record, Segment target, uint64_t end, uint64_t needed) noexcept nogil
+cdef bint copy_one(Segment source, const char *record, Draft target, uint64_t needed) noexcept nogil

@@ -18,7 +18,7 @@ from mmapkv.format cimport (
 )
 from mmapkv.relocation cimport Fate, Ground, fate_of, fetch_bucket, split_payload
 from mmaplog.checksum cimport xxh3
-from mmaplog.compaction cimport settle_copy
+from mmaplog.draft cimport Draft
 from mmaplog.format cimport FLAG_TIME, RECORD_HEADER_SIZE, TIME_SIZE, UNIT, Found, Record, RecordHeader, read_record
 from mmaplog.segment cimport Segment
 
@@ -130,29 +130,32 @@ cdef void drop(Scan *scan, const Record *record) noexcept nogil:
     scan.offset += record.size
 
 
-cdef uint64_t copy_one(Segment source, const char *record, Segment target, uint64_t end, uint64_t needed) noexcept nogil:
-    # How many bytes the copy has; 0 when there is no room for it.
+cdef bint copy_one(Segment source, const char *record, Draft target, uint64_t needed) noexcept nogil:
+    # False when there is no place for it.
     cdef RecordHeader header
     cdef PayloadHeader payload
     cdef uint64_t head, size
+    cdef char *place
     cdef bint trims
     memcpy(&header, record, sizeof(header))
     size = <uint64_t>header.length * UNIT
     head = RECORD_HEADER_SIZE + (TIME_SIZE if header.flags & FLAG_TIME else 0)
     memcpy(&payload, record + head, sizeof(payload))
     trims = payload.flags & FLAG_PREVIOUS and source.base_seq + header.seq < needed
-    if size - (PREVIOUS_SIZE if trims else 0) > target.limit - end:
-        return 0
+    if trims and size > head + PAYLOAD_HEADER_SIZE + PREVIOUS_SIZE:
+        size -= PREVIOUS_SIZE
+    else:
+        trims = False
+    place = target.place(size)
+    if place == NULL:
+        return False
     if trims:
         payload.flags &= <uint8_t>~(FLAG_PREVIOUS | FLAG_CREATES)
-        header.length -= PREVIOUS_SIZE // UNIT
-        memcpy(target.base + end, record, head)
-        memcpy(target.base + end, &header, sizeof(header))
-        memcpy(target.base + end + head, &payload, sizeof(payload))
+        memcpy(place, record, head)
+        memcpy(place + head, &payload, sizeof(payload))
         head += PAYLOAD_HEADER_SIZE
-        size -= PREVIOUS_SIZE
-        memcpy(target.base + end + head, record + head + PREVIOUS_SIZE, size - head)
+        memcpy(place + head, record + head + PREVIOUS_SIZE, size - head)
     else:
-        memcpy(target.base + end, record, size)
-    settle_copy(source, target, end)
-    return size
+        memcpy(place, record, size)
+    target.settle(source, size)
+    return True

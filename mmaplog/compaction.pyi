@@ -2,6 +2,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
+from mmaplog.draft import Draft
 from mmaplog.log import Log
 from mmaplog.manifest import Compacted
 from mmaplog.replay import Entry
@@ -31,9 +32,9 @@ def rewrite(
     log: Log,
     group: Group,
     counts: list[int],
-    copy: Callable[[Segment, Any, Segment, int], int] | None = None,
-    replace: Callable[[Segment, Compacted, list[str], int], None] | None = None,
+    copy: Callable[[Segment, Any, Draft], None] | None = None,
+    replace: Callable[[Draft, Compacted, list[Segment], int], None] | None = None,
 ) -> None: ...
-def copy_records(source: Segment, offsets: Any, target: Segment, end: int) -> int: ...
+def copy_records(source: Segment, offsets: Any, target: Draft) -> None: ...
 def fits(group: Group, segment: Segment, stop: int, size: int, segment_bytes: int) -> bool: ...
 def sealed_segments(log: Log) -> list[Segment]: ...

@@ -5,21 +5,11 @@ import array
 from dataclasses import dataclass
 from functools import partial
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 
-from mmaplog.format cimport (
-    FLAG_BATCH,
-    FLAG_BATCH_END,
-    LAG_UNKNOWN,
-    SEGMENT_HEADER_SIZE,
-    UNIT,
-    CommitSlot,
-    Footer,
-    Record,
-    RecordHeader,
-    checksum_of,
-)
+from mmaplog.draft cimport Draft
+from mmaplog.format cimport SEGMENT_HEADER_SIZE, UNIT, CommitSlot, Footer, RecordHeader
 from mmaplog.replay cimport Entry, Replay
 from mmaplog.segment cimport Segment
 from mmaplog.segment_set cimport SegmentSet
@@ -28,7 +18,6 @@ from mmaplog.syncer cimport Syncer
 from mmapio import _os as system
 from mmaplog.errors import CorruptionError
 from mmaplog.manifest import Compacted
-from mmaplog.segment import create_segment, publish_segment
 
 # Numbers in a segment are counted in 32 bits.
 cdef uint64_t SPAN_MAX = 0xFFFFFFFF
@@ -84,7 +73,7 @@ def compact(log, keep, key):
     ahead = sealed_segments(log)[::-1]
     while ahead:
         segment = ahead.pop()
-        stop = segments.boundary_of(segment, 0)
+        stop = segments.boundary_of(segment, segments.tail_id())
         offsets, size, removed, swept = survey(segments, segment, stop, stays)
         if group is not None and not fits(group, segment, stop, size, segments.manifest.segment_bytes):
             log.spend_if_full(partial(rewrite, log, group, counts))
@@ -110,7 +99,7 @@ def sealed_segments(Syncer log):
     cdef CommitSlot slot
     cdef Footer footer
     found = []
-    segments.relist()
+    segments.catch_up()
     # That one is being written.
     tail = segments.tail(&slot)
     for base in segments.bases():
@@ -137,7 +126,7 @@ cdef survey(SegmentSet segments, Segment segment, uint64_t stop, stays):
     # Where the records start that stay, how many bytes they are, how many records do not stay, and below which number: nobody knows
     # whether something newer stands for them.
     cdef uint64_t first = segments.first(), size = 0, removed = 0, swept = 0
-    cdef Replay replay = Replay(segments, max(segment.base_seq, first), stop, True, 0)
+    cdef Replay replay = Replay(segments, max(segment.base_seq, first), stop, True, segments.tail_id())
     cdef Entry entry
     if segment.base_seq < first:
         # Truncated already.
@@ -169,33 +158,24 @@ def fits(group, Segment segment, uint64_t stop, uint64_t size, uint64_t segment_
 def rewrite(log, group, counts, copy=None, replace=None):
     """Put one segment in the place of a group's, and count what that did; nothing where there is nothing to gain.
 
-    A layer above may `copy` records its own way, with the arguments of `copy_records`, and `replace` segments as
-    :meth:`mmaplog.Log.replace_segments` does.
+    A layer above may `copy` records its own way, with the arguments of `copy_records`, and `replace` segments, with the draft of the one that is
+    made, its entry in MANIFEST, and those replaced.
     """
     cdef SegmentSet segments = log.segments
-    cdef Segment first = group.segments[0], segment, made
-    cdef uint64_t end = SEGMENT_HEADER_SIZE
-    cdef Footer footer
+    cdef Segment segment
+    cdef Draft made
     if group.removed == 0 and len(group.segments) == 1:
         return
+    segments.tidy = False
     before = sum(system.file_usage(segments.directory, each.name) for each in group.segments)
-    capacity = SEGMENT_HEADER_SIZE + group.size
-    made = create_segment(
-        segments.directory, segments.log_uuid, first.base_seq, first.epoch, capacity, capacity, False, first)
+    made = Draft(segments.directory, segments.log_uuid, group.segments[0], group.size)
     try:
         for segment, offsets in zip(group.segments, group.kept):
-            end = (copy or copy_records)(segment, offsets, made, end)
-        footer.seq = group.stop
-        footer.end = end
-        footer.records = group.records
-        footer.time_min = 0
-        footer.time_max = <uint64_t>-1
-        made.store_footer(&footer)
-        made.sync()
-        made.release()
-        publish_segment(segments.directory, made)
+            (copy or copy_records)(segment, offsets, made)
+        made.finish(group.stop, group.records)
+        made.publish()
         (replace or log.replace_segments)(
-            made, Compacted(made.id, first.base_seq, group.stop, group.records), [each.name for each in group.segments], group.swept)
+            made, Compacted(made.id, made.base_seq, group.stop, group.records), group.segments, group.swept)
     except BaseException:
         discard_unless_listed(segments, made)
         raise
@@ -205,7 +185,7 @@ def rewrite(log, group, counts, copy=None, replace=None):
     counts[3] += before - system.file_usage(segments.directory, made.name)
 
 
-cdef discard_unless_listed(SegmentSet segments, Segment made):
+cdef discard_unless_listed(SegmentSet segments, Draft made):
     # Of what was not finished nothing stays; once MANIFEST lists it, it is part of the log.
     segments.relist()
     if not any(segment_id == made.id for _, segment_id, _ in segments.listing()):
@@ -215,40 +195,25 @@ cdef discard_unless_listed(SegmentSet segments, Segment made):
             pass
 
 
-def copy_records(Segment source, offsets, Segment target, uint64_t end):
-    """Copy the records at `offsets` behind what is there, and return where that ends then.
+def copy_records(Segment source, offsets, Draft target):
+    """Copy the records at `offsets` behind what is there.
 
     They were verified when they were chosen, and nothing writes to a sealed segment.
     """
     cdef const unsigned int[::1] places = offsets
     cdef Py_ssize_t at, count = len(offsets)
     cdef uint64_t size
-    cdef RecordHeader *header
-    if count == 0:
-        return end
-    cdef bint fitted = True
+    cdef const char *record
+    cdef char *place = NULL
     with nogil:
         for at in range(count):
-            header = <RecordHeader *>(source.base + <uint64_t>places[at] * UNIT)
-            size = <uint64_t>header.length * UNIT
-            if size > target.limit - end:
-                fitted = False
+            record = source.base + <uint64_t>places[at] * UNIT
+            size = <uint64_t>(<const RecordHeader *>record).length * UNIT
+            place = target.place(size)
+            if place == NULL:
                 break
-            memcpy(target.base + end, header, size)
-            settle_copy(source, target, end)
-            end += size
+            memcpy(place, record, size)
+            target.settle(source, size)
     source.region.check()
-    target.region.check()
-    if not fitted:
-        raise CorruptionError("the segment was written to by others while its records were copied", source.path)
-    return end
-
-
-cdef void settle_copy(Segment source, Segment target, uint64_t offset) noexcept nogil:
-    # What a record says of its place and its company is made true of the copy.
-    cdef RecordHeader *header = <RecordHeader *>(target.base + offset)
-    header.seq = <uint32_t>(source.base_seq + header.seq - target.base_seq)
-    # What was one batch stands by itself now: all of it is durable.
-    header.flags &= <uint8_t>~(FLAG_BATCH | FLAG_BATCH_END)
-    header.lag = <uint16_t>LAG_UNKNOWN
-    header.checksum = checksum_of(target.base + offset, target.id, offset, header.length)
+    if count and place == NULL:
+        target.refuse(source)

@@ -3,6 +3,7 @@ from typing import SupportsIndex, TypeVar
 
 from mmaplog.appender import Appender
 from mmaplog.compaction import Compaction
+from mmaplog.draft import Draft
 from mmaplog.manifest import Compacted
 from mmaplog.replay import Entry
 from mmaplog.segment import Segment
@@ -34,9 +35,9 @@ class Keeper(Appender):
     def spend_if_full(self, operation: Callable[[], _Result]) -> _Result: ...
     def replace_segments(
         self,
-        made: Segment,
+        made: Draft,
         listed: Compacted,
-        replaced: list[str],
+        replaced: list[Segment],
         swept: int,
         between: Callable[[], object] | None = None,
     ) -> None: ...

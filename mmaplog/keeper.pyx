@@ -8,6 +8,7 @@ from libc.stdint cimport uint64_t
 
 from mmapio cimport _memory as memory
 from mmaplog.appender cimport Appender
+from mmaplog.draft cimport Draft
 from mmaplog.format cimport SEGMENT_HEADER_SIZE, CommitSlot
 from mmaplog.segment cimport Segment
 
@@ -134,7 +135,7 @@ cdef class Keeper(Appender):
         newest entry of each key stays, or all whose key is None. With both, an entry must pass both. The segment being written
         is left alone. Readers go on meanwhile, with what was there before or after; so do appends.
 
-        Costs a pass over the records with a call for each, and memory for each key. A group of segments at a time is replaced
+        Costs a pass over the records with a call for each, and memory for each key and for the largest record. A group of segments at a time is replaced
         by one: what `keep` raises leaves those that were not reached as they are, and so do OSError(ENOSPC), which is raised before anything is
         removed, and a crash. Raises CorruptionError, and what :meth:`append` raises.
         """
@@ -150,20 +151,22 @@ cdef class Keeper(Appender):
         """For `compact`: carry out what frees more room than it takes; on a full disk with the help of the reserve."""
         return reserve.spend_if_full(self.directory, operation)
 
-    def replace_segments(self, Segment made, listed, replaced, swept, between=None):
+    def replace_segments(self, Draft made, listed, replaced, swept, between=None):
         """For `compact`: put a segment that is whole and synced in the place of others. `listed` is its entry in MANIFEST.
 
         What it leaves out though nothing newer stands for it is below number `swept`. `between` is called when it counts, and the others are still there.
         """
-        manifest = manifest_file.read(self.directory, self._path).with_compacted(listed, swept)
+        # Nobody else changes it meanwhile.
+        manifest = self.segments.manifest.with_compacted(listed, swept)
         system.sync(self.directory)
         manifest_file.write(self.directory, manifest)
         self.control.change(self.segments.first_seq)
-        self.segments.relist()
+        self.segments.adopt(manifest, made.base_seq, made.id, made.name)
         if between is not None:
             between()
-        for name in replaced:
-            system.remove_file(self.directory, name)
+        for each in replaced:
+            system.remove_file(self.directory, each.name)
+        self.segments.tidy = True
 
     def roll_tail(self):
         """For layers above: let what comes go to a new segment, so that after a flush all that there is can be compacted."""
@@ -222,6 +225,8 @@ cdef class Keeper(Appender):
 
     cdef int remove_strays(self) except -1:
         # What somebody left who was killed. MANIFEST names it no more, and that must be durable first.
+        if self.segments.sole and self.segments.tidy:
+            return 0
         strays = self.segments.strays()
         if strays:
             manifest_file.sync(self.directory)
@@ -230,6 +235,7 @@ cdef class Keeper(Appender):
             self.segments.relist()
         for name in strays:
             system.remove_file(self.directory, name)
+        self.segments.tidy = True
         return 0
 
     def try_care(self):
@@ -269,7 +275,7 @@ cdef class Keeper(Appender):
                 # Whoever was killed at the like has left nothing half done behind this.
                 self.hold_tail(what)
                 self.give_tail()
-                self.segments.relist()
+                self.segments.catch_up()
                 if self.segments.manifest.first_seq > self.control.first_seq:
                     self.control.change(self.segments.manifest.first_seq)
                 if not self.spares_strays:
@@ -310,18 +316,21 @@ cdef class Keeper(Appender):
         if seq > self.control.durable:
             # Or a power cut could leave a log that ends before it begins.
             self.flush_to(seq)
-        manifest_file.write(self.directory, manifest_file.read(self.directory, self._path).truncated_before(seq, swept))
+        self.segments.tidy = False
+        manifest_file.write(self.directory, self.segments.manifest.truncated_before(seq, swept))
         self.control.change(seq)
         self.segments.relist()
         for name in self.segments.strays():
             system.remove_file(self.directory, name)
+        self.segments.tidy = True
         return 0
 
     cdef int cut_now(self, uint64_t seq) except -1:
         # By who holds the tail, while nobody else may open the log.
         cdef Segment successor, across = self.segments.holding(seq, self.segment_id)
         self.adopt_prepared()
-        manifest = manifest_file.read(self.directory, self._path)
+        self.segments.tidy = False
+        manifest = self.segments.manifest
         # Epochs never go down from a segment to the next.
         epoch = self.tail.epoch + 1
         manifest = manifest.cut_after(seq, epoch, across.count_below(seq) if across.sparse else 0)

@@ -107,6 +107,8 @@ class LockFile:
 
     def oldest_past(self, stop: int) -> int:
         """The lowest number below `stop` that another handle holds, or `stop`."""
+        if stop == 0 or not _os.byte_is_locked(self._file, PAST, stop):
+            return stop
         low, high = 0, stop
         # Up to `low` nobody holds any; one is held below `high`, or nothing below `stop` is.
         while low < high:

@@ -582,6 +582,7 @@ cdef take_apart(Log log, found, mode, flush_policy, timestamps, bint shared, bin
     if shared:
         log.append_mutex, log.sync_mutex = log.control.mutexes()
     else:
+        log.segments.sole = True
         log.adopt_unsynced()
     log.marked = log.is_marked()
     log.check_faults()

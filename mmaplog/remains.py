@@ -19,7 +19,7 @@ from mmaplog.errors import CorruptionError, FormatError
 from mmaplog.manifest import COMPACTED_SUFFIX, Compacted, Manifest
 from mmaplog.page import Page
 from mmaplog.scan import Run, Scan, scan
-from mmaplog.segment import list_segments
+from mmaplog.segment import list_segments, name_of
 
 Progress: TypeAlias = Callable[[int, int], object]
 
@@ -286,11 +286,6 @@ def _look_at(directory: _os.Descriptor, base_seq: int, segment_id: int, name: st
         raise FormatError(f"the segment has version {found.version}; upgrade mmapkv", opened.path)
     problem = "the header is damaged" if size >= page.SIZE else f"only {size} bytes are left"
     return Remains(name, size, segment_id, base_seq, page.read(raw, segment_id), sparse, problem)
-
-
-def name_of(base_seq: int, segment_id: int, sparse: bool) -> str:
-    """What the file of a segment is called."""
-    return f"{base_seq:020}-{segment_id:016x}{COMPACTED_SUFFIX if sparse else '.seg'}"
 
 
 def _owner(manifest: Manifest | None, files: list[Remains]) -> uuid.UUID:

@@ -28,7 +28,7 @@ from mmaplog.lock import LockFile
 from mmaplog.manifest import TEMPORARY_SUFFIX, Compacted, Manifest
 from mmaplog.remains import Progress, Remains, Wreck
 from mmaplog.scan import Run, place, scan
-from mmaplog.segment import is_segment
+from mmaplog.segment import is_segment, name_of
 from mmaplog.segment_set import SegmentSet
 from mmaplog.verify import verify
 
@@ -360,7 +360,7 @@ def _rewrite(wreck: Wreck, outcome: _Outcome, dry_run: bool) -> tuple[list[str],
         epoch = max(known, default=0) + outcome.is_cut
         segment_id = control_file.random_word()
         front = page.make(wreck.log_uuid.bytes, segment_id, outcome.end, 0, wreck.segment_bytes, epoch)
-        names.append(remains.name_of(outcome.end, segment_id, False))
+        names.append(name_of(outcome.end, segment_id, False))
         if not dry_run:
             _write_file(wreck.directory, names[-1], memoryview(front))
     return names, tuple(compacted)
@@ -368,7 +368,7 @@ def _rewrite(wreck: Wreck, outcome: _Outcome, dry_run: bool) -> tuple[list[str],
 
 def _rewrite_one(wreck: Wreck, kept: _Kept, segment_id: int, is_last: bool, dry_run: bool) -> str:
     run, source, about = kept.run, kept.source, kept.source.page
-    name = remains.name_of(kept.start, segment_id, kept.sparse)
+    name = name_of(kept.start, segment_id, kept.sparse)
     with _bytes_of(wreck, kept) as data:
         end = place(data, run, source.base_seq, segment_id, kept.start)
         capacity = end if kept.sparse else max(source.capacity, wreck.segment_bytes, end)

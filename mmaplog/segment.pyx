@@ -6,7 +6,7 @@ import re
 import time
 
 from libc.stdint cimport uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcmp, memcpy
 
 
 from mmapio cimport _memory as memory
@@ -35,6 +35,7 @@ from mmaplog.format cimport (
 from mmaplog.positions cimport Positions
 
 from mmapio import _os as system
+from mmaplog import page
 from mmaplog.control import random_word
 from mmaplog.errors import CorruptionError, FormatError
 from mmaplog.manifest import COMPACTED_SUFFIX, TEMPORARY_SUFFIX
@@ -202,36 +203,25 @@ def is_segment(name):
     return _NAME.fullmatch(name.removesuffix(TEMPORARY_SUFFIX)) is not None
 
 
-def create_segment(
-        Descriptor directory, log_uuid, uint64_t base_seq, epoch, uint64_t capacity, uint64_t size, bint publish=True,
-        Segment replaces=None):
-    """Make an empty segment of `size` bytes, its header synced; without `publish` it waits under a temporary name.
+def name_of(base_seq, segment_id, sparse):
+    """What the file of a segment is called; `sparse` is one that compaction wrote."""
+    return f"{base_seq:020}-{segment_id:016x}{COMPACTED_SUFFIX if sparse else '.seg'}"
 
-    With `replaces` it is one that compaction fills, with records as old as those of that one.
+
+def create_segment(
+        Descriptor directory, log_uuid, uint64_t base_seq, epoch, uint64_t capacity, uint64_t size, bint publish=True):
+    """Make an empty segment of `size` bytes, its header synced; without `publish` it waits under a temporary name.
 
     The name is durable only after a sync of the directory. OSError(ENOSPC) leaves nothing behind.
     """
-    cdef SegmentHeader header
-    cdef bytes uuid_bytes = log_uuid.bytes
-    memset(&header, 0, sizeof(header))
-    header.magic = SEGMENT_MAGIC
-    header.version = VERSION
-    header.header_size = SEGMENT_HEADER_SIZE
-    memcpy(header.log_uuid, <const char *>uuid_bytes, 16)
-    header.segment_id = random_word()
-    header.base_seq = base_seq
-    header.base_time = time.time_ns() if replaces is None else replaces.base_time
-    header.capacity = capacity
-    header.epoch = epoch
-    header.replaces = 0 if replaces is None else replaces.id
-    header.incompatible = 0 if replaces is None else INCOMPATIBLE_GAPS
-    header.checksum = xxh3(&header, sizeof(header) - sizeof(header.checksum), 0)
-    name = f"{base_seq:020}-{header.segment_id:016x}{'.seg' if replaces is None else COMPACTED_SUFFIX}"
+    segment_id = random_word()
+    name = name_of(base_seq, segment_id, False)
+    head = page.make(log_uuid.bytes, segment_id, base_seq, time.time_ns(), capacity, epoch)
     temporary = name + TEMPORARY_SUFFIX
     opened = system.open_file(temporary, True, create=True, exclusive=True, follow=False, directory=directory)
     try:
         system.grow(opened, size)
-        system.write_at(opened, (<char *>&header)[:sizeof(header)], 0)
+        system.write_at(opened, head, 0)
         system.sync(opened)
         made = open_segment(directory, temporary, log_uuid, True)
     except BaseException:

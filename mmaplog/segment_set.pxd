@@ -20,13 +20,18 @@ cdef class SegmentSet:
     cdef list names
     cdef uint64_t changes       # how often this handle itself has changed what is there
     cdef dict opened
+    cdef bint sole              # nobody else writes the log: what is there is what this handle has put there, ...
+    cdef bint tidy              # ... and since it had a look, it has left nothing behind that does not count
     cdef Segment last           # of those opened for reading, the one that keeps its descriptor
 
+    cdef int take_names(self, list names) except -1
     cdef Segment by_id(self, uint64_t segment_id)
     # `tail_id` is the id of the last segment there is, by a commit slot that was read after the number in question was committed;
     # 0: not known. It spares a look at the directory.
     cdef list_all(self)
     cdef forget_some(self)
+    cdef int catch_up(self) except -1
+    cdef int adopt(self, manifest, uint64_t base_seq, uint64_t segment_id, name) except -1
     cdef uint64_t generation_now(self) noexcept
     cdef manifest_now(self)
     cdef uint64_t tail_id(self) noexcept
@@ -37,6 +42,7 @@ cdef class SegmentSet:
     cdef uint64_t boundary_of(self, Segment segment, uint64_t tail_id) except? 0
     cdef Segment holding(self, uint64_t seq, uint64_t tail_id)
     cdef Segment following(self, Segment segment, uint64_t tail_id)
+    cdef Py_ssize_t beyond(self, uint64_t seq) except -1
     cdef Segment at_base(self, uint64_t base_seq)
     cdef Segment open(self, entry)
     cdef int check(self) except -1

@@ -56,11 +56,38 @@ cdef class SegmentSet:
                 continue
             if self.control is not None or self.manifest_now() == manifest:
                 break
-        self.names = names
         self.manifest = manifest
         self.generation = generation
-        present = {segment_id for _, segment_id, _ in self.names}
+        self.take_names(names)
+
+    cdef int catch_up(self) except -1:
+        # For who takes care of the log: what others have added or removed.
+        if not (self.sole and self.tidy):
+            self.relist()
+        return 0
+
+    cdef int adopt(self, manifest, uint64_t base_seq, uint64_t segment_id, name) except -1:
+        # By who has put this segment there, and MANIFEST.
+        cdef uint64_t changes
+        if not self.sole:
+            self.relist()
+            return 0
+        while True:
+            changes = self.changes
+            names = manifest.counting(sorted({*self.names, (base_seq, segment_id, name)}), self.tail_id())
+            if self.changes == changes:
+                break
+        self.changes += 1
+        self.manifest = manifest
+        self.generation = self.generation_now()
+        self.take_names(names)
+        return 0
+
+    cdef int take_names(self, list names) except -1:
+        self.names = names
+        present = {segment_id for _, segment_id, _ in names}
         self.opened = {key: value for key, value in self.opened.items() if key in present}
+        return 0
 
     cdef list_all(self):
         # What is made while a directory is read may be in the list or not, in any order: of two segments made then the later one alone. So
@@ -181,7 +208,7 @@ cdef class SegmentSet:
         cdef Segment found
         self.follow_changes()
         for attempt in range(ATTEMPTS):
-            at = bisect.bisect_right(self.names, seq, key=base_of) - 1
+            at = self.beyond(seq) - 1
             # The last one known may have been followed by others since.
             if at >= 0 and (attempt or at + 1 < len(self.names) or self.names[at][1] == tail_id):
                 found = self.at_base(self.names[at][0])
@@ -213,7 +240,7 @@ cdef class SegmentSet:
         if segment.id == tail_id:
             return 0
         for attempt in range(ATTEMPTS):
-            at = bisect.bisect_right(self.names, segment.base_seq, key=base_of)
+            at = self.beyond(segment.base_seq)
             if not any(entry[1] == segment.id for entry in self.names[max(at - ATTEMPTS, 0):at]):
                 # Compaction has replaced it, and touches nothing without a footer; or it was truncated, with one or without.
                 if segment.load_footer(&footer):
@@ -233,7 +260,7 @@ cdef class SegmentSet:
         if segment.id == tail_id:
             return None
         for attempt in range(ATTEMPTS):
-            at = bisect.bisect_right(self.names, segment.base_seq, key=base_of)
+            at = self.beyond(segment.base_seq)
             # The last name known may be that of an empty segment which is gone, and has a namesake in its place.
             if at < len(self.names) and (attempt or at + 1 < len(self.names) or self.names[at][1] == tail_id):
                 found = self.at_base(self.names[at][0])
@@ -242,17 +269,26 @@ cdef class SegmentSet:
             self.relist()
         return None
 
+    cdef Py_ssize_t beyond(self, uint64_t seq) except -1:
+        # Where in `names` those are that begin above this number.
+        return bisect.bisect_left(self.names, (seq + 1,))
+
     cdef Segment at_base(self, uint64_t base_seq):
         # Of segments with the same base number only one counts: of the newest epoch, and not empty if there is a choice.
         # A roll cut short, or replacing an empty segment by a larger one, leaves an empty twin for a while.
         cdef Segment found, best = None
+        cdef Py_ssize_t at = bisect.bisect_left(self.names, (base_seq,))
         best_rank = None
-        for entry in self.names[bisect.bisect_left(self.names, base_seq, key=base_of):]:
-            if entry[0] != base_seq:
-                break
+        twins = []
+        while at < len(self.names) and self.names[at][0] == base_seq:
+            twins.append(self.names[at])
+            at += 1
+        for entry in twins:
             found = self.open(entry)
             if found is None:
                 continue
+            if len(twins) == 1:
+                return found
             rank = found.epoch, holds_records(found)
             if best_rank is None or rank > best_rank:
                 best, best_rank = found, rank
@@ -302,8 +338,3 @@ cdef bint holds_records(Segment segment) noexcept:
     cdef Record record
     return read_record(
         segment.base, SEGMENT_HEADER_SIZE, segment.limit, segment.id, segment.base_seq, True, &record) == Found.RECORD
-
-
-def base_of(entry):
-    """The base sequence number of a listing's entry."""
-    return entry[0]

@@ -395,7 +395,7 @@ cdef class Syncer:
 
     cdef seal(self, Segment segment):
         # Only what is durable is sealed, and only once its successor's name is durable too.
-        cdef Segment successor = self.segments.following(segment, 0)
+        cdef Segment successor = self.segments.following(segment, self.segments.tail_id())
         cdef Footer footer
         if successor is None:
             if segment.base_seq < self.segments.first():

@@ -10,18 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from mmapio import FlushPolicy
+from mmapio import FlushPolicy, _os
 from mmapio.errors import InvalidMode
 from mmapkv import KVStore, Snapshot, compaction
+from mmapkv.victims import Choice
 from tests.crash.child import Child
 from tests.unit.mmapkv.index_words import COUNTING, IndexWords
 
+SEGMENT = 64 << 10
 KEYS = [b"key %d" % number for number in range(150)]
 
 
 def opened(path: Path) -> KVStore:
     """A writer whose segments are as small as can be."""
-    return KVStore.open(path, flush_policy=FlushPolicy.MANUAL, segment_bytes=64 << 10)
+    return KVStore.open(path, flush_policy=FlushPolicy.MANUAL, segment_bytes=SEGMENT)
 
 
 def segment_bytes(path: Path) -> int:
@@ -106,6 +108,36 @@ def test_what_is_superseded_or_deleted_leaves(tmp_path: Path) -> None:
         assert len(store._log) == 1
         assert list(store) == KEYS[:1]
         assert store.compact().segments_replaced == 0
+
+
+def test_a_step_of_the_only_writer_looks_at_no_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It knows what is there, and which hints go with what it removes."""
+    path = tmp_path / "kv"
+    looks: list[str] = []
+
+    def first(found: list[tuple[int, int, int, int, int]], needed: int) -> Choice | None:
+        dead = [segment_id for _, _, segment_id, _, dead in found if dead]
+        return Choice(dead[:1], dead[0], 0, 0, SEGMENT) if dead else None
+
+    with KVStore.open(
+        path, flush_policy=FlushPolicy.MANUAL, segment_bytes=SEGMENT, compaction=False
+    ) as store:
+        store.update((key, os.urandom(2000)) for key in KEYS)
+        store.update((key, os.urandom(2000)) for key in KEYS[::2])
+        store.flush()
+        assert len(list(path.glob("*.hint"))) > 2
+        model = dict(store)
+        assert compaction.step(store, store._pins, first, None) is not None
+        real = _os.list_directory
+        monkeypatch.setattr(_os, "list_directory", lambda *given: (looks.append("list"), real(*given))[1])
+        assert compaction.step(store, store._pins, first, None) is not None
+        assert looks == []
+        assert len(list(path.glob("*.compact.seg"))) == 2
+        names = {name.stem for name in path.glob("*.seg")}
+        assert {name.stem for name in path.glob("*.hint")} <= names
+        assert dict(store) == model
 
 
 def test_a_tombstone_stays_while_what_it_hides_is_there(tmp_path: Path) -> None:

@@ -215,6 +215,19 @@ def test_hints_of_another_seed_are_not_mixed_in(tmp_path: Path) -> None:
     assert seed_of(path) != 12345
 
 
+def test_a_hint_that_comes_too_late_goes_again(tmp_path: Path) -> None:
+    """Its segment was compacted while it was made, when there was no hint to go with that."""
+    path = tmp_path / "kv"
+    full(path, 4)
+    with opened(path) as kv:
+        log, index = kv._open_parts()
+        segment, _ = next(iter(hints.sealed(log)))
+        kv.update(dict.fromkeys(list(kv), b"y"))
+        kv.compact()
+        hints.write(log, segment, index.seed)
+        assert not (path / hints.name_of(segment.name)).exists()
+
+
 def test_the_seed_stays(tmp_path: Path) -> None:
     """Under another one, none of the hints would be good for anything."""
     path = tmp_path / "kv"
