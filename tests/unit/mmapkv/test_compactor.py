@@ -292,7 +292,7 @@ def test_damage_ends_it_and_writes_go_on(
         overwrite(kv, chance, 1)
         until(lambda: kv.stats()["compaction_error"] != 0)
         with monkeypatch.context() as patch:
-            patch.setattr(compactor.time, "sleep", lambda _: pytest.fail("it waits"))
+            patch.setattr(Compactor, "_await_step", lambda *_: pytest.fail("it waits"))
             overwrite(kv, chance, 1)
         figures = kv.stats()
         assert figures["compaction_error"] == errno.EBADMSG
@@ -324,11 +324,14 @@ def test_a_signal_handler_may_write_and_close(tmp_path: Path, monkeypatch: pytes
     kv = opened(tmp_path / "kv")
     waits = 0
 
-    def sleep(seconds: float) -> None:
+    await_step = Compactor._await_step
+
+    def interrupted(self: Compactor, seconds: float) -> None:
         nonlocal waits
         waits += 1
         if waits == 3:
             signal.raise_signal(signal.SIGUSR1)
+        await_step(self, seconds)
 
     def handler(number: int, frame: object) -> None:
         kv[b"from the handler"] = b"1"
@@ -337,7 +340,7 @@ def test_a_signal_handler_may_write_and_close(tmp_path: Path, monkeypatch: pytes
     before = signal.signal(signal.SIGUSR1, handler)
     try:
         kv.update((key, value(chance)) for key in KEYS)
-        monkeypatch.setattr(compactor.time, "sleep", sleep)
+        monkeypatch.setattr(Compactor, "_await_step", interrupted)
         with pytest.raises(Closed):
             for _ in range(100):
                 overwrite(kv, chance, 1)
