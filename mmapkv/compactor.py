@@ -35,7 +35,7 @@ WAIT_STEP_SECONDS = 0.1
 #: After a step that nobody waits for, nor will soon, it rests so many times as long as that took.
 REST = 3
 #: Of the bytes that a step frees, writers may have this part again, while there are more than are borne.
-GIVEN_BACK = 0.5
+GIVEN_BACK = 0.75
 #: How long a close waits for it to end, which it does within some writes to the disk.
 JOIN_SECONDS_MAX = 60.0
 
