@@ -157,21 +157,23 @@ def provide(log: Log, *, finishing: bool = True) -> tuple[Index, SlotMap]:
     return found
 
 
-def rebuild(log: Log, old: Index | None) -> tuple[Index, SlotMap]:
+def rebuild(log: Log, old: Index | None, *, sound: bool = False) -> tuple[Index, SlotMap]:
     """Build the index from the log alone, put it in place of the old one and tell those who have that mapped.
 
-    Costs what `build` does. Nothing may be appended meanwhile.
+    `sound` says that nothing is wrong with the old one. Costs what `build` does. Nothing may be appended
+    meanwhile.
     """
     directory = log.segments.directory
     if len(log):
         # That there is none was meant to be: it was removed, or never made, as in a copy.
-        level = logging.INFO if _os.kind_of(directory, NAME) == "nothing" else logging.WARNING
+        expected = sound or _os.kind_of(directory, NAME) == "nothing"
+        level = logging.INFO if expected else logging.WARNING
         logger.log(level, "%s: rebuilding the index from %d records", log.path, len(log))
     with suppress(FileNotFoundError):
         _os.remove_file(directory, TEMPORARY)
     opened = _os.open_file(TEMPORARY, True, create=True, exclusive=True, follow=False, directory=directory)
     # One that will not do may be so for its seed, which the hints have too.
-    made, slots = build(log, opened, by_hints=old is None)
+    made, slots = build(log, opened, by_hints=sound or old is None)
     made.adopt(log.control.incarnation)
     old = old or _open(log, SlotMap(log.segments), writable=True)
     if old is not None:

@@ -11,9 +11,11 @@ from mmapio cimport _memory as memory
 from mmapio._os cimport Descriptor
 from mmapio.mapping cimport MappedFile
 from mmapkv.format cimport (
+    BUCKETS,
     CLEAN_OFFSET,
     DATA_OFFSET,
     DEPTH_MAX,
+    ENTRIES,
     INDEX_MAGIC,
     INDEX_VERSION,
     PAGE,
@@ -39,6 +41,8 @@ from mmaplog.errors import CorruptionError, FormatError
 cdef uint64_t FIRST_SIZE = 320 << 10
 # Address space kept for an index; one that outgrows it is mapped anew. A process may have many stores open.
 cdef uint64_t RESERVE = <uint64_t>4 << 30
+# Segments are a third to two thirds full while an index grows. Those of one that is to be made smaller, less than this part.
+cdef uint64_t SPARSE = 10
 
 
 def create(Descriptor opened, log_uuid, SlotMap slots, seed=None):
@@ -102,6 +106,11 @@ def load(Descriptor opened, log_uuid, SlotMap slots, bint writable):
             raise MemoryError
         made.check_pages = True
     return made
+
+
+def is_sparse(Index index, uint64_t keys):
+    """Whether an index has room for so many more keys than these that a new one would take about a fourth of it, or less."""
+    return index.state.segments > 1 and keys * SPARSE < index.state.segments * BUCKETS * ENTRIES
 
 
 cdef Index wrap(MappedFile file, SlotMap slots):

@@ -545,7 +545,7 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
             )
         self._rebuild_index(stale)
 
-    def _rebuild_index(self, stale: Index) -> None:
+    def _rebuild_index(self, stale: Index, *, sound: bool = False) -> None:
         with self._index_lock:
             log, index = self._open_parts()
             if index is not stale:
@@ -556,7 +556,7 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
                     # Another process was faster.
                     self._use(*attach.provide(log, finishing=False))
                 else:
-                    self._use(*attach.rebuild(log, index))
+                    self._use(*attach.rebuild(log, index, sound=sound))
             finally:
                 log.unpause()
 

@@ -100,9 +100,18 @@ cdef class Segment:
 
     cdef int refresh(self) except -1:
         # Another process may have grown the file. A full one has nowhere to grow.
+        cdef Footer footer
+        cdef uint64_t size
         if self.limit < self.capacity and not self.settled:
+            try:
+                size = self.handle().refresh()
+            except FileNotFoundError:
+                # Compaction, which touches nothing without a footer, has replaced it a moment ago; what is mapped is all there.
+                if not self.load_footer(&footer):
+                    raise
+                size = footer.end
             # Never down: of a file that was cut, reads and syncs find out.
-            self.limit = max(self.limit, min(<uint64_t>self.handle().refresh(), self.capacity))
+            self.limit = max(self.limit, min(size, self.capacity))
         return 0
 
     cdef int sync(self) except -1:

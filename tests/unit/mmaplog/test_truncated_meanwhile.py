@@ -79,3 +79,20 @@ def test_reading_on_where_the_end_was_dropped(tmp_path: Path) -> None:
         log.append(b"again")
         assert [bytes(entry.payload[:5]) for entry in again] == [b"00000"]
         assert [entry.seq for entry in reader.replay()] == [0, 1]
+
+
+def test_reading_a_segment_that_was_replaced_a_moment_ago(tmp_path: Path) -> None:
+    """It is found, and its file goes before its length is looked at: what is mapped is all there."""
+    path = tmp_path / "log"
+    with Log.open(path, segment_bytes=1 << 20, flush_policy=FlushPolicy.MANUAL) as log:
+        log.roll_after(100_000)
+        everything = [b"%d" % number * 60_000 for number in range(9)]
+        for payload in everything:
+            log.append(payload)
+        log.flush()
+        second = segment_paths(path)[1]
+        assert second.stat().st_size < 1 << 20, "such a one may grow"
+        entries = log.replay()
+        assert bytes(next(entries).payload) == everything[0]
+        second.unlink()
+        assert [bytes(entry.payload) for entry in entries] == everything[1:]
