@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cache
 from numbers import Real
 from typing import NamedTuple
 
@@ -58,7 +57,6 @@ def checked(compaction: object, *, alone: bool) -> float:
     return borne
 
 
-@cache
 def freed_share(borne: float) -> float:
     """Which part of a segment is dead when its turn comes, where keys are overwritten evenly and that many
     dead bytes are borne.
