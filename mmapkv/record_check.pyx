@@ -7,6 +7,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy
 
 from mmapio cimport _fault
+from mmapio cimport _memory as memory
 from mmapkv.catch_up cimport parse
 from mmapkv.clearance cimport bound_of
 from mmapkv.format cimport (
@@ -169,8 +170,10 @@ cdef class RecordCheck:
             if outcome == PRESENT:
                 break
             if outcome == ABSENT and record.seq < self.index.state.cleared:
-                # Entries go before the segments do. What followed it is not looked for.
+                # Entries go before the segments do. What followed it is not looked for; of what was cleared since `stop` was yet to come,
+                # nor whether anything did.
                 self.incomplete = True
+                self.unseen += record.seq >= self.shown
                 return False
             if outcome == ABSENT:
                 self.add(record, f"is of key {shown(key, key_size)!r}, which has no entry in the index", True)
@@ -214,7 +217,7 @@ cdef class RecordCheck:
         cdef Previous previous
         cdef int deleted
         cdef bint creates = payload.flags & FLAG_CREATES != 0, deletes = payload.kind == KIND_DELETE
-        cdef uint64_t padding = 0, head = key + payload.key_length - record.payload
+        cdef uint64_t cleared, clear_seq, padding = 0, head = key + payload.key_length - record.payload
         memcpy(&padding, key + payload.key_length, record.payload_size - payload.value_length - head)
         if padding:
             self.add(record, "has other bytes than zeros between its key and its value")
@@ -235,9 +238,15 @@ cdef class RecordCheck:
             self.report(record, f"follows record {previous.seq}, which is the newest of its key, or is followed by another one")
         if self.chains_only:
             return 0
+        # In this order: see `store_clear`.
+        cleared = memory.load_acquire(&self.index.state.cleared)
+        clear_seq = memory.load_acquire(&self.index.state.clear_seq)
         deleted = self.is_deletion(&previous, key, payload.key_length)
         if deleted == 0 and previous.seq < self.cleared:
             deleted = 1
+        elif deleted == 0 and previous.seq < cleared:
+            # By a clear that left the log since, or an earlier one that did so before.
+            deleted = 1 if record.seq > clear_seq else GONE
         if deleted == OTHER_KEY:
             self.add(record, f"names record {previous.seq}, which is of another key, as the version before")
         elif deleted != GONE and not deletes and creates != deleted:

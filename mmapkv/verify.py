@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from mmapio.options import FlushPolicy
-from mmapkv import attach, hints, index_file
+from mmapkv import attach, hints, index_file, relocation
 from mmapkv.index import Index
 from mmapkv.index_check import IndexCheck
+from mmapkv.pins import Pins
 from mmapkv.record_check import RecordCheck, Replaced
 from mmaplog.errors import CorruptionError, FormatError
 from mmaplog.log import DEFAULT_SEGMENT_BYTES, Log, open_log
@@ -27,6 +28,8 @@ _Progress: TypeAlias = Callable[[int, int], object]
 DESCRIBED_MAX = 100
 #: For so many record numbers account is kept at once, a bit for each: 128 MiB.
 NUMBERS_MAX = 1 << 30
+#: So often a store that is being compacted is looked at: what seems damaged may have been led elsewhere.
+ATTEMPTS_MAX = 5
 
 _RESTORE = "restore the segment from a backup, or run mmapkv repair, which says what is lost"
 _REWRITE = "copy what can be read into a new store"
@@ -80,33 +83,12 @@ def verify(path: _Path, *, full: bool = True, progress: _Progress | None = None)
         report.add(error.filename or os.fsdecode(path), 0, error.strerror, _RESTORE)
         return report.made(note="the log cannot be opened")
     with log:
-        report = _Report()
-        index, note = _find_index(log, report)
-        return _check(log, index, report, full, progress, note)
+        return _check_beside_others(lambda: _find(log), Pins(log), full, progress)
 
 
 def verify_open(store: KVStore, full: bool, progress: _Progress | None) -> StoreVerified:
     """Check an open store; :meth:`mmapkv.KVStore.verify` says what that means."""
-    while True:
-        log, index = store._open_parts()
-        if index.retired:
-            store._reload_index(index)
-            continue
-        report = _Report()
-        generation = log.control.generation
-        try:
-            index_file.read_mark(index)
-        except CorruptionError as error:
-            # Unless a writer has just taken it back.
-            if index_file.is_clean(index):
-                report.add(error.filename, 0, error.strerror, _REBUILD)
-        try:
-            found = _check(log, index, report, full, progress, None)
-        except Replaced:
-            continue
-        # What compaction led elsewhere meanwhile, in whichever process, is looked for anew.
-        if not found.damages or log.control.generation == generation:
-            return found
+    return _check_beside_others(lambda: _find_open(store), store._pins, full, progress)
 
 
 class _Report:
@@ -132,6 +114,67 @@ class _Report:
         return StoreVerified(*log, *store, *index, tuple(self.damages), self.omitted, note)
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What is to be checked; or why there is no index, where that is no damage."""
+
+    log: Log
+    index: Index | None
+    report: _Report
+    note: str | None
+
+    @property
+    def settled(self) -> bool:
+        return self.index is None or relocation.is_settled(self.index)
+
+
+def _check_beside_others(
+    find: Callable[[], _Found], pins: Pins, full: bool, progress: _Progress | None
+) -> StoreVerified:
+    # What compaction led elsewhere meanwhile, in whichever process, is looked for anew.
+    first = find()
+    seq = first.log.committed if first.index is None else first.index.present()[0]
+    # What expires from here on is not taken off the count by a compaction that begins from here on.
+    pin = pins.hold(seq)
+    attempt = 0
+    try:
+        while True:
+            at = find()
+            attempt += 1
+            generation, settled = at.log.control.generation, at.settled
+            try:
+                found = _check(at, full, progress)
+            except Replaced:
+                continue
+            undisturbed = settled and at.settled and at.log.control.generation == generation
+            if not found.damages or undisturbed or attempt == ATTEMPTS_MAX:
+                return found
+    finally:
+        pin.release()
+
+
+def _find(log: Log) -> _Found:
+    report = _Report()
+    index, note = _find_index(log, report)
+    return _Found(log, index, report, note)
+
+
+def _find_open(store: KVStore) -> _Found:
+    report = _Report()
+    while True:
+        log, index = store._open_parts()
+        if not index.retired:
+            break
+        store._reload_index(index)
+    try:
+        index_file.read_mark(index)
+    except CorruptionError as error:
+        # Unless a writer has just taken it back.
+        if index_file.is_clean(index):
+            report.add(error.filename, 0, error.strerror, _REBUILD)
+    return _Found(log, index, report, None)
+
+
 def _find_index(log: Log, report: _Report) -> tuple[Index | None, str | None]:
     # The index as it is on disk; or why there is none, where that is no damage.
     path = log.segments.directory.locate(attach.NAME)
@@ -146,9 +189,8 @@ def _find_index(log: Log, report: _Report) -> tuple[Index | None, str | None]:
     return (found[0], None) if found else (None, reason)
 
 
-def _check(
-    log: Log, index: Index | None, report: _Report, full: bool, progress: _Progress | None, note: str | None
-) -> StoreVerified:
+def _check(at: _Found, full: bool, progress: _Progress | None) -> StoreVerified:
+    log, index, report, note = at.log, at.index, at.report, at.note
     # The index before the log, which is ahead of it: a count goes with its number.
     seq, count, cleared = (log.committed, 0, 0) if index is None else index.present()
     first, stop = log.first_seq, min(seq, log.committed)
@@ -214,7 +256,9 @@ def _check_records(
             report.add(path, offset, reason, _REBUILD if of_index else _REWRITE)
         if window == first:
             keys, live_bytes = check.keys, check.live_bytes
-            if sound and not check.unseen and keys != count:
+            # In the middle of a compaction, be it that of a killed writer, what it left out is still counted.
+            settled = relocation.is_settled(index)
+            if sound and settled and not check.unseen and keys != count:
                 where = log.segments.directory.locate(attach.NAME)
                 report.add(where, 0, f"the index counts {count} keys, there are {keys}", _REBUILD)
     return keys, live_bytes
