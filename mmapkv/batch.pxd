@@ -29,6 +29,7 @@ cdef struct Change:
 cdef class Batch:
     cdef StoreWriter store
     cdef bint durable
+    cdef bint clears            # everything that is there goes first
     cdef bint over              # it was committed, or given up
     cdef list objects           # keeps what `changes` points into
     cdef Change *changes

@@ -34,4 +34,5 @@ class BulkWriter(StoreUpdater):
         stop: int = ...,
         alone: bool = False,
         cleared: int = ...,
+        clears: bool = False,
     ) -> int: ...

@@ -9,6 +9,8 @@ from mmapio cimport _memory as memory
 from mmapio._os cimport now_ns
 from mmapkv.approach cimport fetch_bucket, fetch_record
 from mmapkv.batch cimport Batch, Change, Fate, batch_of
+from mmapkv.clearance cimport count_left
+from mmapkv.clearing cimport CLEAR_PAYLOAD_SIZE, lay_out_clear
 from mmapkv.format cimport (
     ADDRESS_BITS,
     BUCKETS,
@@ -27,6 +29,7 @@ from mmapkv.format cimport (
     word_page,
 )
 from mmapkv.index cimport ABSENT, PRESENT, REPLACED, UNSOUND, Hit, Index, Outcome
+from mmapkv.moment cimport read_moment, store_clear
 from mmapkv.plan cimport Plan, plan_of
 from mmapkv.reader cimport as_bytes
 from mmapkv.updater cimport StoreUpdater
@@ -95,19 +98,20 @@ cdef class BulkWriter(StoreUpdater):
             self.raise_closed()
         self.log.check_writable()
 
-    def _commit(self, Batch batch not None, list reads=None, uint64_t stop=NEVER, bint alone=False, uint64_t cleared=NEVER):
+    def _commit(self, Batch batch not None, list reads=None, uint64_t stop=NEVER, bint alone=False, uint64_t cleared=NEVER, bint clears=False):
         # For a transaction that saw the records in [`cleared`, `stop`): Conflict when one of the keys in `reads`, or one that it changes, has
-        # a newer one, or was cleared since; with `alone`, when there is any newer one.
-        return self.commit_batch(batch, batch.durable, reads, stop, alone, cleared)
+        # a newer one, or was cleared since; with `alone`, when there is any newer one. With `clears` as well, all that there was goes.
+        return self.commit_batch(batch, batch.durable, reads, stop, alone, cleared, clears)
 
-    cdef uint64_t commit_batch(self, Batch batch, bint durable, list reads, uint64_t stop, bint alone, uint64_t cleared) except? 0:
+    cdef uint64_t commit_batch(
+            self, Batch batch, bint durable, list reads, uint64_t stop, bint alone, uint64_t cleared, bint clears=False) except? 0:
         # How many records were written.
         cdef Log log = self.log
         cdef Index index
         cdef Plan plan = plan_of(batch)
         cdef Hit hit
         cdef Outcome outcome
-        cdef uint64_t written, total
+        cdef uint64_t written, total, seq, count, below
         if self.due != NEVER_DUE:
             self.make_way(size_at_most(batch))
         while True:
@@ -129,6 +133,8 @@ cdef class BulkWriter(StoreUpdater):
                         continue
                     outcome = self.check_reads(index, reads, stop, alone, cleared, &hit)
                     if outcome == PRESENT:
+                        read_moment(index.state, &seq, &count, &below)
+                        batch.clears = clears and count > 0
                         outcome = self.plan_changes(index, plan, stop, cleared, &hit)
                     if outcome == PRESENT:
                         self.fit(index, batch, &written, &total)
@@ -208,7 +214,7 @@ cdef class BulkWriter(StoreUpdater):
                 continue
             if outcome == PRESENT:
                 self.refuse_changed(index, hit, stop, cleared)
-                if hit.seq < index.state.cleared:
+                if batch.clears or hit.seq < index.state.cleared:
                     hit.deleted = True
             if change.version.kind == KIND_DELETE and (outcome == ABSENT or hit.deleted or hit.expires and hit.expires <= now):
                 change.fate = Fate.VOID
@@ -245,6 +251,9 @@ cdef class BulkWriter(StoreUpdater):
         cdef Change *change
         cdef uint64_t at
         written[0] = total[0] = 0
+        if batch.clears:
+            written[0] = 1
+            total[0] = record_size(CLEAR_PAYLOAD_SIZE, False)
         for at in range(batch.count):
             change = &batch.changes[at]
             if change.fate == Fate.PLANNED:
@@ -262,6 +271,10 @@ cdef class BulkWriter(StoreUpdater):
         cdef Log log = self.log
         cdef uint64_t seq, count, at
         cdef Change *change
+        index.applied(&seq, &count)
+        if batch.clears:
+            at = record_size(CLEAR_PAYLOAD_SIZE, False)
+            count = count_left(index, log.segments, log.seq, log.seq, self.tail_slot, log.end + at, at)
         if total <= HELD_BYTES_MAX:
             self.write_changes(log, index, batch, written)
         else:
@@ -269,7 +282,6 @@ cdef class BulkWriter(StoreUpdater):
                 self.write_changes(log, index, batch, written)
         log.bytes_pending += total
         log.writes_pending += written
-        index.applied(&seq, &count)
         for at in range(batch.count):
             change = &batch.changes[at]
             if change.fate == Fate.PLANNED:
@@ -285,8 +297,12 @@ cdef class BulkWriter(StoreUpdater):
 
     cdef void write_changes(self, Log log, Index index, Batch batch, uint64_t written) noexcept nogil:
         cdef Change *change
-        cdef uint64_t at, size, left = written
+        cdef uint64_t at, size, left = written, below = log.seq
         cdef uint8_t flags
+        if batch.clears:
+            lay_out_clear(log.begin(CLEAR_PAYLOAD_SIZE), below)
+            left -= 1
+            log.seal_next(CLEAR_PAYLOAD_SIZE, 0 if written == 1 else FLAG_BATCH)
         for at in range(batch.count):
             change = &batch.changes[at]
             if at + AHEAD_RECORD < batch.count:
@@ -303,6 +319,8 @@ cdef class BulkWriter(StoreUpdater):
             change.address = make_address(self.tail_slot, log.last)
         log.publish()
         # Committed: what is not entered now is entered by the next writer. Readers see none of it until `applied` is published.
+        if batch.clears:
+            store_clear(index.state, below, below)
         for at in range(batch.count):
             change = &batch.changes[at]
             if at + AHEAD_RECORD < batch.count:

@@ -69,10 +69,8 @@ def catch_up(Index index, Replay replay):
             # What it takes away is told by what readers were shown before: of a clear that was not published yet the index may know.
             count = count_left(index, replay.segments, bound_of(&record), record.seq, slot, replay.offset, record.size)
             store_clear(index.state, max(bound_of(&record), index.state.cleared), record.seq)
-            seq = record.seq + 1
-            index.publish(seq, count)
-            continue
-        enter(index, &record, &payload, key, slot, replay.offset - record.size, &count)
+        else:
+            enter(index, &record, &payload, key, slot, replay.offset - record.size, &count)
         seq = record.seq + 1
         in_batch = record.flags & FLAG_BATCH and not record.flags & FLAG_BATCH_END
         if not in_batch:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from mmapkv.store import KVStore
     from mmaplog.follow import Follower
+    from mmaplog.log import Log
 
 # How long to wait for the index entry of a record that is committed: the writer is between two stores. If it
 # was killed there, the next writer makes the entry.
@@ -68,20 +69,25 @@ class Changes:
         log, _ = store._open_parts()
         begin = visible if since is None else operator.index(since)
         self._store = store
+        self._log = log
         self._segments = log.segments
         self._skipping = too_old == SKIP
+        self._epoch = log.epoch
         # Who begins with nothing misses nothing by what was removed before: what a key had last is there.
-        self._compacted = None
+        self._sweeps = -1
         if not begin:
             log.segments.relist()
-            self._compacted = log.segments.manifest.compacted
+            self._sweeps = log.segments.manifest.sweeps
         self._gap: TooOld | None = None
         self._gap_at = 0
-        self._follower = log.follow(begin) if begin else _from_first(store)
+        self._complete = True
+        try:
+            self._follower = log.follow(begin) if begin else _from_first(log)
+        except TooOld as error:
+            self._follower = self._behind_cleared(begin, error)
         self._stop = None if follow else visible
         self._visible = visible
         self._timeout = timeout
-        self._complete = True
 
     @property
     def seq(self) -> int:
@@ -92,16 +98,16 @@ class Changes:
     def complete(self) -> bool:
         """Whether every number since the beginning was there.
 
-        False once a compaction or repair has been met. Of what that removed, what was overwritten or deleted
-        is of no account to who began with 0 and an empty copy. To others a deletion may be missing, which
-        raises TooOld unless it is to be skipped: then their copy must be made anew.
+        False once one was missing that a compaction or repair removed. What supersedes that comes later, so a
+        copy is right again when it has come to the end. Where nothing does, a deletion that is gone too,
+        it is TooOld, unless that is to be skipped: then a copy must be made anew.
         """
         return self._complete
 
     def poll(self) -> Change | None:
         """The next change, or None when there is none yet. Costs reading a record and copying it.
 
-        Raises TooOld for what was truncated and, unless that is skipped, for what may be missing of what was
+        Raises TooOld for what was truncated and, unless that is skipped, for what a copy may miss of what was
         compacted, each time; CorruptionError, MappingFault, Closed.
         """
         self._store._open_parts()
@@ -110,7 +116,11 @@ class Changes:
         expected = self._follower.seq
         if self._stop is None and expected >= self._visible:
             self._visible, _ = self._store._visible()
-        found = take_change(self._follower, self._visible)
+        try:
+            found = take_change(self._follower, self._visible)
+        except TooOld as error:
+            self._follower = self._behind_cleared(expected, error)
+            return self.poll()
         if found is None:
             self._pass(expected, self._follower.seq)
             return None
@@ -125,20 +135,37 @@ class Changes:
         if seq == expected:
             return
         self._complete = False
-        if self._skipping or self._compacted == self._segments.manifest.compacted:
+        if self._skipping or not self._misses(expected):
             return
         self._gap_at = expected
         self._gap = TooOld(
-            f"compaction has removed changes between {expected} and {seq}, deletions perhaps; copy what the "
-            'store holds now and go on from there, or pass them over with too_old="skip"',
+            f"compaction has removed changes between {expected} and {seq}, and deletions below number "
+            f"{self._segments.manifest.swept}; copy what the store holds now and go on from there, or pass "
+            'them over with too_old="skip"',
             self._store.path,
         )
         raise self._gap
 
+    def _misses(self, seq: int) -> bool:
+        # Whether a copy that goes on from there may miss what was removed from the segments that are known.
+        manifest = self._segments.manifest
+        return seq < manifest.swept and manifest.sweeps != self._sweeps
+
+    def _behind_cleared(self, seq: int, error: TooOld) -> Follower:
+        # Where `seq` is too old: from the first number that there is, if all before that was cleared and was
+        # taken off the beginning for it.
+        log = self._log
+        self._segments.relist()
+        first = self._segments.first_seq
+        if self._misses(seq) or not seq < first <= log.committed or log.epoch != self._epoch:
+            raise error
+        self._complete = False
+        return _from_first(log)
+
     def wait(self, timeout: float | None = None) -> bool:
         """Sleep until there is a next change, at most `timeout` seconds. True when there is.
 
-        The kernel wakes who sleeps, whichever process wrote. Raises TooOld, Closed.
+        The kernel wakes who sleeps, whichever process wrote. Raises Closed.
         """
         if self._gap is not None:
             return True
@@ -149,8 +176,13 @@ class Changes:
             if self._follower.seq < visible:
                 return True
             left = SLICE_SECONDS if deadline is None else min(deadline - time.monotonic(), SLICE_SECONDS)
-            if self._follower.wait(max(left, 0)):
-                # Committed, and about to be visible.
+            try:
+                committed = self._follower.wait(max(left, 0))
+            except TooOld:
+                # To be told, or passed over, by who asks for it.
+                return True
+            if committed:
+                # About to be visible.
                 time.sleep(max(min(pause, left), 0))
                 pause = min(2 * pause, PAUSE_SECONDS_MAX)
             if left <= 0:
@@ -182,9 +214,8 @@ class Changes:
         return f"<Changes of {self._store.path!r} from {self.seq} on>"
 
 
-def _from_first(store: KVStore) -> Follower:
+def _from_first(log: Log) -> Follower:
     # Wherever the log begins: that may move on meanwhile.
-    log, _ = store._open_parts()
     while True:
         first = log.first_seq
         try:

@@ -33,8 +33,6 @@ from mmaplog.log cimport Log
 from mmapio import _os as system
 from mmapkv import hints
 
-cdef enum:
-    PAYLOAD_SIZE = PAYLOAD_HEADER_SIZE + CLEAR_SIZE
 # So many segments of an index at a time are gone through while writers wait: less than a millisecond.
 cdef uint64_t PIECE = 64
 
@@ -48,7 +46,7 @@ cdef int write_clear(StoreWriter store, bint everything, uint64_t below, bint du
     # Deletes what was last written below number `below`, or `everything`. Nothing is written where nothing would change.
     cdef Log log = store.log
     cdef Index index
-    cdef uint64_t seq, count, cleared, size = record_size(PAYLOAD_SIZE, False)
+    cdef uint64_t seq, count, cleared, size = record_size(CLEAR_PAYLOAD_SIZE, False)
     while True:
         index = store.index
         if index is None:
@@ -74,13 +72,13 @@ cdef int write_clear(StoreWriter store, bint everything, uint64_t below, bint du
                 below = log.seq
             # The last that can fail.
             count = count_left(index, log.segments, below, log.seq, store.tail_slot, log.end + size, size)
-            lay_out_clear(log.begin(PAYLOAD_SIZE), below)
-            log.commit(PAYLOAD_SIZE)
+            lay_out_clear(log.begin(CLEAR_PAYLOAD_SIZE), below)
+            log.commit(CLEAR_PAYLOAD_SIZE)
             # Committed. Until it is published, readers go by what was cleared before.
             store_clear(index.state, below, log.seq - 1)
             index.publish(log.seq, count)
             store.seen = log.seq
-            log.bytes_pending += PAYLOAD_SIZE
+            log.bytes_pending += CLEAR_PAYLOAD_SIZE
             log.writes_pending += 1
             if _fault.faults() != store.faults:
                 store.check_faults()

@@ -314,6 +314,7 @@ cdef class Pass:
         self.group.records += scan.count
         self.group.removed += scan.removed
         self.group.stop = stop
+        self.group.swept = max(<uint64_t>self.group.swept, scan.swept)
         return 0
 
     cdef int rewrite_group(self) except -1:
@@ -465,7 +466,7 @@ cdef class Pass:
             raise CorruptionError("the segment was written to by others while its records were copied", source.path)
         return end
 
-    def replace(self, Segment made, listed, names):
+    def replace(self, Segment made, listed, names, swept):
         """Put a segment in the place of others in MANIFEST, then in the index; then they go."""
         cdef Log log = self.log
         # What was left out is superfluous for records below that: a power cut must not take these.
@@ -475,7 +476,7 @@ cdef class Pass:
                 raise Replaced
             relocation.begin(self.index, self.log, made.id)
             try:
-                log.replace_segments(made, listed, names, partial(self.lead, listed))
+                log.replace_segments(made, listed, names, swept, partial(self.lead, listed))
                 self.made = made.id
             except BaseException:
                 log.segments.relist()

@@ -22,21 +22,26 @@ def encoded(thing, what):
 
 
 cdef class Frozen:
-    """Looks up the records of a store below the number `stop`; what has a time to live, lives as it did when this was made."""
+    """Looks up the records of a store below the number `stop`; what has a time to live, lives as it did when this was made.
+
+    `held` says that compaction leaves what was current then.
+    """
 
     cdef StoreReader store
     cdef readonly uint64_t stop
     cdef readonly uint64_t now  # nanoseconds since 1970
     cdef uint64_t count
     cdef readonly uint64_t cleared  # records below this number counted as deleted then
+    cdef bint held
     cdef bint over
     cdef object __weakref__
 
-    def __init__(self, StoreReader store, uint64_t stop, uint64_t count, uint64_t cleared):
+    def __init__(self, StoreReader store, uint64_t stop, uint64_t count, uint64_t cleared, bint held):
         self.store = store
         self.stop = stop
         self.count = count
         self.cleared = cleared
+        self.held = held
         self.now = now_ns()
 
     def __getitem__(self, key):
@@ -89,7 +94,7 @@ cdef class Frozen:
             if _fault.faults() != store.faults:
                 store.check_faults()
             if outcome == PRESENT:
-                return (store.step_down(index, self.stop, self.cleared, hit) and not hit.deleted
+                return (store.step_down(index, self.stop, self.cleared, self.held, hit) and not hit.deleted
                         and (hit.expires == 0 or hit.expires > self.now))
             if outcome == ABSENT:
                 return False

@@ -35,7 +35,7 @@ cdef struct Hit:
     bint deleted                # it is a deletion; or, for who writes, was cleared
     bint trimmed                # compaction took the way to the version before away
     bint creates                # the version before, if there is one, is a deletion
-    uint64_t deletion_gone      # the number after that of a deletion before it which is not there any more, or 0
+    uint64_t deletion_gone      # the number after that of a deletion, or of what had expired, before it which is not there any more, or 0
     uint64_t expires            # nanoseconds since 1970, or 0
     uint64_t previous           # address of the version before, or 0
     uint64_t previous_seq
@@ -62,7 +62,7 @@ cdef class Index:
     cdef Outcome find(self, uint64_t hash, const char *key, uint64_t key_size, bint verify, Hit *hit) noexcept nogil
     cdef Outcome match(self, uint64_t address, const char *key, uint64_t key_size, bint verify, Hit *hit) noexcept nogil
     cdef bint sound_page(self, uint64_t page) noexcept nogil
-    cdef int settle(self, Outcome outcome, Hit *hit) except -1
+    cdef int settle(self, Outcome outcome, Hit *hit, bint held=*) except -1
     cdef bint has_room(self) noexcept nogil
     cdef int make_room(self) except -1
     cdef uint64_t *place(self, uint64_t hash, uint64_t *tag) noexcept nogil

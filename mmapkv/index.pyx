@@ -308,8 +308,8 @@ cdef class Index:
         self.checked[page] = 1
         return True
 
-    cdef int settle(self, Outcome outcome, Hit *hit) except -1:
-        # Makes it possible to look again after UNMAPPED or OUTGROWN; raises for damage.
+    cdef int settle(self, Outcome outcome, Hit *hit, bint held=False) except -1:
+        # Makes it possible to look again after UNMAPPED or OUTGROWN; raises for damage. `held`: compaction spares what is looked for.
         cdef Hit older
         cdef uint64_t known
         if outcome == UNMAPPED:
@@ -327,9 +327,9 @@ cdef class Index:
             try:
                 known = self.locate(hit.previous_seq)
             except SnapshotTooOld:
-                if not hit.creates:
+                if not hit.creates and (not held or self.private or self.state.root & ROOT_MOVED):
                     raise
-                # A deletion, which compaction left out when the key was just being put again. What was before nobody needed.
+                # A deletion, or what had expired, that compaction left out when the key was just being put again. What was before nobody needed.
                 hit.deletion_gone = hit.previous_seq + 1
                 hit.previous = 0
                 return 0

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import ItemsView, Iterable, Iterator, Mapping, MutableMapping, ValuesView
+from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, MutableMapping, ValuesView
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast, overload
 
 from mmapkv.codecs import Codec, checked
+from mmapkv.views import Keys, Pairs
 from mmapkv.walk import ITEMS, KEYS
 
 if TYPE_CHECKING:
@@ -226,6 +227,10 @@ class Namespace(MutableMapping[K, T], Generic[K, T]):
     def __bool__(self) -> bool:
         return any(True for _ in self._inner_keys())
 
+    def keys(self) -> KeysView[K]:
+        """A view of the keys; iterating it copies no value."""
+        return Keys(self)
+
     def items(self) -> ItemsView[K, T]:
         """A view of the (key, value) pairs; iterating it reads each record once."""
         return _Items(self)
@@ -300,7 +305,7 @@ class Namespace(MutableMapping[K, T], Generic[K, T]):
         )
 
 
-class _Items(ItemsView[K, T]):
+class _Items(Pairs[K, T]):
     _mapping: Namespace[K, T]
 
     def __iter__(self) -> Iterator[tuple[K, T]]:

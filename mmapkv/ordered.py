@@ -130,12 +130,13 @@ class OrderedKeys:
         self._position = stop
 
     def _advance(self, log: Log, position: int, stop: int) -> bool:
-        # False when the log does not have all records from there on: those removed may have been deletions.
+        # False when the log does not have all records from there on, and deletions may be among those that
+        # went. What was superseded nobody misses: where a snapshot that is older could, it was left.
         try:
             present, records = self._presence(log, position, stop, 0)
         except (TooOld, IndexError):
             return False
-        if records != stop - position:
+        if records != stop - position and position < log.segments.manifest.swept:
             return False
         known = set(self._keys) if MANY * len(present) > len(self._keys) else self._keys
         self._keys.update([key for key, there in present.items() if there and key not in known])

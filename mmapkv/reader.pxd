@@ -26,8 +26,8 @@ cdef class StoreReader:
     @cython.final
     cdef int look(self, const char *key, uint64_t key_size, Hit *hit) except -1
     cdef bint admit(self, Index index, Hit *hit) except -1
-    cdef bint step_down(self, Index index, uint64_t stop, uint64_t cleared, Hit *hit) except -1
-    cdef int settle(self, Index index, Outcome outcome, Hit *hit) except -1
+    cdef bint step_down(self, Index index, uint64_t stop, uint64_t cleared, bint held, Hit *hit) except -1
+    cdef int settle(self, Index index, Outcome outcome, Hit *hit, bint held=*) except -1
     cdef raise_closed(self)
 
 

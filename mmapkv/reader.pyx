@@ -192,7 +192,7 @@ cdef class StoreReader:
             if hit.seq >= self.seen:
                 newest = hit[0]
                 try:
-                    if not self.step_down(index, self.seen, cleared, hit):
+                    if not self.step_down(index, self.seen, cleared, False, hit):
                         return False
                 except SnapshotTooOld:
                     # Compaction removes it once the newer one is visible.
@@ -206,8 +206,8 @@ cdef class StoreReader:
             return False
         return hit.expires == 0 or hit.expires > now_ns()
 
-    cdef bint step_down(self, Index index, uint64_t stop, uint64_t cleared, Hit *hit) except -1:
-        # From a version of a key to the newest one below `stop`; False when there is none that was not `cleared`.
+    cdef bint step_down(self, Index index, uint64_t stop, uint64_t cleared, bint held, Hit *hit) except -1:
+        # From a version of a key to the newest one below `stop`, which is `held` or not; False when there is none that was not `cleared`.
         cdef Outcome outcome
         while True:
             outcome = index.version_before(stop, cleared, self.verify, hit)
@@ -217,7 +217,7 @@ cdef class StoreReader:
                 return True
             if outcome == ABSENT:
                 return False
-            self.settle(index, outcome, hit)
+            self.settle(index, outcome, hit, held)
 
     cdef object value_of(self, Hit *hit):
         cdef object value = PyBytes_FromStringAndSize(hit.value, hit.value_size)
@@ -241,7 +241,7 @@ cdef class StoreReader:
         self.faults = faults
         return 0
 
-    cdef int settle(self, Index index, Outcome outcome, Hit *hit) except -1:
+    cdef int settle(self, Index index, Outcome outcome, Hit *hit, bint held=False) except -1:
         # What stands in the way of a look-up is removed, or raised. Lets go of the GIL.
         self.settled += 1
         if outcome == REPLACED:
@@ -249,7 +249,7 @@ cdef class StoreReader:
         elif outcome == UNSOUND:
             self._mend_index(index)
         else:
-            index.settle(outcome, hit)
+            index.settle(outcome, hit, held)
         return 0
 
     def _open(self, Log log, bint verify):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import ItemsView, Iterator, Mapping, ValuesView
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from mmapkv.frozen import Frozen
 from mmapkv.ordered import Era
 from mmapkv.scan import Scanned
-from mmapkv.views import Items, Values
+from mmapkv.views import Items, Keys, Values
 from mmapkv.walk import KEYS, Walk
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Snapshot(Frozen, Scanned, Mapping[bytes, bytes]):
     def __init__(
         self, store: KVStore, stop: int, count: int, cleared: int, pin: Pin | None, era: Era
     ) -> None:
-        super().__init__(store, stop, count, cleared)
+        super().__init__(store, stop, count, cleared, pin is not None)
         self._store = store
         # Keeps compaction from removing what was current then; walks share it.
         self._pin = pin
@@ -46,6 +46,10 @@ class Snapshot(Frozen, Scanned, Mapping[bytes, bytes]):
 
     def __iter__(self) -> Iterator[bytes]:
         return self._walk(KEYS)
+
+    def keys(self) -> KeysView[bytes]:
+        """A view of the keys; iterating it goes through the log once, and copies no value."""
+        return Keys(self)
 
     def items(self) -> ItemsView[bytes, bytes]:
         """A view of the (key, value) pairs; iterating it reads each record once."""

@@ -7,7 +7,7 @@ import os
 import random
 import time
 import weakref
-from collections.abc import Callable, ItemsView, Iterable, Iterator, MutableMapping, ValuesView
+from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, MutableMapping, ValuesView
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, Self, SupportsIndex, TypeVar, overload
@@ -35,7 +35,7 @@ from mmapkv.scan import Scanned
 from mmapkv.snapshot import Snapshot
 from mmapkv.transaction import Transaction
 from mmapkv.typed import TypedStore
-from mmapkv.views import Items, Values
+from mmapkv.views import Items, Keys, Values
 from mmapkv.walk import EXPIRED, KEYS, Walk
 from mmaplog.errors import CorruptionError, TooOld
 from mmaplog.log import DEFAULT_POLICY, DEFAULT_SEGMENT_BYTES, Log, open_log
@@ -245,6 +245,10 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
     def __iter__(self) -> Iterator[bytes]:
         return self._walk(KEYS)
 
+    def keys(self) -> KeysView[bytes]:
+        """A view of the keys; iterating it goes through the log once, and copies no value."""
+        return Keys(self)
+
     def items(self) -> ItemsView[bytes, bytes]:
         """A view of the (key, value) pairs; iterating it reads each record once."""
         return Items(self)
@@ -281,6 +285,9 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         its room until :meth:`compact`. Raises what `put` does.
         """
         clear(self, durable)
+        self._was_cleared()
+
+    def _was_cleared(self) -> None:
         if self._compactor is not None:
             self._compactor.cleared(self)
 
@@ -319,8 +326,9 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         before the call; with `follow` it waits for more, until there was none for `timeout` seconds, if
         given. What it hands out is to be seen in the store. Costs reading the log from there on.
 
-        Where a compaction has removed what a copy kept by these changes may need, a deletion, the iteration
-        raises TooOld; with `too_old` "skip" it passes that over. Who begins with 0 needs none from before.
+        Values that were superseded and compacted away do not come. Where a deletion was, which a copy kept by
+        these changes may need, or a clear, or a value that had expired, the iteration raises TooOld; with
+        `too_old` "skip" it passes that over. Who begins with 0 needs none from before.
         Raises IndexError for a number that the log has not come to, TooOld (which is one) for one that it
         has no more, ValueError for another `too_old`, Closed.
 

@@ -34,6 +34,7 @@ cdef struct Scan:
     uint64_t removed
     uint64_t removed_bytes
     uint64_t dead               # bytes of what stays though nothing leads to it, or only to say that a key is absent
+    uint64_t swept              # below this is what leaves though it is the newest of its key, and was not the first
     uint64_t held               # of these, records that stay for a snapshot's sake
 
 

@@ -79,6 +79,8 @@ cdef Pause scan_some(Scan *scan, const Ground *ground, uint64_t records, uint64_
                     scan.held += seen.record.size
                 keep(scan, &seen.record, &seen.payload, seen.payload.kind == KIND_DELETE or seen.record.seq < scan.cleared)
             else:
+                if fate == Fate.CURRENT and not is_first(seen):
+                    scan.swept = seen.record.seq + 1
                 drop(scan, &seen.record)
     return DONE
 
@@ -86,6 +88,8 @@ cdef Pause scan_some(Scan *scan, const Ground *ground, uint64_t records, uint64_
 cdef void judge_clear(Scan *scan, const Seen *seen) noexcept nogil:
     # A tombstone of all keys; an older one says nothing that a newer one does not.
     if scan.floor and (seen.record.seq < scan.clear_seq or seen.record.seq < scan.sweepable):
+        if seen.record.seq >= scan.clear_seq:
+            scan.swept = seen.record.seq + 1
         drop(scan, &seen.record)
         return
     if scan.floor == 0:
@@ -102,6 +106,11 @@ cdef bint may_go(const Scan *scan, const Seen *seen) noexcept nogil:
         return False
     memcpy(&expires, seen.key - EXPIRY_SIZE, sizeof(expires))
     return expires <= scan.expired
+
+
+cdef bint is_first(const Seen *seen) noexcept nogil:
+    # Whether the key was never put before, as far as the log went back then: who has no value of it misses nothing when this one leaves.
+    return (seen.payload.flags & (FLAG_CREATES | FLAG_PREVIOUS)) == FLAG_CREATES
 
 
 cdef void keep(Scan *scan, const Record *record, const PayloadHeader *payload, bint dead) noexcept nogil:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import ItemsView, Iterator, MutableMapping, ValuesView
+from collections.abc import ItemsView, Iterable, Iterator, KeysView, MutableMapping, ValuesView
 from datetime import timedelta
 from heapq import merge
 from operator import itemgetter
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 from mmapkv.errors import StoreError
 from mmapkv.frozen import encoded
 from mmapkv.scan import Scanned, scan_snapshot
-from mmapkv.views import Items, Values
+from mmapkv.views import Items, Keys, Values
 from mmapkv.walk import ITEMS, KEYS, VALUES
 
 if TYPE_CHECKING:
@@ -48,7 +48,10 @@ class Transaction(Scanned, MutableMapping[bytes, bytes]):
     def __init__(self, store: KVStore, durable: bool) -> None:
         self._store = store
         self._before = store.snapshot()
+        self._durable = durable
         self._batch = store.batch(durable=durable)
+        # Whether all that was there before is deleted.
+        self._clears = False
         # None for what is deleted.
         self._changes: dict[bytes, bytes | None] = {}
         self._reads: set[bytes] = set()
@@ -108,10 +111,16 @@ class Transaction(Scanned, MutableMapping[bytes, bytes]):
 
     def __len__(self) -> int:
         self._read_everything()
+        if self._clears:
+            return sum(value is not None for value in self._changes.values())
         count = len(self._before)
         for key, value in self._changes.items():
             count += (value is not None) - (key in self._before)
         return count
+
+    def keys(self) -> KeysView[bytes]:
+        """A view of the keys; iterating it goes through the log once, and copies no value."""
+        return Keys(self)
 
     def items(self) -> ItemsView[bytes, bytes]:
         """A view of the (key, value) pairs; iterating it reads each record once."""
@@ -122,9 +131,11 @@ class Transaction(Scanned, MutableMapping[bytes, bytes]):
         return Values(self)
 
     def clear(self) -> None:
-        """Delete every key. Costs one deletion for each."""
-        for key in self:
-            del self[key]
+        """Delete every key, by one record when it is committed. Counts as having read all of the store."""
+        self._read_everything()
+        self._batch = self._store.batch(durable=self._durable)
+        self._changes = {}
+        self._clears = len(self._before) > 0
 
     def __enter__(self) -> Self:
         self._refuse_late()
@@ -136,10 +147,17 @@ class Transaction(Scanned, MutableMapping[bytes, bytes]):
         self._refuse_late()
         self._over = True
         try:
-            if kind is None and self._changes:
+            if kind is None and (self._changes or self._clears):
                 self._store._commit(
-                    self._batch, list(self._reads), self._before.stop, self._read_all, self._before.cleared
+                    self._batch,
+                    list(self._reads),
+                    self._before.stop,
+                    self._read_all,
+                    self._before.cleared,
+                    self._clears,
                 )
+                if self._clears:
+                    self._store._was_cleared()
         finally:
             self._before.close()
 
@@ -150,6 +168,8 @@ class Transaction(Scanned, MutableMapping[bytes, bytes]):
         self._refuse_late()
         if key in self._changes:
             return self._changes[key]
+        if self._clears:
+            return None
         self._reads.add(key)
         return self._before.get(key)
 
@@ -162,10 +182,12 @@ class Transaction(Scanned, MutableMapping[bytes, bytes]):
         self._read_everything()
         # As it is now: it may be changed while somebody iterates.
         changes = dict(self._changes)
-        return self._walk_over(changes, what)
+        return self._walk_over(() if self._clears else self._before._walk(ITEMS), changes, what)
 
-    def _walk_over(self, changes: dict[bytes, bytes | None], what: int) -> Iterator[Any]:
-        for key, value in self._before._walk(ITEMS):
+    def _walk_over(
+        self, before: Iterable[tuple[bytes, bytes]], changes: dict[bytes, bytes | None], what: int
+    ) -> Iterator[Any]:
+        for key, value in before:
             if key not in changes:
                 yield (key, value)[what] if what in (KEYS, VALUES) else (key, value)
         for key, changed in changes.items():
@@ -179,7 +201,9 @@ class Transaction(Scanned, MutableMapping[bytes, bytes]):
     def _scan_within(
         self, low: bytes | None, high: bytes | None, reverse: bool, values: bool
     ) -> Iterator[Any]:
-        before = scan_snapshot(self._snapshot_for_scan(), low, high, reverse, values)
+        before: Iterator[Any] = iter(())
+        if not self._clears:
+            before = scan_snapshot(self._snapshot_for_scan(), low, high, reverse, values)
         # As it is now, like the rest.
         changes = dict(self._changes)
         ours = sorted(

@@ -186,7 +186,7 @@ cdef class Walk:
                 if outcome == PRESENT:
                     return hit.seq == seq
                 if outcome == STRAY or outcome == UNMAPPED or outcome == TOO_OLD:
-                    self.store.settle(index, outcome, &hit)
+                    self.store.settle(index, outcome, &hit, self.pin is not None)
                     outcome = PRESENT
             if outcome == ABSENT:
                 return False

@@ -22,6 +22,7 @@ class Group:
     records: int
     removed: int
     stop: int
+    swept: int = 0
 
 def compact(
     log: Log, keep: Callable[[Entry], object] | None, key: Callable[[Entry], Hashable | None] | None
@@ -31,7 +32,7 @@ def rewrite(
     group: Group,
     counts: list[int],
     copy: Callable[[Segment, Any, Segment, int], int] | None = None,
-    replace: Callable[[Segment, Compacted, list[str]], None] | None = None,
+    replace: Callable[[Segment, Compacted, list[str], int], None] | None = None,
 ) -> None: ...
 def copy_records(source: Segment, offsets: Any, target: Segment, end: int) -> int: ...
 def fits(group: Group, segment: Segment, stop: int, size: int, segment_bytes: int) -> bool: ...

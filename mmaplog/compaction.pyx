@@ -54,6 +54,8 @@ class Group:
     records: int
     removed: int
     stop: int
+    # What is removed though nothing newer is in its place is below this number.
+    swept: int = 0
 
 
 def compact(log, keep, key):
@@ -83,7 +85,7 @@ def compact(log, keep, key):
     while ahead:
         segment = ahead.pop()
         stop = segments.boundary_of(segment, 0)
-        offsets, size, removed = survey(segments, segment, stop, stays)
+        offsets, size, removed, swept = survey(segments, segment, stop, stays)
         if group is not None and not fits(group, segment, stop, size, segments.manifest.segment_bytes):
             log.spend_if_full(partial(rewrite, log, group, counts))
             group = None
@@ -95,6 +97,7 @@ def compact(log, keep, key):
         group.records += len(offsets)
         group.removed += removed
         group.stop = stop
+        group.swept = max(group.swept, swept)
     if group is not None:
         log.spend_if_full(partial(rewrite, log, group, counts))
     return Compaction(*counts)
@@ -131,8 +134,9 @@ def sealed_segments(Syncer log):
 
 
 cdef survey(SegmentSet segments, Segment segment, uint64_t stop, stays):
-    # Where the records start that stay, how many bytes they are, and how many records do not stay.
-    cdef uint64_t first = segments.first(), size = 0, removed = 0
+    # Where the records start that stay, how many bytes they are, how many records do not stay, and below which number: nobody knows
+    # whether something newer stands for them.
+    cdef uint64_t first = segments.first(), size = 0, removed = 0, swept = 0
     cdef Replay replay = Replay(segments, max(segment.base_seq, first), stop, True, 0)
     cdef Entry entry
     if segment.base_seq < first:
@@ -142,9 +146,10 @@ cdef survey(SegmentSet segments, Segment segment, uint64_t stop, stays):
     while True:
         entry = replay.take()
         if entry is None:
-            return offsets, size, removed
+            return offsets, size, removed, swept
         if not stays(entry):
             removed += 1
+            swept = entry.seq + 1
             continue
         offsets.append(replay.start // UNIT)
         size += replay.offset - replay.start
@@ -190,7 +195,7 @@ def rewrite(log, group, counts, copy=None, replace=None):
         made.release()
         publish_segment(segments.directory, made)
         (replace or log.replace_segments)(
-            made, Compacted(made.id, first.base_seq, group.stop, group.records), [each.name for each in group.segments])
+            made, Compacted(made.id, first.base_seq, group.stop, group.records), [each.name for each in group.segments], group.swept)
     except BaseException:
         discard_unless_listed(segments, made)
         raise

@@ -55,10 +55,14 @@ def derive_manifest(directory: _os.Descriptor, names: list[tuple[int, int, str]]
         # A truncation of the end makes the segment where the log goes on before it removes what it drops.
         cut = Cut(newest.base_seq, newest.epoch)
     capacity = plain[0] if plain else SEGMENT_BYTES_MIN
+    # Whatever is not there may have been swept.
+    swept = max([names[0][0], *(each.stop for each in compacted)])
     return Manifest(
         log_uuid,
         min(max(capacity, SEGMENT_BYTES_MIN), SEGMENT_BYTES_MAX),
         names[0][0],
         compacted=tuple(compacted),
         cut=cut,
+        swept=swept,
+        sweeps=swept,
     )

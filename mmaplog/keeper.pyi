@@ -37,6 +37,7 @@ class Keeper(Appender):
         made: Segment,
         listed: Compacted,
         replaced: list[str],
+        swept: int,
         between: Callable[[], object] | None = None,
     ) -> None: ...
     def roll_tail(self) -> None: ...

@@ -78,7 +78,7 @@ cdef class Keeper(Appender):
             if wanted > self.control.committed().seq:
                 raise IndexError(f"record {wanted} is beyond the end of the log, {self.control.committed().seq}")
             if wanted > self.segments.first_seq:
-                self.spend_if_full(lambda: self.advance_to(wanted))
+                self.spend_if_full(lambda: self.advance_to(wanted, wanted))
         finally:
             self.end_care()
 
@@ -122,7 +122,7 @@ cdef class Keeper(Appender):
         try:
             wanted = retention.first_to_keep(self, max_bytes, max_age, max_records, consumers)
             if wanted > self.segments.first_seq:
-                self.spend_if_full(lambda: self.advance_to(wanted))
+                self.spend_if_full(lambda: self.advance_to(wanted, wanted))
             return self.segments.first_seq
         finally:
             self.end_care()
@@ -150,12 +150,12 @@ cdef class Keeper(Appender):
         """For `compact`: carry out what frees more room than it takes; on a full disk with the help of the reserve."""
         return reserve.spend_if_full(self.directory, operation)
 
-    def replace_segments(self, Segment made, listed, replaced, between=None):
+    def replace_segments(self, Segment made, listed, replaced, swept, between=None):
         """For `compact`: put a segment that is whole and synced in the place of others. `listed` is its entry in MANIFEST.
 
-        `between` is called when it counts, and the others are still there.
+        What it leaves out though nothing newer stands for it is below number `swept`. `between` is called when it counts, and the others are still there.
         """
-        manifest = manifest_file.read(self.directory, self._path).with_compacted(listed)
+        manifest = manifest_file.read(self.directory, self._path).with_compacted(listed, swept)
         system.sync(self.directory)
         manifest_file.write(self.directory, manifest)
         self.control.change(self.segments.first_seq)
@@ -178,8 +178,12 @@ cdef class Keeper(Appender):
             self.give_tail()
 
     def truncate_to(self, seq):
-        """For layers above that take care of the log: what `truncate_before` does, for a number that the log has."""
-        self.advance_to(seq)
+        """For layers above that take care of the log: what `truncate_before` does, for a number that the log has.
+
+        Who reads on from below it misses nothing, for what comes says the same.
+        """
+        self.advance_to(seq, 0)
+
     def has_writer(self):
         """For layers above: whether another handle writes the log."""
         self.check()
@@ -301,12 +305,12 @@ cdef class Keeper(Appender):
             _errno.EIO, f"the log could not be cut at {seq} all the way ({error}); close every handle and open it again, which "
             "finishes that", self._path) from error
 
-    cdef int advance_to(self, uint64_t seq) except -1:
+    cdef int advance_to(self, uint64_t seq, uint64_t swept) except -1:
         # MANIFEST first: from then on what is below counts for nothing, whether or not it is still there.
         if seq > self.control.durable:
             # Or a power cut could leave a log that ends before it begins.
             self.flush_to(seq)
-        manifest_file.write(self.directory, manifest_file.read(self.directory, self._path).truncated_before(seq))
+        manifest_file.write(self.directory, manifest_file.read(self.directory, self._path).truncated_before(seq, swept))
         self.control.change(seq)
         self.segments.relist()
         for name in self.segments.strays():

@@ -66,6 +66,10 @@ class Manifest:
     # In order of their numbers, which do not overlap.
     compacted: tuple[Compacted, ...] = ()
     cut: Cut | None = None
+    # Of what was removed and has nothing newer in its place, a layer above by its keys, all was below
+    # `swept`; and so many times something was.
+    swept: int = 0
+    sweeps: int = 0
 
     def counting(
         self, listing: Iterable[tuple[int, int, str]], tail_id: int = 0
@@ -92,10 +96,12 @@ class Manifest:
         first = bases[max(bisect.bisect_right(bases, self.first_seq) - 1, 0)] if bases else 0
         return [entry for entry in counting if entry[0] >= first or entry[1] == tail_id]
 
-    def truncated_before(self, seq: int) -> Self:
-        """The same without the records below `seq`."""
+    def truncated_before(self, seq: int, swept: int) -> Self:
+        """The same without the records below `seq`, of which those that may be missed are below `swept`."""
         return replace(
-            self, first_seq=seq, compacted=tuple(each for each in self.compacted if each.stop > seq)
+            self.swept_below(swept),
+            first_seq=seq,
+            compacted=tuple(each for each in self.compacted if each.stop > seq),
         )
 
     def cut_after(self, seq: int, epoch: int, records: int) -> Self:
@@ -106,12 +112,22 @@ class Manifest:
         kept = [each for each in self.compacted if each.base_seq < seq]
         if kept and kept[-1].stop > seq:
             kept[-1] = replace(kept[-1], stop=seq, records=records)
-        return replace(self, compacted=tuple(kept), cut=Cut(seq, epoch))
+        return replace(self, compacted=tuple(kept), cut=Cut(seq, epoch), swept=min(self.swept, seq))
 
-    def with_compacted(self, made: Compacted) -> Self:
-        """The same with one more compacted segment, in place of all that begin within its range."""
+    def with_compacted(self, made: Compacted, swept: int) -> Self:
+        """The same with one more compacted segment, in place of all that begin within its range.
+
+        What it leaves out that may be missed is below `swept`, 0 when nothing is.
+        """
         kept = [each for each in self.compacted if not made.base_seq <= each.base_seq < made.stop]
-        return replace(self, compacted=tuple(sorted([*kept, made], key=lambda each: each.base_seq)))
+        return replace(
+            self.swept_below(swept),
+            compacted=tuple(sorted([*kept, made], key=lambda each: each.base_seq)),
+        )
+
+    def swept_below(self, swept: int) -> Self:
+        """The same once more records were removed that may be missed, all of them below `swept`, unless 0."""
+        return replace(self, swept=max(self.swept, swept), sweeps=self.sweeps + 1) if swept else self
 
 
 def write(directory: _os.Descriptor, manifest: Manifest) -> None:
@@ -127,6 +143,7 @@ def write(directory: _os.Descriptor, manifest: Manifest) -> None:
             **({"erasing": True} if manifest.erasing else {}),
             **({"compacted": [_listed(each) for each in manifest.compacted]} if manifest.compacted else {}),
             **({"cut": [manifest.cut.seq, manifest.cut.epoch]} if manifest.cut else {}),
+            **({"swept": [manifest.swept, manifest.sweeps]} if manifest.sweeps else {}),
         }
     )
     _replace(directory, str(VERSION), body)
@@ -231,12 +248,15 @@ def read(directory: _os.Descriptor, path: str) -> Manifest:
             fields.get("erasing") is True,
             tuple(_compacted(each) for each in fields.get("compacted", [])),
             None if fields.get("cut") is None else Cut(*map(operator.index, fields["cut"])),
+            *map(operator.index, fields.get("swept", (0, 0))),
         )
         in_range = SEGMENT_BYTES_MIN <= found.segment_bytes <= SEGMENT_BYTES_MAX
         if not in_range or not 0 <= found.first_seq < SEQ_MAX:
             raise ValueError(
                 f"segment_bytes {found.segment_bytes} or first_seq {found.first_seq} out of range"
             )
+        if not 0 <= found.swept < SEQ_MAX or found.sweeps < 0:
+            raise ValueError(f"swept {found.swept}, {found.sweeps} times, is out of range")
         _require_order(found)
         return found
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

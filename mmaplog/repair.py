@@ -310,13 +310,32 @@ def _carry_out(wreck: Wreck, outcome: _Outcome, dry_run: bool) -> Repaired:
         return report
     publish = [(name + TEMPORARY_SUFFIX, name) for name in names]
     aside = [(name, _name_for(directory, name)) for name in going]
-    made = Manifest(wreck.log_uuid, wreck.segment_bytes, outcome.first, compacted=compacted)
+    swept, sweeps = _swept(wreck, outcome, compacted)
+    made = Manifest(
+        wreck.log_uuid,
+        wreck.segment_bytes,
+        outcome.first,
+        compacted=compacted,
+        swept=swept,
+        sweeps=sweeps,
+    )
     steps = _Steps(publish, aside, made, report)
     _keep_manifest(directory, wreck)
     _os.sync(directory)
     manifest_file.write_steps(directory, _to_text(steps))
     _finish(directory, wreck.path, steps)
     return report
+
+
+def _swept(wreck: Wreck, outcome: _Outcome, compacted: tuple[Compacted, ...]) -> tuple[int, int]:
+    # What is lost may be missed. So may, where the manifest is gone, whatever is not there.
+    known = wreck.manifest
+    missed = [each.stop for each in outcome.lost if each.stop is not None]
+    if known is None:
+        swept = max([outcome.first, *missed, *(each.stop for each in compacted)])
+        return min(swept, outcome.end), swept
+    swept = max([known.swept, *missed])
+    return min(swept, outcome.end), known.sweeps + bool(missed)
 
 
 def _rewrite(wreck: Wreck, outcome: _Outcome, dry_run: bool) -> tuple[list[str], tuple[Compacted, ...]]:

@@ -137,6 +137,37 @@ def test_a_clear_is_finished_by_who_comes_next(tmp_path: Path, stores: int) -> N
     assert check_store(path) == {b"b": b"4"}
 
 
+@pytest.mark.parametrize("stores", [0, 1, 2, 3])
+def test_a_transaction_that_clears_is_finished_by_who_comes_next(tmp_path: Path, stores: int) -> None:
+    """The clear and what is put after it are there together, or neither is."""
+    path, model = tmp_path / "store", {b"a": b"1", b"b": b"2", b"c": b"3"}
+    with KVStore.open(path, flush_policy=FlushPolicy.NEVER, compaction=False) as store:
+        store.update(model)
+        index = bytearray((path / "INDEX").read_bytes())
+        with store.transaction() as tx:
+            tx.clear()
+            tx.update({b"b": b"4", b"d": b"5"})
+        if stores == 3:
+            # All but what publishes it.
+            index[4096 + 56 :] = (path / "INDEX").read_bytes()[4096 + 56 :]
+        if 1 <= stores < 3:
+            struct.pack_into("<Q", index, CLEAR_SEQ_AT, 3)
+        if stores == 2:
+            struct.pack_into("<Q", index, CLEARED_AT, 3)
+        shutil.copytree(path, tmp_path / "killed")
+    (path / "INDEX").write_bytes(index)
+    shutil.copyfile(tmp_path / "killed" / "CONTROL", path / "CONTROL")
+    with KVStore.open(path, "r") as reader:
+        assert dict(reader.items()) in (model, {b"b": b"4", b"d": b"5"})
+        with KVStore.open(path, "w") as store:
+            for each in (store, reader):
+                assert dict(each.items()) == {b"b": b"4", b"d": b"5"}
+                assert [each.get(key) for key in "abcd"] == [None, b"4", None, b"5"]
+                assert len(each) == 2
+            assert store.verify().damages == ()
+    assert check_store(path) == {b"b": b"4", b"d": b"5"}
+
+
 @pytest.mark.parametrize("stores", [0, 1, 2])
 def test_a_clear_is_finished_by_another_writer(tmp_path: Path, stores: int) -> None:
     """Whose handle is open, and who takes the next turn."""

@@ -12,6 +12,7 @@ import pytest
 
 from mmapio import Closed
 from mmapkv import KVStore
+from mmapkv.ordered import OrderedKeys
 from mmapkv.scan import BLOCK_MAX, BLOCK_MIN, bounds
 from mmaplog import Log
 from tests.unit.mmapio.processes import in_child, living_child
@@ -423,3 +424,31 @@ def test_a_store_that_cannot_be_read_is_not_left_open(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="damaged"):
         KVStore.open(tmp_path / "kv", flush_policy=MANUAL, ordered=True)
     KVStore.open(tmp_path / "kv", flush_policy=MANUAL).close()
+
+
+def test_what_a_compaction_removed_is_read_anew_only_for_deletions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Superseded values are no loss; it was sorted anew for those, too."""
+    built: list[int] = []
+    build = OrderedKeys._build
+
+    def counted(self: OrderedKeys, store: KVStore, log: Log, stop: int) -> None:
+        built.append(stop)
+        build(self, store, log, stop)
+
+    monkeypatch.setattr(OrderedKeys, "_build", counted)
+    with opened(tmp_path / "kv") as kv, opened(tmp_path / "kv", "r") as reader:
+        model = {b"%d" % number: b"1" for number in range(20)}
+        kv.update(model)
+        assert list(reader.scan()) == sorted(model.items())
+        for turn in range(3):
+            for number in range(10, 30):
+                model[b"%d" % number] = kv[b"%d" % number] = bytes(SEGMENT // 8) + b"%d" % turn
+        assert kv.compact().records_removed
+        assert list(reader.scan()) == sorted(model.items())
+        assert len(built) == 1
+        del kv[b"5"], model[b"5"]
+        kv.compact()
+        assert list(reader.scan()) == sorted(model.items())
+        assert len(built) == 2

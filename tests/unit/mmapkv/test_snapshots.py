@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import random
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from mmapio import Closed
-from mmapkv import CorruptionError, Snapshot
+from mmapkv import CorruptionError, Snapshot, compaction
 from mmapkv.frozen import Frozen
 from mmaplog import Log
 from tests.unit.mmapkv.colliding_keys import HashInverter, seed_of
-from tests.unit.mmapkv.stores import MANUAL, opened
+from tests.unit.mmapkv.stores import MANUAL, SEGMENT, opened
 from tests.unit.mmaplog.damage import first, overwrite
 
 
@@ -117,7 +118,34 @@ def test_a_version_before_that_is_of_another_key_is_found_out(tmp_path: Path) ->
         log.append(payload)
     with opened(path) as kv:
         assert kv["a"] == b"wrong"
-        before = Frozen(kv, 2, 2, 0)
+        before = Frozen(kv, 2, 2, 0, False)
         assert before["b"] == b"of b"
         with pytest.raises(CorruptionError, match="record 2 names record 0"):
             before["a"]
+
+
+def test_a_key_that_expires_and_is_put_while_it_is_compacted_away(tmp_path: Path) -> None:
+    """What the new version names as the one before is gone then. It was over when the snapshot was taken: it
+    was SnapshotTooOld."""
+    with opened(tmp_path / "kv") as kv, opened(tmp_path / "kv", "r") as reader:
+        kv.update({b"k": b"older", b"stays": b"1"})
+        kv.put(b"k", b"1", ttl=1e-9)
+        for _ in range(3):
+            kv[b"fill"] = bytes(SEGMENT // 2)
+        found: list[Snapshot] = []
+        walks: list[Iterator[bytes]] = []
+
+        def between() -> None:
+            if not found:
+                found.extend(each.snapshot() for each in (kv, reader))
+                walks.extend(iter(each) for each in (kv, reader))
+                kv[b"k"] = b"2"
+
+        with kv._careful("a compaction"):
+            assert compaction.compact(kv, kv._pins, between).records_removed >= 2
+        for snapshot, walk in zip(found, walks, strict=True):
+            assert b"k" not in snapshot
+            assert list(snapshot) == list(walk) == [b"stays", b"fill"]
+            snapshot.close()
+        assert reader[b"k"] == b"2"
+        assert not kv.verify().damages

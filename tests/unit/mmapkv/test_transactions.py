@@ -11,7 +11,7 @@ import pytest
 from mmapkv import Conflict, InvalidKey, KVStore, StoreError, Transaction
 from tests.support.plain_reader import check_store
 from tests.unit.mmapio.processes import run_python
-from tests.unit.mmapkv.stores import agreeing, opened
+from tests.unit.mmapkv.stores import MANUAL, agreeing, contents, opened
 from tests.unit.mmapkv.test_threads import COMMON
 
 
@@ -82,6 +82,65 @@ def test_clear_and_popitem(kv: KVStore) -> None:
         assert len(tx) == 0
         tx["e"] = "5"
     assert dict(kv) == {b"e": b"5"}
+
+
+def test_a_clear_is_one_record(kv: KVStore) -> None:
+    """However many keys there were; what is put after it is in the same batch, and creates its keys."""
+    model = dict(kv.items())
+    assert len(model) > 2
+    key, other = list(model)[:2]
+    at = kv.stats()["committed"]
+    with kv.snapshot() as before, kv.transaction() as tx:
+        tx["dropped"] = "1"
+        walk = iter(tx.items())
+        tx.clear()
+        assert dict(walk) == {**model, b"dropped": b"1"}
+        assert (len(tx), list(tx), tx.get(key), key in tx, list(tx.scan())) == (0, [], None, False, [])
+        with pytest.raises(KeyError):
+            del tx[key]
+        tx[key] = "new"
+        tx[other] = "gone"
+        tx["more"] = "2"
+        del tx[other]
+        assert dict(tx.items()) == dict(tx.scan()) == {key: b"new", b"more": b"2"}
+        assert len(tx) == 2
+        assert dict(kv.items()) == dict(before.items()) == model
+    assert dict(kv.items()) == {key: b"new", b"more": b"2"}
+    assert len(kv) == 2
+    kinds = [(change.kind, change.key, change.below) for change in kv.changes(at)]
+    assert kinds == [("clear", b"", at), ("put", key, None), ("put", b"more", None)]
+    assert not kv.verify().damages
+    with kv.transaction() as tx:
+        tx.clear()
+        tx.clear()
+    assert (len(kv), dict(kv.items())) == (0, {})
+    assert [change.kind for change in kv.changes(at + 3)] == ["clear"]
+    with kv.transaction() as tx:
+        tx.clear()
+        kv["others"] = "1"
+    assert dict(kv.items()) == {b"others": b"1"}
+    with pytest.raises(Conflict), kv.transaction() as tx:
+        tx.clear()
+        kv["others"] = "2"
+    assert dict(kv.items()) == {b"others": b"2"}
+    kv.compact()
+    assert not kv.verify().damages
+    assert check_store(Path(kv.path)) == {b"others": b"2"}
+
+
+def test_a_transaction_of_one_segment_and_more_clears(tmp_path: Path) -> None:
+    """What is put after it goes to a new segment, where it is too large for the rest of one."""
+    with opened(tmp_path / "kv") as kv:
+        kv.put_many((b"%d" % number, bytes(500)) for number in range(200))
+        with kv.transaction() as tx:
+            tx.clear()
+            tx.update({b"%d" % number: bytes(1000) for number in range(100)})
+        assert len(kv) == 100
+        assert set(kv.values()) == {bytes(1000)}
+        kv.compact()
+        assert not kv.verify().damages
+        (tmp_path / "kv" / "INDEX").unlink()
+    assert len(contents(tmp_path / "kv")) == 100
 
 
 def test_what_is_added_while_it_is_iterated(kv: KVStore) -> None:
@@ -261,3 +320,22 @@ def test_a_scan_conflicts_with_whatever_is_changed(kv: KVStore) -> None:
     assert "none" not in kv
     with pytest.raises(StoreError, match="has ended"):
         tx.scan()
+
+
+def test_one_that_clears_a_shared_store(tmp_path: Path) -> None:
+    """The other writer sees it, and conflicts with it; both go on."""
+    with (
+        KVStore.open(tmp_path / "kv", shared=True, flush_policy=MANUAL) as one,
+        KVStore.open(tmp_path / "kv", shared=True, flush_policy=MANUAL) as two,
+    ):
+        one.update({"a": "1", "b": "2"})
+        with pytest.raises(Conflict), two.transaction() as other:
+            assert other["a"] == b"1"
+            with one.transaction() as tx:
+                tx.clear()
+                tx["c"] = "3"
+            other["c"] = "4"
+        two["a"] = "5"
+        for each in (one, two):
+            assert agreeing(each) == {b"a": b"5", b"c": b"3"}
+        assert not one.verify().damages
