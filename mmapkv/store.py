@@ -165,19 +165,16 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         With `max_bytes` it is a cache with one writer: what is oldest and, unless `eviction` is "fifo", was
         not read since, makes way for what is put, so that the records that count take no more; docs/cache.md
         tells the rest. With a `codec` the result is a :class:`TypedStore`. Costs O(1) after a clean close or
-        a killed process; after a power cut the index is built anew: some 120 ns a record by hints, 350 ns
-        where there are none.
+        a kill; after a power cut the index is built anew: some 120 ns a record by hints, 350 ns without.
 
         Raises FileNotFoundError, NotADirectoryError, PermissionError, ValueError for another mode or
         `eviction`, for `shared` with "r" and "n", for a `max_bytes` that is too small, for a reader or with
-        `shared`, for a number of dead bytes that is not above 0, or where nothing is compacted; Locked
-        (naming the process that writes), FormatError, CorruptionError; Unsupported for `shared` where there
-        are no robust mutexes.
+        `shared`, for a `compaction` not above 0, or where there is none; Locked (naming who writes),
+        FormatError, CorruptionError; Unsupported for `shared` where there are no robust mutexes.
         """
         if codec is not None:
             checked(codec)
         bound = checked_bound(max_bytes, eviction, mode, shared=shared)
-        # The hand of a cache goes over what is dead anyway.
         borne = victims.checked(compaction, alone=not (mode == "r" or shared or bound))
         # Before anything can change the current directory.
         place = os.path.realpath(os.fsdecode(path))
