@@ -117,7 +117,7 @@ class AsyncKVStore:
         ordered: bool = False,
         max_bytes: SupportsIndex | None = None,
         eviction: Literal["clock", "fifo"] = "clock",
-        compaction: bool = True,
+        compaction: bool | float = True,
     ) -> Self:
         """:meth:`KVStore.open` in a thread. Raises Unsupported without the package anyio.
 

@@ -64,7 +64,7 @@ class Cared:
         compaction.require_writer(self._store)
         if background:
             if self._compactor is None:
-                self._compactor = Compactor(self._store, automatic=False)
+                self._compactor = Compactor(self._store, 0.0)
             self._compactor.compact_all()
             return None
         with self._careful("a compaction"):

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 from mmapio import _fork
 from mmapio.errors import Closed, FlushFailed
-from mmapkv import compaction, hints
+from mmapkv import compaction, hints, index_file
 from mmapkv.errors import StoreError
-from mmapkv.victims import Choice, Limits, Planner, Sealed
+from mmapkv.victims import BORNE, Choice, Limits, Planner, Sealed
 from mmaplog.errors import LogError
 
 if TYPE_CHECKING:
@@ -29,9 +29,13 @@ logger = logging.getLogger("mmapkv")
 #: What says nothing of the store: it is tried again at the next roll, and after so many seconds.
 PASSING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
 RETRY_SECONDS = 10.0
-#: How long a write waits for compaction at the most, and how often it looks again.
+#: How long a write waits for compaction at the most; should it not be woken, it looks again so often.
 WAIT_SECONDS_MAX = 10.0
-WAIT_STEP_SECONDS = 0.001
+WAIT_STEP_SECONDS = 0.1
+#: After a step that nobody waits for, nor will soon, it rests so many times as long as that took.
+REST = 3
+#: Of the bytes that a step frees, writers may have this part again, while there are more than are borne.
+GIVEN_BACK = 0.75
 #: How long a close waits for it to end, which it does within some writes to the disk.
 JOIN_SECONDS_MAX = 60.0
 
@@ -48,11 +52,12 @@ def _stop_at_exit() -> None:
 class Compactor:
     """Compacts the store of one handle in the background, once a roll has found enough dead bytes.
 
+    Dead bytes are `borne` up to that part of the live ones; 0 has it do nothing but what it is told to.
     It holds the store weakly. Destructors and signal handlers may use what it waits on and is told by.
     """
 
-    def __init__(self, store: KVStore, *, automatic: bool) -> None:
-        self._automatic = automatic
+    def __init__(self, store: KVStore, borne: float) -> None:
+        self._borne = borne
         self._told: SimpleQueue[None] = SimpleQueue()
         told = self._told
 
@@ -69,6 +74,10 @@ class Compactor:
         self._ending = False
         # Empty once somebody has started the thread, or is about to.
         self._unstarted = [None]
+        # So many bytes of records there may be before writers wait: no less than what is borne, and while
+        # there are more, as many as there were. -1 before the first look.
+        self._ceiling = -1
+        self._waiting: deque[SimpleQueue[None]] = deque()
         self.done = 0
         # The errno of what it met last, 0 when it has got over that.
         self.error = 0
@@ -82,34 +91,38 @@ class Compactor:
     def rolled(self, store: KVStore) -> None:
         """Whoever writes, and holds no lock, calls this when the log went on to a new segment.
 
-        Waits where too much is dead.
+        Waits where the store would grow beyond what it was and what is borne.
         """
-        if not self._automatic:
+        if not self._borne:
             return
-        limits, dead = self._look(store)
+        limits, size, dead = self._look(store)
         store._log.roll_after(limits.segment_bytes)
-        if dead < limits.dead_aim or not self._wake():
+        _, index = store._open_parts()
+        if (dead < limits.dead_aim and not index_file.expiring_below(index)) or not self._wake():
             return
         me = threading.get_ident()
         if store._caring == me or (self._thread is not None and self._thread.ident == me):
             # A destructor, in the middle of what would be waited for.
             return
         deadline = time.monotonic() + WAIT_SECONDS_MAX
-        while dead > limits.dead_max and self._busy and time.monotonic() < deadline:
-            time.sleep(WAIT_STEP_SECONDS)
+        while size > self._ceiling and self._busy:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return
+            self._await_step(min(left, WAIT_STEP_SECONDS))
             try:
-                limits, dead = self._look(store)
+                limits, size, dead = self._look(store)
             except Closed:
                 # By another thread. What comes next says so.
                 return
 
     def cleared(self, store: KVStore) -> None:
         """Whoever cleared the store calls this. Waits for nothing."""
-        if not self._automatic:
+        if not self._borne:
             return
         # Closed by another thread: it is cleared all the same.
         with suppress(Closed):
-            limits, dead = self._look(store)
+            limits, _, dead = self._look(store)
             if dead >= limits.dead_aim:
                 self._wake()
 
@@ -143,10 +156,30 @@ class Compactor:
                 "destructor or signal handler, let it leave a note instead, and close later",
             )
 
-    def _look(self, store: KVStore) -> tuple[Limits, int]:
+    def _look(self, store: KVStore) -> tuple[Limits, int, int]:
+        # And bytes of records, and of dead ones among them.
         store._open_parts()
         size, dead, segment_bytes = compaction.usage(store, self._sizes)
-        return Limits(size - min(size, dead), segment_bytes), dead
+        live = size - min(size, dead)
+        limits = Limits(live, segment_bytes, self._borne or BORNE)
+        # Who deletes much makes what is borne less than what there is: that is not waited for. The ceiling
+        # comes down to it as the thread makes progress.
+        bound = live + limits.dead_max
+        ceiling = size if self._ceiling < 0 else self._ceiling
+        self._ceiling = bound if dead < limits.dead_aim else max(ceiling, bound)
+        return limits, size, dead
+
+    def _await_step(self, seconds: float) -> None:
+        woken: SimpleQueue[None] = SimpleQueue()
+        self._waiting.append(woken)
+        self._told.put(None)
+        with suppress(Empty):
+            woken.get(timeout=seconds)
+
+    def _tell_waiting(self) -> None:
+        with suppress(IndexError):
+            while True:
+                self._waiting.popleft().put(None)
 
     def _wake(self) -> bool:
         if self._ending:
@@ -189,28 +222,53 @@ class Compactor:
                 self.done += compaction.compact(store, store._pins, self._halted).segments_written
                 hints.sweep(store._log)
                 return True
-            limits, _ = self._look(store)
+            limits, _, _ = self._look(store)
+            _, index = store._open_parts()
+            expiring = index_file.expiring_below(index)
             chosen: tuple[Choice, list[Sealed], int] | None = None
 
             def choose(found: list[tuple[int, int, int, int, int]], needed: int) -> Choice | None:
                 nonlocal chosen
                 sealed = [Sealed(*each) for each in found]
-                choice = self._planner.choose(sealed, needed, limits)
+                choice = self._planner.choose(sealed, needed, limits, expiring)
                 if choice is not None:
                     chosen = choice, sealed, needed
                 return choice
 
             came = compaction.step(store, store._pins, choose, self._halted)
             if came is None or chosen is None:
+                self._ceiling = 0
                 return False
-            seen, made, _ = came
+            seen, made, did = came
             self._planner.learn(*chosen, seen, made)
             if made:
                 self.done += 1
                 if store._log.shared:
                     # Others make hints too, perhaps of what they do not know to be gone.
                     hints.sweep(store._log)
+            freed = int((1 - GIVEN_BACK) * did.bytes_freed)
+            self._ceiling = max(self._ceiling - max(freed, 0), 0)
             return True
+
+    def _is_urgent(self) -> bool:
+        # Whether writers wait for the next step, or will before a segment is full; or somebody asked.
+        if self._all or self._waiting:
+            return True
+        store = self._store()
+        if store is None or not self._borne:
+            return True
+        limits, size, _ = self._look(store)
+        return size > self._ceiling - limits.segment_bytes
+
+    def _rest(self, seconds: float) -> None:
+        # Work in the background takes some of what writers need too. They end the rest when they wait.
+        until = time.monotonic() + seconds
+        while not self._ending and (left := until - time.monotonic()) > 0:
+            with suppress(Empty):
+                self._told.get(timeout=left)
+                self._planner.expect()
+            if self._is_urgent():
+                return
 
     def _after_fork_in_child(self) -> None:
         self._thread, self._ending = None, True
@@ -220,16 +278,20 @@ def _run(compactor: Compactor) -> None:
     retry: float | None = None
     try:
         while not compactor._ending:
-            try:
-                compactor._told.get(timeout=retry)
-            except Empty:
-                compactor._asked.append(None)
+            if retry is not None or not compactor._asked:
+                with suppress(Empty):
+                    compactor._told.get(timeout=retry)
+                    # All that was told until now.
+                    while True:
+                        compactor._told.get_nowait()
+            # This round, too, is one that may find something to do.
+            compactor._asked.append(None)
             retry = None
             # What comes while it works may have come too late for that.
             asked = len(compactor._asked)
+            compactor._planner.expect()
             try:
-                while not compactor._ending and compactor._work():
-                    compactor.error = 0
+                _work_on(compactor)
             except (compaction.Halted, Closed):
                 return
             except compaction.Replaced:
@@ -243,12 +305,27 @@ def _run(compactor: Compactor) -> None:
                     return
                 logger.warning("background compaction put off: %s", error)
                 retry = RETRY_SECONDS
+                # Nobody waits for that.
+                compactor._asked.clear()
             if retry is None:
                 compactor.error = 0
-            for _ in range(asked):
-                compactor._asked.popleft()
+                for _ in range(asked):
+                    compactor._asked.popleft()
+            compactor._tell_waiting()
     except Exception:
         compactor.error = errno.EIO
         logger.exception("background compaction ended")
     finally:
         compactor._ending = True
+        compactor._tell_waiting()
+
+
+def _work_on(compactor: Compactor) -> None:
+    while not compactor._ending:
+        begun = time.monotonic()
+        if not compactor._work():
+            return
+        compactor.error = 0
+        compactor._tell_waiting()
+        if not compactor._is_urgent():
+            compactor._rest(REST * (time.monotonic() - begun))

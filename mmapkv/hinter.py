@@ -107,7 +107,7 @@ class Hinter:
             try:
                 segment = log.segments.get(segment_id)
             except CorruptionError:
-                if any(listed == segment_id for _, listed, _ in log.segments.listing()):
+                if _is_listed(log, segment_id):
                     raise
                 return False  # compaction has just replaced it; there will be another look
             if made == MADE_MAX or segment.footer() is None:
@@ -116,6 +116,10 @@ class Hinter:
                 hints.write(log, segment, index.seed)
             except CorruptionError as error:
                 logger.warning("%s: no hint was made: %s", log.path, error)
+            except FileNotFoundError:
+                if _is_listed(log, segment_id):
+                    raise
+                return False  # likewise, and has swept up what goes with it
             made += 1
             self._known.add(name)
         return True
@@ -136,3 +140,7 @@ class Hinter:
             return True
         log, index = store._parts()
         return index is None or self.make(log, index)
+
+
+def _is_listed(log: Log, segment_id: int) -> bool:
+    return any(listed == segment_id for _, listed, _ in log.segments.listing())

@@ -183,6 +183,11 @@ def is_clean(Index index):
     return memory.load_acquire(&index.state.clean) != 0
 
 
+def expiring_below(Index index):
+    """The number below which every record is that has a time to live; 0 when none has."""
+    return index.state.expiring
+
+
 def is_plausible(Index index):
     """Whether everything that is followed without a further look stays within the file and the format."""
     cdef State *state = index.state

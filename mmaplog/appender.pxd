@@ -35,7 +35,6 @@ cdef class Appender(TailHolder):
     cdef int make_ready_now(self) except -1
     cdef int break_up(self) except -1
     cdef int adopt_prepared(self) except -1
-    cdef int give_back(self) except -1
     cdef int refuse_size(self, uint64_t payload_size) except -1
     cdef char *begin(self, uint64_t payload_size) noexcept nogil
     cdef void commit(self, uint64_t payload_size) noexcept nogil
@@ -54,7 +53,7 @@ cdef class Appender(TailHolder):
     cdef int flush_if_due(self, bint durable) except -1
     cdef uint64_t write_run(self, Pieces pieces, uint64_t at, bint atomic) noexcept
     cdef int after_commit(self, uint64_t size, uint64_t seq, bint durable) except -1
-    cdef int roll(self, uint64_t need) except -1
+    cdef int roll(self, uint64_t need, bint ahead) except -1
 
 
 cdef inline uint64_t record_size(uint64_t payload_size, bint timestamps) noexcept nogil:

@@ -3,6 +3,7 @@
 
 import errno as _errno
 import os
+from contextlib import suppress
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
@@ -168,7 +169,7 @@ cdef class Appender(TailHolder):
     cdef int abandon_rest(self) except -1:
         # Goes on in a new segment. When there is no room for one, the handle is of no more use.
         try:
-            self.roll(0)
+            self.roll(0, False)
         except BaseException:
             memory.store_release(&self.control.hot.poison, _errno.ENOSPC)
             raise
@@ -357,7 +358,7 @@ cdef class Appender(TailHolder):
                 or (self.end + need > self.roll_bytes and self.seq > self.base_seq)
                 or (records > 1 and self.end + need > RECORD_START_END)
                 or self.seq - self.base_seq + records > SEQ_PER_SEGMENT_MAX):
-            self.roll(need)
+            self.roll(need, ahead)
         elif self.end + need > self.tail.limit:
             if self.append_mutex is not None:
                 self.tail.refresh()
@@ -370,7 +371,7 @@ cdef class Appender(TailHolder):
                 step = min(max(self.tail.limit, FIRST_ALLOCATION), STEP_MAX)
                 if self.syncs >= SYNCS_LEAST:
                     step = min(step, PREPARED_LEAST)
-                grow_or_just_enough(self.tail, min(self.tail.limit + step, self.roll_bytes), self.end + need)
+                self.tail.grow_or_just_enough(min(self.tail.limit + step, self.roll_bytes), self.end + need)
         else:
             return 0
         if ahead and self.append_mutex is None:
@@ -441,15 +442,10 @@ cdef class Appender(TailHolder):
                 self.check_writable()
         return 0
 
-    cdef int give_back(self) except -1:
-        # At the end: the room that was made for more records. A page is left behind the last one, for who looks whether another follows.
-        self.tail.shrink(((self.end + PAGE - 1) & ~(PAGE - 1)) + PAGE)
-        return 0
-
     cdef int refuse_size(self, uint64_t payload_size) except -1:
         raise RecordTooLarge(f"a record of {payload_size} bytes is larger than the {RECORD_SIZE_MAX} that fit", self._path)
 
-    cdef int roll(self, uint64_t need) except -1:
+    cdef int roll(self, uint64_t need, bint ahead) except -1:
         # It works on the file that is left now.
         self.adopt_prepared()
         # Who drops records may be another process: what is gone does not stay mapped.
@@ -457,6 +453,10 @@ cdef class Appender(TailHolder):
         cdef uint64_t capacity = max(<uint64_t>self.segments.manifest.segment_bytes, SEGMENT_HEADER_SIZE + need)
         cdef uint64_t size = min(capacity, max(min(STEP_MAX, self.roll_bytes), SEGMENT_HEADER_SIZE + need))
         cdef uint64_t end = self.end
+        # Who writes fast has pages made ready here too, and meets none that the kernel has to bring one by one.
+        cdef bint fast = ahead and self.append_mutex is None and self.syncs < SYNCS_LEAST and self.bytes_pending >= PREPARED_LEAST
+        if fast:
+            size = min(size, max(FIRST_ALLOCATION, SEGMENT_HEADER_SIZE + need))
         cdef Segment made
         try:
             made = create_segment(
@@ -491,9 +491,15 @@ cdef class Appender(TailHolder):
             self.discarded = left.id
         else:
             left.end = end
-            left.release()
             if self.append_mutex is None:
                 self.unsynced.append(left)
+                if need and left.limit > end + FIRST_ALLOCATION:
+                    # Memory that was abandoned may be in use for ever; else nobody has any behind the end.
+                    with suppress(OSError):
+                        left.shrink(end)
+            left.release()
+        if fast:
+            self.make_ready_now()
         return 0
 
     cdef char *begin(self, uint64_t payload_size) noexcept nogil:
@@ -582,19 +588,3 @@ cdef inline uint8_t flags_of(Pieces pieces, uint64_t at, bint atomic) noexcept n
     if not atomic or pieces.count == 1:
         return 0
     return FLAG_BATCH | (FLAG_BATCH_END if at + 1 == pieces.count else 0)
-
-
-cdef grow_or_just_enough(Segment segment, uint64_t size, uint64_t least):
-    # A nearly full disk may still have room for what is needed now.
-    try:
-        segment.grow(max(size, least))
-    except OSError as error:
-        # The failed attempt may have been seen half way.
-        segment.refresh()
-        if not is_full(error):
-            raise
-        try:
-            segment.grow(least)
-        except OSError:
-            segment.refresh()
-            raise

@@ -176,7 +176,7 @@ cdef class Keeper(Appender):
                 if self.marked:
                     self.unmark()
                     self.marked = False
-                self.roll(0)
+                self.roll(0, False)
         finally:
             self.give_tail()
 

@@ -491,7 +491,7 @@ cdef class Log(Keeper):
             if self.flushes_on_close:
                 self.flush_held(self.control.committed().seq)  # what others appended who did not come to flush it
         if not self.control.poison:
-            self.give_back()
+            self.tail.shrink(self.end)
         if self.flushes_on_close and self.control.durable == self.control.committed().seq:
             self.mark_clean()
         self.control.seal()

@@ -39,6 +39,7 @@ from mmaplog import page
 from mmaplog.control import random_word
 from mmaplog.errors import CorruptionError, FormatError
 from mmaplog.manifest import COMPACTED_SUFFIX, TEMPORARY_SUFFIX
+from mmaplog.reserve import is_full
 
 RECORDS_START = SEGMENT_HEADER_SIZE
 """Where in a segment its records start, for Python."""
@@ -141,11 +142,34 @@ cdef class Segment:
         self.limit = min(self.file.length, self.capacity)
         return 0
 
-    cdef int shrink(self, uint64_t size) except -1:
-        # By its only writer, to no less than what others may look at.
-        if size < self.limit and self.handle().learn_length() >= self.limit:
-            self.handle().resize(size)
-            self.limit = min(self.file.length, self.capacity)
+    cdef int grow_or_just_enough(self, uint64_t size, uint64_t least) except -1:
+        # A nearly full disk may still have room for what is needed now.
+        try:
+            self.grow(max(size, least))
+        except OSError as error:
+            # The failed attempt may have been seen half way.
+            self.refresh()
+            if not is_full(error):
+                raise
+            try:
+                self.grow(least)
+            except OSError:
+                self.refresh()
+                raise
+        return 0
+
+    cdef int shrink(self, uint64_t end) except -1:
+        # By its only writer: the room that was made for more records. A page is left behind the last one, for who looks whether another
+        # follows.
+        cdef MappedFile file = self.handle()
+        cdef uint64_t size = ((end + _vm.PAGE - 1) & ~<uint64_t>(_vm.PAGE - 1)) + _vm.PAGE
+        if size < self.limit and file.learn_length() >= self.limit:
+            # First, for a sync in another thread takes a file that is shorter than that for one that was cut.
+            self.limit = size
+            try:
+                file.resize(size)
+            finally:
+                self.limit = min(file.length, self.capacity)
         return 0
 
     cdef bint load_mark(self, DurableMark *out) noexcept:

@@ -34,6 +34,7 @@ RIVALS = {
     "mmapkv": "mmapkv_store:MmapkvStore",
     "mmapkv-manual": "mmapkv_store:MmapkvManualStore",
     "mmapkv-ordered": "mmapkv_store:MmapkvOrderedStore",
+    "mmapkv-half": "mmapkv_store:MmapkvHalfStore",
     "mmapkv-uncompacted": "mmapkv_store:MmapkvUncompactedStore",
     "dict": "python_dict:PythonDict",
     "lmdb": "lmdb_store:LmdbStore",

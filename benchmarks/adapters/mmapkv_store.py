@@ -183,3 +183,11 @@ class MmapkvUncompactedStore(MmapkvStore):
         "space": {Form.CALL: "all files, at most"},
         "churn": {Form.CALL: "kv.put(k, v)"},
     }
+
+
+class MmapkvHalfStore(MmapkvUncompactedStore):
+    """The same, kept less small: what is dead may be half of what is not."""
+
+    name = "mmapkv-half"
+    settings = "compaction=0.5, the rest by default"
+    options: ClassVar[dict[str, Any]] = {"compaction": 0.5}

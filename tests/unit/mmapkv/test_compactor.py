@@ -8,6 +8,7 @@ import logging
 import random
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(victims, "SEGMENT_BYTES_MIN", UNIT)
 
 
-def opened(path: Path, *, compaction: bool = True) -> KVStore:
+def opened(path: Path, *, compaction: bool | float = True) -> KVStore:
     """A writer without a flusher."""
     return KVStore.open(path, flush_policy=FlushPolicy.MANUAL, compaction=compaction)
 
@@ -164,6 +165,107 @@ def test_deletions_leave_though_nobody_asks(tmp_path: Path) -> None:
         assert dict(kv) == {b"a": b"1"}
     (path / "INDEX").unlink()
     assert contents(path, "w") == {b"a": b"1"}
+
+
+def test_who_deletes_waits_for_no_more_room_than_there_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a deletion makes dead counts for no growth. What is written does."""
+    waits = 0
+
+    def waited(self: Compactor, seconds: float) -> None:
+        nonlocal waits
+        waits += 1
+        proceed.set()
+        await_step(self, seconds)
+
+    proceed = threading.Event()
+    await_step, work = Compactor._await_step, Compactor._work
+    with opened(tmp_path / "kv") as kv:
+        kv.update((key, bytes(VALUE_SIZE)) for key in KEYS)
+        until(lambda: quiet(kv))
+        monkeypatch.setattr(Compactor, "_await_step", waited)
+        monkeypatch.setattr(Compactor, "_work", lambda self: proceed.wait(PATIENCE_SECONDS) and work(self))
+        for key in KEYS[:1500]:
+            del kv[key]
+        figures = kv.stats()
+        limits = victims.Limits(figures["live_bytes"], UNIT)
+        assert figures["dead_bytes"] > 2 * limits.dead_max
+        assert waits == 0
+        for key in KEYS[1500:3000]:
+            kv[key] = bytes(VALUE_SIZE)
+        assert waits > 0
+        until(lambda: quiet(kv))
+        figures = kv.stats()
+        limits = victims.Limits(figures["live_bytes"], UNIT)
+        # What it was is no excuse any more.
+        assert kv._compactor is not None
+        assert kv._compactor._ceiling <= figures["live_bytes"] + limits.dead_max
+        assert figures["dead_bytes"] <= limits.dead_max
+
+
+def test_what_was_there_when_it_was_opened_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance = random.Random(10)
+    path = tmp_path / "kv"
+    with KVStore.open(path, segment_bytes=UNIT, compaction=False) as kv:
+        overwrite(kv, chance, 4)
+    with opened(path) as kv:
+        with monkeypatch.context() as patch:
+            patch.setattr(Compactor, "_await_step", lambda *_: pytest.fail("it waits"))
+            kv[KEYS[0]] = b"1"
+        until(lambda: quiet(kv))
+        figures = kv.stats()
+        assert figures["compactions"] > 0
+        assert figures["dead_bytes"] <= victims.Limits(figures["live_bytes"], UNIT).dead_max
+
+
+def test_the_more_is_borne_the_less_is_done(tmp_path: Path) -> None:
+    done = []
+    for borne in (0.1, 1.0):
+        chance = random.Random(11)
+        with opened(tmp_path / f"{borne}", compaction=borne) as kv:
+            kv.update((key, value(chance)) for key in KEYS)
+            overwrite(kv, chance, 1)
+            until(lambda: quiet(kv))
+            figures = kv.stats()
+            assert figures["dead_bytes"] <= victims.Limits(figures["live_bytes"], UNIT, borne).dead_max
+            done.append(figures["compactions"])
+    assert 0 < 3 * done[1] < done[0]
+
+
+def test_what_merely_expires_leaves(tmp_path: Path) -> None:
+    """Nobody overwrites or deletes it, so that nothing counts as dead."""
+    with opened(tmp_path / "kv") as kv:
+        kv.put_many({b"kept": b"1"})
+        for key in KEYS:
+            kv.put(key, bytes(VALUE_SIZE), ttl=0.001)
+        time.sleep(0.002)
+        for number in range(3000):
+            kv[b"%d" % number] = bytes(VALUE_SIZE)
+        until(lambda: len(kv) < 3000 + len(KEYS) // 10)
+        until(lambda: quiet(kv))
+        assert kv[b"kept"] == b"1"
+        figures = kv.stats()
+        assert figures["live_bytes"] + figures["dead_bytes"] < (4000 + len(KEYS) // 5) * (VALUE_SIZE + 50)
+        assert kv.verify().damages == ()
+
+
+@pytest.mark.parametrize("refused", [0, -1.0, float("inf"), "0.5"])
+def test_what_says_nothing_of_what_is_borne_is_refused(tmp_path: Path, refused: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="compaction is"):
+        KVStore.open(tmp_path / "kv", compaction=refused)
+    assert not (tmp_path / "kv").exists()
+
+
+def test_a_reader_has_nothing_to_compact(tmp_path: Path) -> None:
+    path = tmp_path / "kv"
+    opened(path).close()
+    others: list[dict[str, Any]] = [{"mode": "r"}, {"shared": True}, {"max_bytes": 1 << 20}]
+    for other in others:
+        with pytest.raises(ValueError, match="who writes alone"):
+            KVStore.open(path, **other, compaction=0.5)
 
 
 def test_a_queue_keeps_few_segments(tmp_path: Path) -> None:
@@ -337,7 +439,7 @@ def test_damage_ends_it_and_writes_go_on(
         assert thread is not None
         until(lambda: thread._ending)
         with monkeypatch.context() as patch:
-            patch.setattr(compactor.time, "sleep", lambda _: pytest.fail("it waits"))
+            patch.setattr(Compactor, "_await_step", lambda *_: pytest.fail("it waits"))
             overwrite(kv, chance, 1)
         figures = kv.stats()
         assert figures["compaction_error"] == errno.EBADMSG
@@ -369,11 +471,14 @@ def test_a_signal_handler_may_write_and_close(tmp_path: Path, monkeypatch: pytes
     kv = opened(tmp_path / "kv")
     waits = 0
 
-    def sleep(seconds: float) -> None:
+    await_step = Compactor._await_step
+
+    def interrupted(self: Compactor, seconds: float) -> None:
         nonlocal waits
         waits += 1
         if waits == 3:
             signal.raise_signal(signal.SIGUSR1)
+        await_step(self, seconds)
 
     def handler(number: int, frame: object) -> None:
         kv[b"from the handler"] = b"1"
@@ -382,7 +487,7 @@ def test_a_signal_handler_may_write_and_close(tmp_path: Path, monkeypatch: pytes
     before = signal.signal(signal.SIGUSR1, handler)
     try:
         kv.update((key, value(chance)) for key in KEYS)
-        monkeypatch.setattr(compactor.time, "sleep", sleep)
+        monkeypatch.setattr(Compactor, "_await_step", interrupted)
         with pytest.raises(Closed):
             for _ in range(100):
                 overwrite(kv, chance, 1)

@@ -7,12 +7,13 @@ import random
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
 from xxhash import xxh3_64_intdigest
 
-from mmapio import FlushPolicy
+from mmapio import FlushPolicy, _os
 from mmapkv import KVStore, hints, repair, verify
 from mmapkv.hint import Hint, read
 from mmaplog.errors import CorruptionError
@@ -456,6 +457,30 @@ def test_a_full_disk_costs_a_hint_and_nothing_else(tmp_path: Path, caplog: pytes
         assert [file for file in path.iterdir() if ".hint" in file.name] == []
         kv.flush()
         assert len(hint_files(path)) == 2
+
+
+def test_a_segment_that_is_replaced_meanwhile_needs_none(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Compaction sweeps up the hint that is being made of it; that is nothing to be told of."""
+    path, chance, model = tmp_path / "kv", random.Random(5), Content()
+    replace = _os.replace_file
+
+    def replaced(directory: Any, source: str, target: str) -> None:
+        if target.endswith(hints.SUFFIX) and not compacted:
+            compacted.append(kv.compact().segments_replaced)
+        replace(directory, source, target)
+
+    compacted: list[int] = []
+    with opened(path) as kv:
+        scribble(kv, chance, model, 1500)
+        with mock.patch.object(_os, "replace_file", replaced), caplog.at_level(logging.WARNING):
+            kv.flush()
+        assert compacted[0] > 0
+        assert not caplog.records
+        make_all(kv)
+        assert agreeing(kv) == model
+    assert hint_files(path)
 
 
 def test_verify_and_repair_know_them(tmp_path: Path) -> None:

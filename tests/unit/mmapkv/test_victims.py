@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 import pytest
 
@@ -28,7 +30,7 @@ def limits() -> Limits:
 class Row:
     """A segment: of each superseded record the number of what superseded it, and its tombstones.
 
-    A record has 10 bytes.
+    A record has 10 bytes. What has expired is live as far as anybody knows who has not looked.
     """
 
     base: int
@@ -38,10 +40,11 @@ class Row:
     superseded: list[int] = field(default_factory=list)
     held: int = 0
     tombstones: list[int] = field(default_factory=list)
+    expired: int = 0
 
     def sealed(self) -> Sealed:
         dead = 10 * len(self.superseded) + self.held + 10 * len(self.tombstones)
-        return Sealed(self.base, self.stop, self.id, self.live + dead, dead)
+        return Sealed(self.base, self.stop, self.id, self.live + self.expired + dead, dead)
 
 
 class Log:
@@ -52,9 +55,9 @@ class Log:
         self.planner = Planner()
         self.ids = 1000
 
-    def step(self, needed: int = 1 << 40) -> Choice | None:
+    def step(self, needed: int = 1 << 40, expiring: int = 0) -> Choice | None:
         found = [each.sealed() for each in self.rows]
-        choice = self.planner.choose(found, needed, limits())
+        choice = self.planner.choose(found, needed, limits(), expiring)
         if choice is None:
             return None
         group = [each for each in self.rows if each.id in choice.segments]
@@ -65,6 +68,7 @@ class Log:
         sweepable = min(choice.sweepable, needed)
         made = Row(group[0].base, group[-1].stop, self.ids, sum(each.live for each in group))
         made.held = sum(each.held for each in group)
+        made.expired = sum(each.expired for each in group if each.stop > sweepable)
         made.tombstones = [each for row in group for each in row.tombstones if each >= sweepable]
         gone = [each for row in group for each in row.tombstones if each < sweepable]
         # Nothing that one of these may hide is in an earlier segment.
@@ -82,10 +86,10 @@ class Log:
         self.planner.learn(choice, found, needed, seen, made.id if gains else 0)
         return choice
 
-    def run(self, needed: int = 1 << 40) -> int:
+    def run(self, needed: int = 1 << 40, expiring: int = 0) -> int:
         """Until there is nothing more to do, which must come."""
         for count in range(300):
-            if self.step(needed) is None:
+            if self.step(needed, expiring) is None:
                 return count
         raise AssertionError("it never ends")
 
@@ -178,6 +182,79 @@ def test_what_a_snapshot_holds_is_taken_up_again_when_it_is_gone() -> None:
     log.rows[1].superseded, log.rows[1].held = [100] * 90, 0
     log.run(needed=101)
     assert not any(row.superseded for row in log.rows)
+
+
+def test_what_has_expired_is_found_though_nothing_is_dead() -> None:
+    """As much as there is in one go, where it is at the beginning."""
+    log = Log(*rows(20))
+    for row in log.rows[:8]:
+        row.live, row.expired = 0, 900
+    assert log.run(expiring=2000) == 0, "nobody said that something may have expired"
+    log.planner.expect()
+    log.run(expiring=2000)
+    assert not any(row.expired for row in log.rows)
+
+
+def test_where_nothing_has_expired_few_are_looked_at() -> None:
+    """Two each time; and all of them by and by."""
+    log = Log(*rows(20))
+    log.rows[15].live, log.rows[15].expired = 0, 900
+    for _ in range(16):
+        log.planner.expect()
+        assert log.run(expiring=2000) <= 3
+    assert not any(row.expired for row in log.rows)
+
+
+def test_where_nothing_expires_nothing_is_looked_at() -> None:
+    log = Log(*rows(20))
+    log.rows[3].live, log.rows[3].expired = 0, 900
+    for expiring, looks in ((0, 0), (300, 2)):
+        log.planner.expect()
+        assert log.run(expiring=expiring) == looks
+    assert log.rows[3].expired
+
+
+def test_what_has_expired_is_found_behind_what_is_dead() -> None:
+    """A segment with something dead is rewritten first: what has expired leaves only behind clean ones."""
+    log = Log(*rows(10))
+    log.rows[0].superseded = [800] * 3
+    log.rows[5].live, log.rows[5].expired = 0, 900
+    for _ in range(20):
+        log.planner.expect()
+        log.run(expiring=2000)
+    assert not any(row.expired for row in log.rows)
+
+
+@pytest.mark.parametrize("borne", [0.001, 0.055, 0.5, 3, 1e9])
+def test_the_more_is_borne_the_less_is_copied(borne: float) -> None:
+    freed = victims.freed_share(borne)
+    assert 0 < freed <= 1
+    if freed < 0.99:
+        assert freed / -math.log1p(-freed) == pytest.approx(1 / (1 + borne))
+    less, more = Limits(LIVE, SIZE, borne), Limits(LIVE, SIZE, 2 * borne)
+    assert less.dead_aim < less.dead_max < more.dead_max
+    assert less.share <= more.share
+    assert less.share_least <= more.share_least < more.share
+
+
+def test_the_more_is_borne_the_fewer_segments_there_are() -> None:
+    sizes = [Limits(1 << 30, 64 << 20, borne).segment_bytes for borne in (0.055, 0.25, 0.5, 8.0)]
+    assert sizes == [16 << 20, 32 << 20, 64 << 20, 64 << 20]
+
+
+def test_what_is_borne_is_a_number_above_zero() -> None:
+    assert victims.checked(True, alone=True) == victims.BORNE
+    assert victims.checked(True, alone=False) == victims.checked(False, alone=True) == 0
+    assert victims.checked(0.5, alone=True) == victims.checked(Fraction(1, 2), alone=True) == 0.5
+    assert victims.checked(1, alone=True) == 1.0
+    for wrong in (0, -0.1, math.inf, math.nan):
+        with pytest.raises(ValueError, match="finite number above 0"):
+            victims.checked(wrong, alone=True)
+    with pytest.raises(ValueError, match="who writes alone"):
+        victims.checked(0.5, alone=False)
+    for nothing in ("0.5", None):
+        with pytest.raises(TypeError, match=r"not (str|NoneType)"):
+            victims.checked(nothing, alone=True)
 
 
 @pytest.mark.parametrize("seed", range(30))

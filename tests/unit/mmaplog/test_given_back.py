@@ -83,3 +83,24 @@ def test_what_a_killed_writer_made_ready_is_given_back_by_the_next(tmp_path: Pat
     killed_after(lambda: fill(Log.open(path, flush_policy=FlushPolicy.MANUAL)))
     Log.open(path).close()
     assert tail_of(path).stat().st_size <= 4096 + 5000 * STORED + 2 * mmap.PAGESIZE
+
+
+def test_a_roll_gives_back_what_it_leaves_unused(tmp_path: Path) -> None:
+    """What is atomic does not fit into the rest of a segment, for which there are blocks already."""
+    path = tmp_path / "log"
+    batch = [bytes(100_000)] * 7
+    with Log.open(path, segment_bytes=4 << 20, flush_policy=FlushPolicy.MANUAL) as log:
+        with Log.open(path, "r") as reader:
+            for _ in range(12):
+                log.append_many(batch, atomic=True)
+            full = sorted(path.glob("*.seg"))[:-1]
+            assert len(full) == 2
+            for each in full:
+                found = each.stat()
+                assert found.st_size <= 4096 + 35 * 100_016 + 2 * mmap.PAGESIZE
+                assert found.st_blocks * 512 <= found.st_size + 2 * mmap.PAGESIZE
+            assert [bytes(each.payload) for each in reader] == batch * 12
+        log.flush()
+        assert log.verify().damages == ()
+    with Log.open(path, "r") as log:
+        assert [bytes(each.payload) for each in log] == batch * 12
