@@ -371,7 +371,7 @@ cdef class Appender(TailHolder):
                 step = min(max(self.tail.limit, FIRST_ALLOCATION), STEP_MAX)
                 if self.syncs >= SYNCS_LEAST:
                     step = min(step, PREPARED_LEAST)
-                grow_or_just_enough(self.tail, min(self.tail.limit + step, self.roll_bytes), self.end + need)
+                self.tail.grow_or_just_enough(min(self.tail.limit + step, self.roll_bytes), self.end + need)
         else:
             return 0
         if ahead and self.append_mutex is None:
@@ -456,7 +456,9 @@ cdef class Appender(TailHolder):
         # Who drops records may be another process: what is gone does not stay mapped.
         self.segments.follow_changes()
         cdef uint64_t capacity = max(<uint64_t>self.segments.manifest.segment_bytes, SEGMENT_HEADER_SIZE + need)
-        cdef uint64_t size = min(capacity, max(min(STEP_MAX, self.roll_bytes), SEGMENT_HEADER_SIZE + need))
+        # Where nobody syncs each few records, what is more than this is made ready as elsewhere, which spares a fault for each page.
+        cdef uint64_t first = STEP_MAX if self.append_mutex is not None or self.bytes_pending < PREPARED_LEAST else FIRST_ALLOCATION
+        cdef uint64_t size = min(capacity, max(min(first, self.roll_bytes), SEGMENT_HEADER_SIZE + need))
         cdef uint64_t end = self.end
         cdef Segment made
         try:
@@ -491,6 +493,8 @@ cdef class Appender(TailHolder):
             self.segments.discard(left)
         else:
             left.end = end
+            if self.append_mutex is None:
+                left.give_back_behind(end)
             left.release()
             if self.append_mutex is None:
                 self.unsynced.append(left)
@@ -582,19 +586,3 @@ cdef inline uint8_t flags_of(Pieces pieces, uint64_t at, bint atomic) noexcept n
     if not atomic or pieces.count == 1:
         return 0
     return FLAG_BATCH | (FLAG_BATCH_END if at + 1 == pieces.count else 0)
-
-
-cdef grow_or_just_enough(Segment segment, uint64_t size, uint64_t least):
-    # A nearly full disk may still have room for what is needed now.
-    try:
-        segment.grow(max(size, least))
-    except OSError as error:
-        # The failed attempt may have been seen half way.
-        segment.refresh()
-        if not is_full(error):
-            raise
-        try:
-            segment.grow(least)
-        except OSError:
-            segment.refresh()
-            raise

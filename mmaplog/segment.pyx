@@ -11,6 +11,7 @@ from libc.string cimport memcmp, memcpy, memset
 
 from mmapio cimport _vm
 from mmapio._os cimport Descriptor
+from mmapio._vm cimport PAGE
 from mmapio.mapping cimport MappedFile
 from mmaplog.checksum cimport xxh3
 from mmaplog.format cimport (
@@ -37,6 +38,7 @@ from mmapio import _os as system
 from mmaplog.control import random_word
 from mmaplog.errors import CorruptionError, FormatError
 from mmaplog.manifest import COMPACTED_SUFFIX, TEMPORARY_SUFFIX
+from mmaplog.reserve import is_full
 
 RECORDS_START = SEGMENT_HEADER_SIZE
 """Where in a segment its records start, for Python."""
@@ -134,6 +136,32 @@ cdef class Segment:
         if size < self.limit and self.handle().learn_length() >= self.limit:
             self.handle().resize(size)
             self.limit = min(self.file.length, self.capacity)
+        return 0
+
+    cdef int grow_or_just_enough(self, uint64_t size, uint64_t least) except -1:
+        # A nearly full disk may still have room for what is needed now.
+        try:
+            self.grow(max(size, least))
+        except OSError as error:
+            # The failed attempt may have been seen half way.
+            self.refresh()
+            if not is_full(error):
+                raise
+            try:
+                self.grow(least)
+            except OSError:
+                self.refresh()
+                raise
+        return 0
+
+    cdef int give_back_behind(self, uint64_t end) except -1:
+        # The blocks behind the last record, as many as one that did not fit has, but for a page. The length stays, for who has it mapped.
+        cdef uint64_t start = ((end + PAGE - 1) & ~(PAGE - 1)) + PAGE
+        if start < self.limit:
+            try:
+                system.punch_hole(self.handle().descriptor, start, self.limit - start)
+            except OSError:
+                pass  # They go with the file.
         return 0
 
     cdef bint load_mark(self, DurableMark *out) noexcept:
