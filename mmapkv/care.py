@@ -97,6 +97,16 @@ class Cared:
         for each in threads:
             each.stop()
 
+    def _make_way(self, size: int) -> None:
+        # For a cache.
+        eviction = self._store._eviction
+        if eviction is not None:
+            eviction.make_way(self._store, size)
+
+    def _rolled(self) -> None:
+        if self._compactor is not None:
+            self._compactor.rolled(self._store)
+
     def _reentered(self, what: str) -> StoreError:
         return StoreError(
             errno.EDEADLK,

@@ -567,15 +567,6 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
             finally:
                 log.unpause()
 
-    def _make_way(self, size: int) -> None:
-        # For a cache.
-        if self._eviction is not None:
-            self._eviction.make_way(self, size)
-
-    def _rolled(self) -> None:
-        if self._compactor is not None:
-            self._compactor.rolled(self)
-
     def _forget(self) -> None:
         super()._forget()
         # It keeps files mapped.
