@@ -2,14 +2,17 @@
 
 The keys of a trace are drawn from a Zipf distribution; with `--scan` every eighth request is for the next of
 an endless row of keys that come once. Each cache gets the same trace and the same number of bytes, and puts
-what it did not have.
+what it did not have. With `--costs` it prints what a put of a new key into a full cache and a get take, and
+the same of a store that is none.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import random
 import shutil
+import statistics
 import tempfile
 import time
 from bisect import bisect
@@ -50,6 +53,29 @@ class ExactLru:
             self._left += sum(map(len, self._kept.popitem(last=False)))
 
 
+class Memoised:
+    """`functools.lru_cache`, which counts entries, whatever their size, and calls what makes a value."""
+
+    def __init__(self, entries: int, value: bytes) -> None:
+        self._missed = False
+
+        @functools.lru_cache(entries)
+        def made(_: bytes) -> bytes:
+            self._missed = True
+            return value
+
+        self._made = made
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value, or None where it had to be made."""
+        self._missed = False
+        value = self._made(key)
+        return None if self._missed else value
+
+    def __setitem__(self, key: bytes, value: bytes) -> None:
+        """It is there by now."""
+
+
 def trace(requests: int, keys: int, skew: float, scan: bool, seed: int) -> list[bytes]:
     """The keys that are asked for, in their order."""
     chance = random.Random(seed)
@@ -74,6 +100,45 @@ def replay(cache: Cache, asked: Sequence[bytes], value: bytes) -> tuple[float, f
     return hits / (len(asked) - warm), (time.perf_counter() - begun) / len(asked) * 1e6
 
 
+def costs(bound: int, value: bytes, directory: Path, *, diskcache: bool) -> None:
+    """Print microseconds for a put of a new key where there is no more room, and for a get."""
+    entries = bound // (len(value) + 48)
+    count = min(max(entries, 20_000), 100_000)
+    names = [b"key-%012d" % number for number in range(entries * 3 // 2 + count)]
+    makers: dict[str, Callable[[Path], Cache]] = {
+        "mmapkv, clock": lambda path: _store(path, bound, "clock"),
+        "mmapkv, no bound": lambda path: KVStore.open(path, flush_policy=FlushPolicy.MANUAL),
+        "exact LRU": lambda _: ExactLru(bound),
+    }
+    if diskcache:
+        makers["diskcache, LRU"] = lambda path: _diskcache(path, bound)
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in makers}
+    for turn in range(3):
+        for name, make in makers.items():
+            slow = name.startswith("diskcache")
+            if slow and turn:
+                continue
+            cache = make(directory / f"{turn}-{name}")
+            new = names[-count // 20 :] if slow else names[-count:]
+            for key in names[-len(new) - entries * 3 // 2 : -len(new)]:
+                cache[key] = value
+            begun = time.perf_counter()
+            for key in new:
+                cache[key] = value
+            put = time.perf_counter() - begun
+            asked = new[-min(len(new), entries // 2) :]
+            random.Random(turn).shuffle(asked)
+            begun = time.perf_counter()
+            for key in asked:
+                cache.get(key)
+            found[name].append((put / len(new) * 1e6, (time.perf_counter() - begun) / len(asked) * 1e6))
+            if isinstance(cache, KVStore):
+                cache.close()
+    for name, each in found.items():
+        put, get = (statistics.median(column) for column in zip(*each, strict=True))
+        print(f"{bound >> 20:5} MiB  {name:18} put {put:8.2f} us  get {get:8.2f} us")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print a line for each cache."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -87,7 +152,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--scan", action="store_true")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--without-diskcache", action="store_true", help="it is slow")
+    parser.add_argument("--costs", type=int, nargs="+", metavar="MIB", help="of a put and a get, by size")
     options = parser.parse_args(arguments)
+    if options.costs:
+        place = Path(tempfile.mkdtemp(prefix="bench-cache-"))
+        try:
+            for size in options.costs:
+                content = random.Random(options.seed).randbytes(options.value_bytes)
+                costs(size << 20, content, place, diskcache=not options.without_diskcache)
+        finally:
+            shutil.rmtree(place)
+        return 0
     asked = trace(options.requests, options.keys, options.skew, options.scan, options.seed)
     value = random.Random(options.seed).randbytes(options.value_bytes)
     bound = int(options.keys * options.part * (options.value_bytes + len(asked[0])))
@@ -99,6 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "mmapkv, clock": lambda: _store(directory / "clock", ours, "clock"),
         "mmapkv, fifo": lambda: _store(directory / "fifo", ours, "fifo"),
         "exact LRU": lambda: ExactLru(bound),
+        "lru_cache": lambda: Memoised(int(options.keys * options.part), value),
     }
     if not options.without_diskcache:
         caches["diskcache, LRU"] = lambda: _diskcache(directory / "diskcache", ours)

@@ -227,10 +227,11 @@ cdef class BulkReader(StoreReader):
                     found[i].value = hit.value
                     found[i].size = hit.value_size
                     found[i].slot = hit.slot
-                    if self.marks is not None:
-                        self.marks.note(hit.slot, hit.offset)
+                    if self.counting:
+                        self.note_hit(hit.slot, hit.offset)
                 elif outcome == PRESENT or outcome == ABSENT:
                     found[i].size = -1
+                    self.misses += self.counting
                 else:
                     break
             if _fault.faults() != self.faults:

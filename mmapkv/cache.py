@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, SupportsIndex
 
 from mmapkv import marks
 from mmapkv.eviction import Eviction
+from mmapkv.remover import Remover
 
 if TYPE_CHECKING:
     from mmapkv.store import KVStore
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 MAX_BYTES_LEAST = 256 << 10
 #: The log's files are so small a part of it: what was evicted goes file by file.
 SEGMENT_PART = 16
-SEGMENT_BYTES_LEAST = 64 << 10
+SEGMENT_BYTES_LEAST = 1 << 20
 
 
 def checked_bound(max_bytes: SupportsIndex | None, eviction: str, mode: str, *, shared: bool) -> int:
@@ -43,9 +44,11 @@ def segment_bytes_of(bound: int, segment_bytes: SupportsIndex) -> int:
 def begin(store: KVStore, bound: int, eviction: Literal["clock", "fifo"]) -> Eviction | None:
     """Make a store that was just opened a cache, if `bound` is not 0."""
     if not bound:
-        store._mark(marks.find(store._log))
+        found = marks.find(store._log)
+        if found is not None:
+            store._count(found)
         return None
-    made = Eviction(store, store._pins, bound, eviction)
-    store._mark(marks.provide(store._log, bound) if eviction == "clock" else None)
+    store._remover = Remover(store)
+    store._count(marks.provide(store._log, bound) if eviction == "clock" else None)
     store._bind(bound)
-    return made
+    return Eviction(store._remover, bound, eviction)

@@ -15,6 +15,7 @@ from mmapio.options import FlushPolicy
 from mmapkv import compaction, hints, index_file
 from mmapkv.compactor import Compactor
 from mmapkv.errors import StoreError
+from mmapkv.remover import Remover
 from mmapkv.verify import StoreVerified, verify_open
 from mmaplog.backup import Backup
 from mmaplog.compaction import Compaction
@@ -33,6 +34,8 @@ class Cared:
     _caring: int
     # None on a reader, and where the store is compacted only when asked for.
     _compactor: Compactor | None
+    # None but in a cache.
+    _remover: Remover | None
 
     @property
     def _store(self) -> KVStore:
@@ -77,9 +80,10 @@ class Cared:
                 self._store._rebuild_index(index, sound=True)
             return done
 
-    def _stop_compacting(self, log: Log) -> None:
-        # Before a close, which would be waited for with what the thread wants in hand.
-        if self._compactor is None:
+    def _stop_threads(self, log: Log) -> None:
+        # Before a close, which would be waited for with what they want in hand.
+        threads = [each for each in (self._compactor, self._remover) if each is not None]
+        if not threads:
             return
         if self._caring == threading.get_ident():
             raise self._reentered("a close")
@@ -90,12 +94,23 @@ class Cared:
             pass
         else:
             log.unpause()
-        self._compactor.stop()
+        for each in threads:
+            each.stop()
+
+    def _make_way(self, size: int) -> None:
+        # For a cache.
+        eviction = self._store._eviction
+        if eviction is not None:
+            eviction.make_way(self._store, size)
+
+    def _rolled(self) -> None:
+        if self._compactor is not None:
+            self._compactor.rolled(self._store)
 
     def _reentered(self, what: str) -> StoreError:
         return StoreError(
             errno.EDEADLK,
-            f"{what} from a destructor or signal handler that interrupted a compaction or close of "
+            f"{what} from a destructor or signal handler that interrupted a compaction, eviction or close of "
             "the same store; let the handler leave a note instead, and act on it later",
             self._store.path,
         )
@@ -121,7 +136,8 @@ class Cared:
         bytes in use and allocated. `live_bytes` and `dead_bytes` of records: these are superseded, cleared,
         or say that a key is absent. `compactions` that this handle did in the background, each of some
         segments, and `compaction_error`, the errno of what keeps it from the next one, or 0. Of a cache,
-        `max_bytes`, and `evictions` by this handle. Raises Closed.
+        look-ups by this handle, `hits` and `misses`; by the one that writes `max_bytes`, and its `evictions`.
+        Raises Closed.
         """
         log, index = self._store._open_parts()
         size, dead, _ = compaction.usage(self._store, {})
@@ -138,9 +154,12 @@ class Cared:
             "compactions": compactor.done if compactor else 0,
             "compaction_error": compactor.error if compactor else 0,
         }
+        counted = self._store._counted()
+        if counted is not None:
+            theirs |= {"hits": counted[0], "misses": counted[1]}
         eviction = self._store._eviction
         if eviction is not None:
-            theirs |= eviction.figures()
+            theirs |= eviction.figures(self._store)
         return {**ours, **{name: int(told[name]) for name in names}, **theirs, **index.figures()}
 
     def verify(

@@ -6,6 +6,17 @@ from mmaplog.format cimport Record
 from mmaplog.segment_set cimport SegmentSet
 
 
+cdef struct Tally:
+    # What somebody found who looked at the records that a clear is of.
+    uint64_t keys               # present by one of them
+    uint64_t slot               # where they all are, ...
+    uint64_t dead               # ... and their bytes
+    const void *index           # by this one, ...
+    uint64_t generation         # ... of segments as they were then, ...
+    uint64_t seq                # ... and holds if this is the next number
+    bint holds
+
+
 cdef uint64_t bound_of(const Record *record) noexcept nogil
 cdef bint is_clear(const Record *record, const PayloadHeader *payload) noexcept nogil
 cdef uint64_t count_left(

@@ -6,7 +6,7 @@ from libc.string cimport memcpy, memset
 
 from mmapio cimport _fault
 from mmapio cimport _memory as memory
-from mmapkv.clearance cimport count_left
+from mmapkv.clearance cimport Tally, count_left
 from mmapkv.format cimport (
     BUCKETS,
     CLEAR_SIZE,
@@ -26,7 +26,7 @@ from mmapkv.format cimport (
 )
 from mmapkv.index cimport OUTGROWN, Hit, Index
 from mmapkv.moment cimport read_moment, store_clear
-from mmapkv.writer cimport StoreWriter
+from mmapkv.writer cimport NEVER_DUE, StoreWriter
 from mmaplog.appender cimport record_size
 from mmaplog.log cimport Log
 
@@ -39,11 +39,15 @@ cdef uint64_t PIECE = 64
 
 def clear(StoreWriter store not None, bint durable):
     """Delete every key: what :meth:`mmapkv.KVStore.clear` does."""
-    write_clear(store, True, 0, durable)
+    write_clear(store, True, 0, durable, NULL)
+    # Of a cache, what is superfluous now is looked at before anything is put.
+    if store.due != NEVER_DUE:
+        store.due = 0
 
 
-cdef int write_clear(StoreWriter store, bint everything, uint64_t below, bint durable) except -1:
-    # Deletes what was last written below number `below`, or `everything`. Nothing is written where nothing would change.
+cdef int write_clear(StoreWriter store, bint everything, uint64_t below, bint durable, const Tally *tally) except -1:
+    # Deletes what was last written below number `below`, or `everything`. Nothing is written where nothing would change. `tally` says how much
+    # that is, as far as somebody looked; or is NULL.
     cdef Log log = store.log
     cdef Index index
     cdef uint64_t seq, count, cleared, size = record_size(CLEAR_PAYLOAD_SIZE, False)
@@ -71,7 +75,12 @@ cdef int write_clear(StoreWriter store, bint everything, uint64_t below, bint du
             if everything:
                 below = log.seq
             # The last that can fail.
-            count = count_left(index, log.segments, below, log.seq, store.tail_slot, log.end + size, size)
+            if tally != NULL and is_right(tally, index, log):
+                index.add_dead(store.tail_slot, size)
+                index.add_dead(tally.slot, tally.dead)
+                count -= tally.keys
+            else:
+                count = count_left(index, log.segments, below, log.seq, store.tail_slot, log.end + size, size)
             lay_out_clear(log.begin(CLEAR_PAYLOAD_SIZE), below)
             log.commit(CLEAR_PAYLOAD_SIZE)
             # Committed. Until it is published, readers go by what was cleared before.
@@ -87,6 +96,12 @@ cdef int write_clear(StoreWriter store, bint everything, uint64_t below, bint du
             log.give_tail()
     log.flush_if_due(durable)
     return 0
+
+
+cdef bint is_right(const Tally *tally, Index index, Log log) noexcept:
+    # Whether nothing has changed since.
+    return (tally.holds and tally.index == <void *>index and tally.seq == log.seq and index.state.moving == 0
+            and tally.generation == log.segments.generation_now() and (tally.dead == 0 or tally.slot != SLOTS))
 
 
 cdef void lay_out_clear(char *payload, uint64_t below) noexcept nogil:

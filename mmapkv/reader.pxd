@@ -17,6 +17,9 @@ cdef class StoreReader:
     cdef uint64_t settled       # how often something stood in the way of a look-up, and pointers found before may be stale
     cdef uint64_t seen          # every record below this number is known to be visible
     cdef Marks marks            # of a cache, or None
+    cdef bint counting          # it is a cache: ...
+    cdef uint64_t hits          # ... look-ups by this handle that found something, ...
+    cdef uint64_t misses        # ... and those that did not
     cdef uint64_t tail_id       # for the writer: the log segment that its `tail_slot` stands for; 0 before the first write
     cdef object __weakref__
 
@@ -25,6 +28,8 @@ cdef class StoreReader:
     cdef int check_faults(self) except -1
     @cython.final
     cdef int look(self, const char *key, uint64_t key_size, Hit *hit) except -1
+    @cython.final
+    cdef void note_hit(self, uint64_t slot, uint64_t offset) noexcept
     cdef bint admit(self, Index index, Hit *hit) except -1
     cdef bint step_down(self, Index index, uint64_t stop, uint64_t cleared, bint held, Hit *hit) except -1
     cdef int settle(self, Index index, Outcome outcome, Hit *hit, bint held=*) except -1

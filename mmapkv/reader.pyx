@@ -169,14 +169,21 @@ cdef class StoreReader:
             if _fault.faults() != self.faults:
                 self.check_faults()
             if outcome == PRESENT:
-                if not self.admit(index, hit):
-                    return 0
-                if self.marks is not None:
-                    self.marks.note(hit.slot, hit.offset)
-                return 1
+                if self.admit(index, hit):
+                    if self.counting:
+                        self.note_hit(hit.slot, hit.offset)
+                    return 1
+                outcome = ABSENT
             if outcome == ABSENT:
+                self.misses += self.counting
                 return 0
             self.settle(index, outcome, hit)
+
+    cdef void note_hit(self, uint64_t slot, uint64_t offset) noexcept:
+        # Of a cache: what was found there is wanted.
+        self.hits += 1
+        if self.marks is not None:
+            self.marks.note(slot, offset)
 
     cdef bint admit(self, Index index, Hit *hit) except -1:
         # Whether what was found is a value now; the hit may be changed to an older version. What a commit stores becomes
@@ -264,9 +271,14 @@ cdef class StoreReader:
         self.seen = 0
         self.tail_id = 0
 
-    def _mark(self, Marks marks):
-        # What is read from now on is noted there.
+    def _count(self, Marks marks):
+        # What is read from now on is counted, and noted there, if that is not None.
+        self.counting = True
         self.marks = marks
+
+    def _counted(self):
+        # Look-ups that found something, and those that did not; None where they are not counted.
+        return (self.hits, self.misses) if self.counting else None
 
     def _parts(self):
         return self.log, self.index

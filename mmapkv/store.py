@@ -187,6 +187,7 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         store._caring = 0
         store._pins = Pins(log)
         store._compactor = Compactor(store, borne) if borne else None
+        store._remover = None
         store._eviction = None
         store._views = weakref.WeakValueDictionary()
         store._index_lock = _fork.Lock()
@@ -287,6 +288,7 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
     def _was_cleared(self) -> None:
         if self._compactor is not None:
             self._compactor.cleared(self)
+        self._make_way(0)
 
     def sweep(self) -> int:
         """Delete the keys whose time to live is over, and return how many there were.
@@ -420,7 +422,7 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         log, index = self._parts()
         if index is None:
             return
-        self._stop_compacting(log)
+        self._stop_threads(log)
         if not log.flushes_on_close:
             self._hinter.stop()
             log.close()
@@ -565,14 +567,10 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
             finally:
                 log.unpause()
 
-    def _make_way(self, size: int) -> None:
-        # For a cache.
-        if self._eviction is not None:
-            self._eviction.make_way(size)
-
-    def _rolled(self) -> None:
-        if self._compactor is not None:
-            self._compactor.rolled(self)
+    def _forget(self) -> None:
+        super()._forget()
+        # It keeps files mapped.
+        self._eviction = None
 
     def _begin_writing(self, index: Index) -> None:
         try:

@@ -20,7 +20,7 @@ SUBMITTED_AT, MOMENTS_AT = ACKNOWLEDGED + 1, ACKNOWLEDGED + 2
 
 
 def opened(path: Path) -> KVStore:
-    return KVStore.open(path, flush_policy=FlushPolicy.MANUAL, max_bytes=MAX)
+    return KVStore.open(path, flush_policy=FlushPolicy.MANUAL, segment_bytes=64 << 10, max_bytes=MAX)
 
 
 def key(number: int) -> bytes:
@@ -28,7 +28,7 @@ def key(number: int) -> bytes:
 
 
 def value(number: int) -> bytes:
-    return b"%08d" % number * 60
+    return b"%08d" % number * 200
 
 
 def load(path: Path) -> None:
@@ -37,6 +37,7 @@ def load(path: Path) -> None:
         for each in HOT:
             kv[each] = each * 50
         for number in range(400):
+            kv.get_many(HOT)
             kv[key(number)] = value(number)
 
 
@@ -66,7 +67,7 @@ def findings(path: Path, page: AckPage, lost: tuple[str, ...]) -> list[str]:
     """What is wrong with a cache that was left in the middle: an old value, or a new one that is gone."""
     newest = {key(number): value(number) for number in range(page.acknowledged)}
     pending = page.words[SUBMITTED_AT] - 1
-    last = {key(number) for number in range(page.acknowledged - 100, page.acknowledged)}
+    last = {key(number) for number in range(page.acknowledged - 80, page.acknowledged)}
     for name in lost:
         (path / name).unlink()
     wrong = []
@@ -102,7 +103,7 @@ def test_a_kill_at_any_moment_loses_nothing_that_is_new(tmp_path: Path) -> None:
     moments = session(path, page, None)
     assert moments > 40, "an eviction this short would meet little"
     wrong = []
-    for limit in range(1, moments + 1, 17):
+    for limit in range(1, moments + 1, max(17, moments // 12)):
         shutil.rmtree(path)
         shutil.copytree(loaded, path)
         session(path, page, limit)

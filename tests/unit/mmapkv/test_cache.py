@@ -19,8 +19,8 @@ from tests.unit.mmapio.processes import in_child
 MAX = 512 << 10
 SEGMENT = 64 << 10
 VALUE = b"v" * 400
-# What it is bound to on the disk; the last part for what is waiting to be removed.
-LOG_MAX = MAX // 4 * 7 + (1 << 20)
+# What it is bound to on the disk, with what waits to be removed.
+LOG_MAX = MAX // 8 * 11 + (4 << 20) + 2 * SEGMENT
 # What is kept below the bound, so that puts need not wait.
 SLACK = MAX // 32 + (8 << 10)
 
@@ -29,6 +29,7 @@ def opened(path: Path, eviction: str = "clock", max_bytes: int = MAX) -> KVStore
     return KVStore.open(
         path,
         flush_policy=FlushPolicy.MANUAL,
+        segment_bytes=SEGMENT,
         max_bytes=max_bytes,
         eviction=eviction,  # type: ignore[arg-type]
     )
@@ -50,18 +51,18 @@ def key(number: int) -> bytes:
 def test_it_keeps_within_its_bound(tmp_path: Path) -> None:
     path = tmp_path / "kv"
     with opened(path) as kv:
-        for number in range(6000):
+        for number in range(25000):
             kv[key(number)] = VALUE
-            if number % 50 == 0:
+            if number % 100 == 0:
                 told = kv.stats()
                 assert told["live_bytes"] <= MAX
                 assert on_disk(path) <= LOG_MAX
         told = kv.stats()
         assert told["max_bytes"] == MAX
         assert told["live_bytes"] > MAX - 2 * SLACK, "it lets go of no more than it must"
-        assert told["evictions"] == 6000 - len(kv)
+        assert told["evictions"] == 25000 - len(kv)
         # The oldest are gone, and nothing but them.
-        assert list(kv) == [key(number) for number in range(6000 - len(kv), 6000)]
+        assert list(kv) == [key(number) for number in range(25000 - len(kv), 25000)]
         assert kv.get(key(0)) is None
         assert kv.verify().damages == ()
         assert kv.verify().live_bytes == told["live_bytes"]
@@ -75,7 +76,7 @@ def test_what_overwrites_needs_no_room(tmp_path: Path) -> None:
     with opened(path) as kv:
         for number in range(700):
             expected[key(number)] = kv[key(number)] = VALUE
-        for turn in range(8000):
+        for turn in range(20000):
             expected[key(turn % 37)] = kv[key(turn % 37)] = VALUE + b"%d" % turn
             if turn % 100 == 0:
                 assert on_disk(path) <= LOG_MAX
