@@ -493,7 +493,7 @@ cdef class Appender(TailHolder):
             left.end = end
             if self.append_mutex is None:
                 self.unsynced.append(left)
-                if need and left.limit > end + FIRST_ALLOCATION:
+                if need:
                     # Memory that was abandoned may be in use for ever; else nobody has any behind the end.
                     with suppress(OSError):
                         left.shrink(end)

@@ -1,8 +1,10 @@
-from typing import Self
+from typing import Final, Self
 from uuid import UUID
 
 from mmapio._os import Descriptor
 from mmaplog.segment import Segment
+
+TEMPORARY_SUFFIX: Final = ".tmp"
 
 class Draft:
     @property

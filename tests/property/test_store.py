@@ -281,7 +281,7 @@ class StoreAgainstDict(RuleBasedStateMachine):
     @rule(steps=st.integers(1, 5))
     def compact_by_steps(self, steps: int) -> None:
         """As a thread does that was woken."""
-        compactor = Compactor(self.kv, automatic=False)
+        compactor = Compactor(self.kv, 0.0)
         while steps and compactor._work():
             steps -= 1
 

@@ -250,7 +250,7 @@ class StoreSession:
             compaction.step(self.kv, self.kv._pins, self._choose, None)
             return
         if self.compactor is None:
-            self.compactor = Compactor(self.kv, automatic=False)
+            self.compactor = Compactor(self.kv, 0.0)
         for _ in range(self.rng.randrange(STEPS_MAX)):
             if not self.compactor._work():
                 break

@@ -23,7 +23,7 @@ KEYS = [b"key %d" % number for number in range(150)]
 
 def opened(path: Path) -> KVStore:
     """A writer whose segments are as small as can be."""
-    return KVStore.open(path, flush_policy=FlushPolicy.MANUAL, segment_bytes=SEGMENT)
+    return KVStore.open(path, flush_policy=FlushPolicy.MANUAL, segment_bytes=SEGMENT, compaction=False)
 
 
 def segment_bytes(path: Path) -> int:

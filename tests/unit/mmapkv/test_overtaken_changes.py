@@ -272,7 +272,7 @@ def test_a_copy_is_right_or_told_so(tmp_path: Path, seed: int) -> None:
     with opened(tmp_path / "kv") as kv, opened(tmp_path / "kv", "r") as reader:
         copies = [Copy() for _ in range(6)]
         # What it does of its own accord, done here.
-        thread = Compactor(kv, automatic=False)
+        thread = Compactor(kv, 0.0)
         for _ in range(60):
             for _ in range(chance.randrange(60)):
                 key, kind = chance.choice(keys), chance.randrange(100)
