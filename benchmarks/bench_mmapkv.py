@@ -74,6 +74,7 @@ SUITE = Suite(
         _limit("commit", 900),
         # As in batches of a thousand.
         _limit("put-all", 900),
+        Limit("put-tail", SUBJECT, 1e6, key_count=10 * MILLION, unit="us", unit_size=1e3),
         _ratio("processes", SUBJECT, 1.7, "one process: kv[k]"),
         _limit("open", 2e6, "ms", 1e6),
         _limit("reopen", 20e6, "ms", 1e6),

@@ -12,7 +12,7 @@ them that has just read or computed them. `--layout` changes either.
 
 from __future__ import annotations
 
-from .change_workloads import Commit, Delete, Durable, Overwrite, Put, PutAll, PutMany
+from .change_workloads import Commit, Delete, Durable, Overwrite, Put, PutAll, PutMany, PutTail
 from .lookup_workloads import Get, GetMany, GetManyInto, Miss, Scan
 from .opening_workloads import Disk, Open, Rebuild, RebuildFromHints, Reopen
 from .process_workloads import Processes
@@ -24,7 +24,7 @@ WORKLOADS: dict[str, type[Workload]] = {
     workload.name: workload
     for workload in (
         Get, GetMany, GetManyInto, Miss, Scan, Processes, Open, Disk, Reopen, RebuildFromHints, Rebuild,
-        Put, Overwrite, Delete, PutMany, PutAll, Durable, Commit, Space, Churn,
+        Put, Overwrite, Delete, PutMany, PutAll, PutTail, Durable, Commit, Space, Churn,
         YcsbA, YcsbB, YcsbC, YcsbF, YcsbD, YcsbE,
     )
 }  # fmt: skip

@@ -50,6 +50,7 @@ class MmapkvStore(Rival):
         "delete": {Form.OPERATOR: "del kv[k]"},
         "put-many": {Form.CALL: "kv.put_many(pairs)"},
         "put-all": {Form.CALL: "kv.put_many(pairs)"},
+        "put-tail": {Form.CALL: "kv.put(k, v)"},
         "durable": {Form.CALL: "kv.put(k, v, durable=True)"},
         "commit": {Form.CALL: "kv.put_many(pairs, durable=True)"},
         "space": {Form.CALL: "all files, at most"},
@@ -178,6 +179,7 @@ class MmapkvUncompactedStore(MmapkvStore):
     options: ClassVar[dict[str, Any]] = {"compaction": False}
     spellings: ClassVar[Spellings] = {
         "put": {Form.OPERATOR: "kv[k] = v"},
+        "put-tail": {Form.CALL: "kv.put(k, v)"},
         "overwrite": {Form.OPERATOR: "kv[k] = v"},
         "delete": {Form.OPERATOR: "del kv[k]"},
         "space": {Form.CALL: "all files, at most"},
