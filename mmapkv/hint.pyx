@@ -346,10 +346,12 @@ cdef bint write_number(Numbers *to, uint64_t number) noexcept nogil:
 cdef const uint8_t *read_number(const uint8_t *at, const uint8_t *stop, uint64_t *number) noexcept nogil:
     # What follows it; NULL when it is cut off, or has more than 63 bits.
     cdef uint64_t shift = 0, found = 0
+    cdef uint8_t byte
     while at < stop and shift < 63:
-        found |= <uint64_t>(at[0] & 0x7F) << shift
+        byte = at[0]
+        found |= <uint64_t>(byte & 0x7F) << shift
         at += 1
-        if at[-1] < 0x80:
+        if byte < 0x80:
             number[0] = found
             return at
         shift += 7
