@@ -139,11 +139,12 @@ class OrderedKeys:
         if records != stop - position and position < log.segments.manifest.swept:
             return False
         known = set(self._keys) if MANY * len(present) > len(self._keys) else self._keys
-        self._keys.update([key for key, there in present.items() if there and key not in known])
+        # With those that came and went: a snapshot may be from between.
+        self._keys.update([key for key in present if key not in known])
         for key, there in present.items():
             if there:
                 self._gone.discard(key)
-            elif key in known:
+            else:
                 self._gone.add(key)
         return True
 
