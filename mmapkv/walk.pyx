@@ -57,6 +57,7 @@ cdef class Walk:
     cdef object pin             # keeps compaction from removing what is still to come, or None
     cdef list segments          # that the steps point into
     cdef uint64_t faults        # of this process, when the segments were last found without
+    cdef bint ended             # whether it has told that nothing is to come
     cdef object error           # what came after the steps, to be raised after them
     cdef uint64_t block         # how many to read next
     cdef uint64_t count         # of steps
@@ -84,11 +85,13 @@ cdef class Walk:
                     error, self.error = self.error, None
                     raise error
                 if self.replay.seq >= self.stop:
-                    if self.pin is not None:
-                        self.pin = None
-                    elif self.store.index is not None and self.store.index.horizon > self.stop:
+                    if (not self.ended and self.pin is None
+                            and self.store.index is not None and self.store.index.horizon > self.stop):
                         raise SnapshotTooOld(
                             f"compaction has removed what was current before record {self.stop}; begin anew", self.store._path)
+                    # From now on nothing holds up compaction for it, nor can be too old for it.
+                    self.ended = True
+                    self.pin = None
                     raise StopIteration
                 self.read_block()
                 continue
