@@ -78,7 +78,15 @@ cdef class Frozen:
         self.over = True
         return was_open
 
+    def _counts(self, key):
+        # Whether `len` counts this key: present then, its time to live over or not.
+        cdef Hit hit
+        return self.find(as_bytes(key, "key"), &hit)
+
     cdef bint look(self, bytes key, Hit *hit) except -1:
+        return self.find(key, hit) and (hit.expires == 0 or hit.expires > self.now)
+
+    cdef bint find(self, bytes key, Hit *hit) except -1:
         cdef const char *start = PyBytes_AS_STRING(key)
         cdef uint64_t size = PyBytes_GET_SIZE(key)
         cdef StoreReader store = self.store
@@ -94,8 +102,7 @@ cdef class Frozen:
             if _fault.faults() != store.faults:
                 store.check_faults()
             if outcome == PRESENT:
-                return (store.step_down(index, self.stop, self.cleared, self.held, hit) and not hit.deleted
-                        and (hit.expires == 0 or hit.expires > self.now))
+                return store.step_down(index, self.stop, self.cleared, self.held, hit) and not hit.deleted
             if outcome == ABSENT:
                 return False
             store.settle(index, outcome, hit)

@@ -115,7 +115,8 @@ class Transaction(Scanned, MutableMapping[bytes, bytes]):
             return sum(value is not None for value in self._changes.values())
         count = len(self._before)
         for key, value in self._changes.items():
-            count += (value is not None) - (key in self._before)
+            # As in the commit: what has expired is replaced by a put, while there is nothing to delete.
+            count += 1 - self._before._counts(key) if value is not None else -(key in self._before)
         return count
 
     def keys(self) -> KeysView[bytes]:

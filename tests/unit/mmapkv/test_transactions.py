@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -339,3 +340,34 @@ def test_one_that_clears_a_shared_store(tmp_path: Path) -> None:
         for each in (one, two):
             assert agreeing(each) == {b"a": b"5", b"c": b"3"}
         assert not one.verify().damages
+
+
+def test_what_has_expired_counts_once_when_it_is_put_again(kv: KVStore) -> None:
+    """The store counts it until it is swept, or replaced as here; a deletion has nothing to delete."""
+    kv.put_many({"e": "1", "f": "1", "g": "1"}, ttl=0.001)
+    time.sleep(0.002)
+    with kv.transaction() as tx:
+        tx["e"] = "2"
+        tx["f"] = "2"
+        del tx["f"]
+        with pytest.raises(KeyError):
+            del tx["g"]
+        # The last two count on, in here as afterwards.
+        assert list(tx) == [b"a", b"b", b"c", b"e"]
+        assert len(tx) == 6
+    assert len(kv) == 6
+    assert kv.sweep() == 2
+    assert len(kv) == 4
+
+
+def test_what_has_a_time_to_live_counts_like_the_rest(kv: KVStore) -> None:
+    """As long as that is not over."""
+    kv.put_many({"e": "1", "f": "1"}, ttl=60)
+    with kv.transaction() as tx:
+        tx["e"] = "2"
+        del tx["f"]
+        assert len(tx) == len(list(tx)) == 4
+        tx["f"] = "3"
+        assert len(tx) == len(list(tx)) == 5
+        del tx["e"]
+        assert len(tx) == len(list(tx)) == 4
