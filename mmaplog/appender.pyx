@@ -494,9 +494,8 @@ cdef class Appender(TailHolder):
             if self.append_mutex is None:
                 self.unsynced.append(left)
                 if need:
-                    # Memory that was abandoned may be in use for ever; else nobody has any behind the end.
-                    with suppress(OSError):
-                        left.shrink(end)
+                    # Memory that was abandoned may be in use for ever.
+                    left.give_back_behind(end)
             left.release()
         if fast:
             self.make_ready_now()

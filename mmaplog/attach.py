@@ -202,6 +202,9 @@ def _repeat_sync(segments: SegmentSet, control: Control) -> None:
         recovery.repeat_sync(segments, control, control.sync_inflight)
     except FlushFailed as error:
         control.fail_sync(error.errno or errno.EIO)
+    except CorruptionError:
+        # It had failed: the kernel has not even kept what was committed.
+        control.fail_sync(errno.EIO)
 
 
 def _salvage(

@@ -169,10 +169,9 @@ def repeat_sync(SegmentSet segments, Control control, which):
     cdef Segment segment
     found = store_again(segments, control)
     # Before anything is at stake: a file that is missing is no failed sync, nor is a descriptor that cannot be had.
-    for segment in found:
-        segment.handle()
-    for segment in found:
-        segment.sync()
+    opened = [(segment, (<Segment>segment).handle()) for segment in found]
+    for segment, file in opened:
+        segment.sync_through(file)
     # Its entries cannot be stored again. A file system that could not write its journal refuses this, too.
     try:
         system.sync(segments.directory)

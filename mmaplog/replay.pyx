@@ -105,7 +105,7 @@ cdef class Replay:
         if not self.followed:
             self.boundary = self.stop
         # The writer may have grown the file since it was mapped here.
-        self.segment.refresh()
+        self.segment.follow_growth()
         if self.followed:
             self.segment.settled = True
             if self.stop - self.seq >= SCAN_LEAST:
@@ -127,7 +127,7 @@ cdef class Replay:
                 self.go_to(seq)
             elif not self.followed:
                 if self.segment.id == tail_id:
-                    self.segment.refresh()
+                    self.segment.follow_growth()
                     self.boundary = stop
                 else:
                     self.look_ahead()
@@ -212,7 +212,7 @@ cdef class Replay:
             committed = self.segments.control.committed().seq
             if self.seq >= committed:
                 raise TooOld(f"record {self.seq} was truncated; the log ends before {committed}", self.segments.path)
-            self.segment.refresh()
+            self.segment.follow_growth()
         # Perhaps it is the next segment that is not what its name says.
         self.segments.following(self.segment, self.tail_id)
         self.segments.deny_truncated(self.seq)

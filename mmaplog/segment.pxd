@@ -35,11 +35,15 @@ cdef class Segment:
     cdef void end_scan(self) noexcept
     cdef int expect(self, uint64_t start, uint64_t count) except -1
     cdef int refresh(self) except -1
+    cdef int follow_growth(self) except -1
     cdef int sync(self) except -1
+    cdef int sync_through(self, MappedFile file) except -1
     cdef int store_again(self, uint64_t start, uint64_t stop) except -1
     cdef int grow(self, uint64_t size) except -1
     cdef int grow_or_just_enough(self, uint64_t size, uint64_t least) except -1
     cdef int shrink(self, uint64_t end) except -1
+
+    cdef int give_back_behind(self, uint64_t end) except -1
 
     cdef bint load_mark(self, DurableMark *out) noexcept
     cdef bint load_footer(self, Footer *out) noexcept

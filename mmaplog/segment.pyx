@@ -112,13 +112,26 @@ cdef class Segment:
                 if not self.load_footer(&footer):
                     raise
                 size = footer.end
+            if self.settled:
+                # Made shorter meanwhile, by its writer who has gone on.
+                return 0
             # Never down: of a file that was cut, reads and syncs find out.
             self.limit = max(self.limit, min(size, self.capacity))
         return 0
 
+    cdef int follow_growth(self) except -1:
+        # For who reads: one that was truncated does not grow any more, and says so by the records that it lacks.
+        try:
+            self.refresh()
+        except FileNotFoundError:
+            pass
+        return 0
+
     cdef int sync(self) except -1:
+        return self.sync_through(self.handle())
+
+    cdef int sync_through(self, MappedFile file) except -1:
         # What was cut off behind everybody's back is not there to be synced.
-        cdef MappedFile file = self.handle()
         file.sync_all()
         if file.learn_length() < self.limit:
             self.region.fail()
@@ -164,12 +177,25 @@ cdef class Segment:
         cdef MappedFile file = self.handle()
         cdef uint64_t size = ((end + _vm.PAGE - 1) & ~<uint64_t>(_vm.PAGE - 1)) + _vm.PAGE
         if size < self.limit and file.learn_length() >= self.limit:
-            # First, for a sync in another thread takes a file that is shorter than that for one that was cut.
+            # First, for a sync in another thread takes a file that is shorter than that for one that was cut; nor is its length to be
+            # learnt just before.
+            self.settled = True
             self.limit = size
             try:
                 file.resize(size)
             finally:
                 self.limit = min(file.length, self.capacity)
+        return 0
+
+    cdef int give_back_behind(self, uint64_t end) except -1:
+        # The blocks behind the last record of one that is rolled past. The length stays, for whoever has it mapped: an index may hold
+        # hints that lead there.
+        cdef uint64_t start = (end + _vm.PAGE - 1) & ~<uint64_t>(_vm.PAGE - 1)
+        if start < self.limit:
+            try:
+                system.punch_hole(self.handle().descriptor, start, self.limit - start)
+            except OSError:
+                pass  # They go with the file.
         return 0
 
     cdef bint load_mark(self, DurableMark *out) noexcept:

@@ -272,10 +272,12 @@ cdef class Syncer:
                 self.check_faults()
             self.bytes_pending = self.writes_pending = 0
             return
-        # Before anything is at stake: a file that is missing is no failed sync, nor is a descriptor that cannot be had.
+        # Before anything is at stake: a file that is missing is no failed sync, nor is a descriptor that cannot be had. Held on to, for
+        # who rolls meanwhile lets go of them.
+        opened = []
         for segment in list(self.unsynced):
             try:
-                segment.handle()
+                opened.append((segment, segment.handle()))
             except FileNotFoundError:
                 # Rolled past when it was durable, and truncated since.
                 self.segments.relist()
@@ -285,15 +287,13 @@ cdef class Syncer:
         # One without records may be gone already, for a larger one.
         cdef bint holds_some = last.base_seq < target.seq
         if holds_some:
-            last.handle()
+            opened.append((last, last.handle()))
         before, self.unsynced = self.unsynced, []
         names, self.names_unsynced = self.names_unsynced, False
         self.control.begin_sync(SYNCING)
         try:
-            for segment in before:
-                segment.sync()
-            if holds_some:
-                last.sync()
+            for segment, file in opened:
+                segment.sync_through(file)
             if names:
                 system.sync(self.directory)
             # A sync of what is left of a file succeeds.

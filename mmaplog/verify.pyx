@@ -69,7 +69,7 @@ def verify(SegmentSet segments, uint64_t first, uint64_t committed, progress=Non
         count += 1
         following = segments.following(segment, 0)
         boundary = following.base_seq if following is not None else committed
-        segment.refresh()
+        segment.follow_growth()
         check_footer(segment, following, boundary, damages)
         records += walk(segment, first, boundary, committed, &size, damages, progress)
         segment.region.check()

@@ -96,3 +96,18 @@ def test_reading_a_segment_that_was_replaced_a_moment_ago(tmp_path: Path) -> Non
         assert bytes(next(entries).payload) == everything[0]
         second.unlink()
         assert [bytes(entry.payload) for entry in entries] == everything[1:]
+
+
+def test_following_out_of_a_segment_that_was_removed_before_it_was_sealed(tmp_path: Path) -> None:
+    """Rolled past when all of it was durable, it has no footer to tell how long it was."""
+    path = tmp_path / "log"
+    with Log.open(path, segment_bytes=1 << 20, flush_policy=FlushPolicy.NEVER) as log:
+        log.append(b"x" * 1000)
+        with Log.open(path, "r") as reader:
+            follower = reader.follow(0, timeout=0)
+            assert next(follower).seq == 0
+            log.flush()
+            log.append(b"y" * (1 << 20))
+            log.truncate_before(1)
+            assert len(segment_paths(path)) == 1
+            assert [entry.seq for entry in follower] == [1]
