@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 #: A cache is evicted by the piece; below this there would be too few of them.
 MAX_BYTES_LEAST = 256 << 10
+#: More an index cannot lead to: 16,384 segments of a gibibyte.
+MAX_BYTES_MOST = 1 << 44
 #: The log's files are so small a part of it: what was evicted goes file by file.
 SEGMENT_PART = 16
 SEGMENT_BYTES_LEAST = 1 << 20
@@ -26,8 +28,8 @@ def checked_bound(max_bytes: SupportsIndex | None, eviction: str, mode: str, *, 
     if max_bytes is None:
         return 0
     bound = operator.index(max_bytes)
-    if bound < MAX_BYTES_LEAST:
-        raise ValueError(f"a cache has max_bytes={MAX_BYTES_LEAST} at least, not {bound}")
+    if not MAX_BYTES_LEAST <= bound <= MAX_BYTES_MOST:
+        raise ValueError(f"a cache has max_bytes={MAX_BYTES_LEAST} to {MAX_BYTES_MOST}, not {bound}")
     if mode == "r":
         raise ValueError("max_bytes is for who writes; a reader evicts nothing")
     if shared:

@@ -219,7 +219,13 @@ class Compactor:
             self._halted()
             if self._all:
                 self._all = False
-                self.done += compaction.compact(store, store._pins, self._halted).segments_written
+                try:
+                    all_done = compaction.compact(store, store._pins, self._halted)
+                except BaseException:
+                    # Still to be done, should there be another time.
+                    self._all = True
+                    raise
+                self.done += all_done.segments_written
                 hints.sweep(store._log)
                 return True
             limits, _, _ = self._look(store)

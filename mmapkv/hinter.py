@@ -40,6 +40,8 @@ class Hinter:
         calls = self._calls
         self._store = weakref.ref(store, lambda _: calls.put(None))
         self._thread: threading.Thread | None = None
+        # Empty once somebody has started the thread, or is about to.
+        self._unstarted = [None]
         self._ended = False
         self._pid = os.getpid()
         self._making = _fork.Lock()
@@ -50,15 +52,21 @@ class Hinter:
         """Another segment is written to now. For the native half."""
         if not self._threaded or self._ended:
             return
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="mmapkv-hinter", daemon=True)
-            try:
-                self._thread.start()
-            except RuntimeError:
-                # There are too many, or the interpreter is about to end.
-                self._thread = None
-                return
         self._calls.put(None)
+        with suppress(IndexError):
+            # Several threads may write.
+            self._unstarted.pop()
+            self._start()
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._run, name="mmapkv-hinter", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            # There are too many, or the interpreter is about to end.
+            self._unstarted.append(None)
+        else:
+            self._thread = thread
 
     def flushed(self, log: Log, index: Index) -> None:
         """What was filled may be sealed now."""

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import weakref
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,8 @@ class Remover:
 
         self._store = weakref.ref(store, is_gone)
         self._thread: threading.Thread | None = None
+        # Empty once somebody has started the thread, or is about to.
+        self._unstarted = [None]
         # Whether there is something to do; whether it is to end, or has.
         self._busy = False
         self._ending = False
@@ -62,17 +65,24 @@ class Remover:
         if self._ending:
             return False
         self._busy = True
-        if self._thread is None:
-            thread = threading.Thread(target=_run, args=(self,), name="mmapkv-remover", daemon=True)
-            try:
-                thread.start()
-            except RuntimeError:
-                # None to be had, or the interpreter is about to end: at the next segment perhaps.
-                self._busy = False
-                return False
-            self._thread = thread
-            _running.add(self)
         self._told.put(None)
+        with suppress(IndexError):
+            # Several threads may write.
+            self._unstarted.pop()
+            return self._start()
+        return True
+
+    def _start(self) -> bool:
+        thread = threading.Thread(target=_run, args=(self,), name="mmapkv-remover", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            # None to be had, or the interpreter is about to end: at the next segment perhaps.
+            self._busy = False
+            self._unstarted.append(None)
+            return False
+        self._thread = thread
+        _running.add(self)
         return True
 
     def wait(self, store: KVStore) -> None:

@@ -369,3 +369,34 @@ def test_a_destructor_may_put_while_something_is_removed(
         fill(kv, number, 2 << 20)
         assert kv.stats()["live_bytes"] <= MAX
         assert kv.verify().damages == ()
+
+
+@pytest.mark.parametrize("bound", [1, (256 << 10) - 1, (1 << 44) + 1, (1 << 63) - 1, 1 << 70])
+def test_a_bound_that_is_none(tmp_path: Path, bound: int) -> None:
+    """Told with the numbers, before anything is made."""
+    with pytest.raises(ValueError, match=f"262144 to 17592186044416, not {bound}"):
+        KVStore.open(tmp_path / "kv", max_bytes=bound)
+    assert not (tmp_path / "kv").exists()
+
+
+def test_several_writers_have_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To start one takes a while, in which others find that there is none."""
+    real = threading.Thread.start
+    started: list[threading.Thread] = []
+    others: list[threading.Thread] = []
+
+    def start(thread: threading.Thread) -> None:
+        if thread.name == "mmapkv-remover":
+            started.append(thread)
+            if len(started) == 1:
+                others.append(threading.Thread(target=remover.wake))
+                real(others[0])
+                others[0].join(PATIENCE_SECONDS)
+        real(thread)
+
+    with opened(tmp_path / "kv") as kv:
+        assert kv._remover is not None
+        remover = kv._remover
+        monkeypatch.setattr(threading.Thread, "start", start)
+        assert remover.wake()
+        assert len(started) == 1

@@ -495,3 +495,25 @@ def test_a_signal_handler_may_write_and_close(tmp_path: Path, monkeypatch: pytes
         signal.signal(signal.SIGUSR1, before)
     monkeypatch.undo()
     assert contents(tmp_path / "kv")[b"from the handler"] == b"1"
+
+
+def test_what_was_asked_for_is_done_when_the_disk_has_room_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that can go, and not only what is worth it."""
+    monkeypatch.setattr(compactor, "RETRY_SECONDS", 0.01)
+    real, calls = compaction.compact, []
+
+    def compact(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise OSError(errno.ENOSPC, "no room")
+        return real(*arguments)
+
+    monkeypatch.setattr(compaction, "compact", compact)
+    with opened(tmp_path / "kv", compaction=False) as kv:
+        for number in range(1500):
+            kv[b"%d" % (number % 750)] = b"v" * 500
+        kv.compact(background=True)
+        until(lambda: kv.stats()["dead_bytes"] == 0)
+        assert len(calls) == 2
