@@ -78,6 +78,8 @@ cdef class BulkWriter(StoreUpdater):
     def delete_many(self, keys, /, *, bint durable=False):
         """Remove many keys, all of them or none, and return how many were there. Costs less than single deletions, and memory as put_many does."""
         cdef Batch batch = batch_of(self, durable)
+        if isinstance(keys, str):
+            raise TypeError(f"delete_many takes an iterable of keys, and {keys!r} is one key: pass [{keys!r}]")
         for key in keys:
             key = as_bytes(key, "key")
             # What cannot be stored is absent.
@@ -102,6 +104,8 @@ cdef class BulkWriter(StoreUpdater):
     def _commit(self, Batch batch not None, list reads=None, uint64_t stop=NEVER, bint alone=False, uint64_t cleared=NEVER, bint clears=False):
         # For a transaction that saw the records in [`cleared`, `stop`): Conflict when one of the keys in `reads`, or one that it changes, has
         # a newer one, or was cleared since; with `alone`, when there is any newer one. With `clears` as well, all that there was goes.
+        # Another thread may be about to add to it, and the GIL is let go of.
+        batch.over = True
         return self.commit_batch(batch, batch.durable, reads, stop, alone, cleared, clears)
 
     cdef uint64_t commit_batch(

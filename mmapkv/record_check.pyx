@@ -130,6 +130,16 @@ cdef class RecordCheck:
         self.replay = self.log.replay(bases[0], self.stop)
         return True
 
+    def skip_removed(self):
+        """Go on with what is left, where the beginning left the log since `seq` was come to; False when nothing is."""
+        cdef uint64_t start = max(self.replay.seq, <uint64_t>self.log.first_seq)
+        # Of these numbers nothing is known to be missing.
+        self.incomplete = True
+        if start >= self.stop:
+            return False
+        self.replay = self.log.replay(start, self.stop)
+        return True
+
     cdef int look_at(self, Record *record) except -1:
         cdef PayloadHeader payload
         cdef const char *key

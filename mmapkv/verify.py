@@ -13,7 +13,7 @@ from mmapkv.index import Index
 from mmapkv.index_check import IndexCheck
 from mmapkv.pins import Pins
 from mmapkv.record_check import RecordCheck, Replaced
-from mmaplog.errors import CorruptionError, FormatError
+from mmaplog.errors import CorruptionError, FormatError, TooOld
 from mmaplog.log import DEFAULT_SEGMENT_BYTES, Log, open_log
 
 if TYPE_CHECKING:
@@ -146,6 +146,11 @@ def _check_beside_others(
                 found = _check(at, full, progress)
             except Replaced:
                 continue
+            except TooOld:
+                # So had what the log's own look had come to.
+                if attempt == ATTEMPTS_MAX:
+                    raise
+                continue
             undisturbed = settled and at.settled and at.log.control.generation == generation
             if not found.damages or undisturbed or attempt == ATTEMPTS_MAX:
                 return found
@@ -243,6 +248,10 @@ def _check_records(
         while True:
             try:
                 if not check.step():
+                    break
+            except TooOld:
+                # It had been cleared: nobody needs to have it in order.
+                if not check.skip_removed():
                     break
             except (CorruptionError, FormatError) as error:
                 if sound:

@@ -379,3 +379,23 @@ def test_a_destructor_that_writes_between(tmp_path: Path) -> None:
         }
         assert sum(not key.startswith(b"died") for key in model) == 3000
         assert check_store(path) == model
+
+
+def test_nothing_is_added_to_a_batch_that_is_being_committed(tmp_path: Path) -> None:
+    """Another thread may be about to; a commit lets go of the GIL."""
+    with opened(tmp_path / "kv") as kv:
+        batch = kv.batch()
+        batch["a"] = "1"
+        kv._commit(batch)
+        with pytest.raises(StoreError, match="the batch has ended"):
+            batch["b"] = "2"
+        assert dict(kv) == {b"a": b"1"}
+
+
+def test_one_key_is_not_many(tmp_path: Path) -> None:
+    """Its characters would be deleted, and bytes are refused by what they are made of."""
+    with opened(tmp_path / "kv") as kv:
+        kv.update({"a": "1", "b": "2", "ab": "3"})
+        with pytest.raises(TypeError, match=r"pass \['ab'\]"):
+            kv.delete_many("ab")
+        assert len(kv) == 3

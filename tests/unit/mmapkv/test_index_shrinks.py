@@ -100,3 +100,17 @@ def test_every_process_has_the_new_one(tmp_path: Path) -> None:
         assert kv[b"new"] == b"1"
         assert len(agreeing(kv)) == len(agreeing(other)) == LEFT + 1
         assert kv.verify().damages == ()
+
+
+def test_it_is_made_once_for_what_a_snapshot_holds(tmp_path: Path) -> None:
+    """Deletions that have to stay take their room in the new one, too."""
+    with opened(tmp_path / "kv") as kv:
+        fill(kv)
+        with kv.snapshot():
+            kv.delete_many([b"%d" % number for number in range(LEFT, KEYS)])
+            kv.compact()
+            _, made = kv._open_parts()
+            kv.compact()
+            assert kv._open_parts()[1] is made
+        kv.compact()
+        assert kv.stats()["index_segments"] == 1

@@ -72,3 +72,20 @@ def test_in_the_middle_of_a_compaction(tmp_path: Path, monkeypatch: pytest.Monke
         assert [each.damages for each in found] == [()] * len(found)
         assert len(kv) < COUNT
         assert kv.verify().keys == len(kv)
+
+
+def test_a_cache_that_evicts_meanwhile(tmp_path: Path) -> None:
+    """The beginning of its log goes."""
+    with KVStore.open(tmp_path / "kv", max_bytes=1 << 20) as kv:
+        written = 0
+
+        def put(*_: int) -> None:
+            nonlocal written
+            for number in range(written, written + 2000):
+                kv[b"%d" % number] = b"v" * 300
+            written += 2000
+
+        put()
+        for _ in range(3):
+            assert kv.verify(progress=put).damages == ()
+        assert written > 10_000
