@@ -8,7 +8,6 @@ import random
 import time
 import weakref
 from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, MutableMapping, ValuesView
-from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, Self, SupportsIndex, TypeVar, overload
 
@@ -79,7 +78,8 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
     """
 
     _log: Log
-    _oldest: Iterator[bytes] | None
+    # Where popitem is, or was at last: that it has ended does not make it go back.
+    _oldest: Walk[bytes] | None
     _pins: Pins
     _eviction: Eviction | None
     _flush_policy: FlushPolicy
@@ -260,21 +260,24 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
 
         Emptying a store this way reads its log once.
         """
+        oldest, begin = self._oldest, -1
         while True:
-            oldest = self._oldest
-            if oldest is None and len(self):
-                # Nothing before the point that an exhausted walk reached can come to life again, and what
-                # compaction removes meanwhile has come later by then.
-                self._oldest = self._walk_until(*self._present()[::2], KEYS, 0, None)
-            with suppress(SnapshotTooOld, TooOld):
-                for key in self._oldest or ():
+            try:
+                for key in oldest or ():
                     value = self.pop(key, None)
                     if value is not None:
                         return key, value
-            self._oldest = None
-            if oldest is None:
-                # Read from the beginning; what is counted may all have expired.
-                raise KeyError("popitem: the store is empty")
+                if not len(self) or begin == 0:
+                    # Read from the beginning; what is counted may all have expired.
+                    raise KeyError("popitem: the store is empty")
+                # Nothing before the point that an exhausted walk reached can come to life again, and what
+                # compaction removes meanwhile has come later by then. The next one begins there.
+                begin = oldest.stop if oldest is not None and begin < 0 else 0
+                stop, _, cleared = self._present()
+                oldest = self._oldest = self._walk_until(stop, max(cleared, begin), KEYS, 0, None)
+            except (SnapshotTooOld, TooOld):
+                oldest = self._oldest = None
+                begin = -1
 
     def clear(self, *, durable: bool = False) -> None:
         """Delete every key, in one step for every thread and process. Costs one record.

@@ -13,6 +13,7 @@ EXPIRED: Final = 3
 
 # Generic for type checkers only: the class cannot be subscripted.
 class Walk(Generic[_T_co]):
+    stop: Final[int]
     @overload
     def __init__(
         self: Walk[bytes],

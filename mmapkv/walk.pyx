@@ -51,7 +51,7 @@ cdef class Walk:
 
     cdef StoreReader store
     cdef Replay replay
-    cdef uint64_t stop
+    cdef readonly uint64_t stop
     cdef uint64_t now           # nanoseconds since 1970; 0: whenever a record is come to
     cdef int what
     cdef object pin             # keeps compaction from removing what is still to come, or None
