@@ -136,16 +136,20 @@ from mmaplog import FlushPolicy, Log
 def written():
     lines = pathlib.Path("/proc/self/io").read_text().splitlines()
     return int(dict(line.split(": ") for line in lines)["write_bytes"])
-log = Log.open(arguments[0], flush_policy=FlushPolicy.MANUAL)
-before = written()
-log.append_many([b"x" * 100] * 20000, durable=True)
-many = written() - before
-before = written()
-for _ in range(20):
-    log.append(b"y" * 100, durable=True)
-answer([many, written() - before])
+def attempt(number):
+    log = Log.open(arguments[0] + str(number), flush_policy=FlushPolicy.MANUAL)
+    before = written()
+    log.append_many([b"x" * 100] * 20000, durable=True)
+    many = written() - before
+    before = written()
+    for _ in range(20):
+        log.append(b"y" * 100, durable=True)
+    return many, written() - before
+# The kernel does not take apart what it has in use for a moment.
+answer(list(zip(*map(attempt, range(5)))))
 """
-    many, few = run_python(code, tmp_path / "log")
+    every_many, every_few = run_python(code, tmp_path / "log")
+    many, few = min(every_many), min(every_few)
     if many == 0:
         pytest.skip("this file system is in memory: NOT TESTED what a durable append writes to the device")
     assert many >= 20_000 * 120
