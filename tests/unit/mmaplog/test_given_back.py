@@ -96,9 +96,8 @@ def test_a_roll_gives_back_what_it_leaves_unused(tmp_path: Path) -> None:
             full = sorted(path.glob("*.seg"))[:-1]
             assert len(full) == 2
             for each in full:
-                found = each.stat()
-                assert found.st_size <= 4096 + 35 * 100_016 + 2 * mmap.PAGESIZE
-                assert found.st_blocks * 512 <= found.st_size + 2 * mmap.PAGESIZE
+                # Blocks, and not the length: others may have it mapped.
+                assert each.stat().st_blocks * 512 <= 4096 + 35 * 100_016 + 2 * mmap.PAGESIZE
             assert [bytes(each.payload) for each in reader] == batch * 12
         log.flush()
         assert log.verify().damages == ()
