@@ -41,8 +41,14 @@ def last(directory: Path) -> Path:
 
 
 def overwrite(path: Path, data: bytes, offset: int = 0) -> None:
-    """Write into a file, keeping its inode and length."""
+    """Change bytes of a file, keeping its inode and length.
+
+    What is random there may be just `data`: then something else is written.
+    """
     with path.open("r+b") as file:
+        file.seek(offset)
+        if file.read(len(data)) == data:
+            data = bytes([data[0] ^ 1]) + data[1:]
         file.seek(offset)
         file.write(data)
 
