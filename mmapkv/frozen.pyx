@@ -14,6 +14,7 @@ from mmapkv.reader cimport StoreReader, as_bytes
 from mmaplog.checksum cimport xxh3
 
 from mmapio.errors import Closed
+from mmapkv.errors import SnapshotTooOld
 
 
 def encoded(thing, what):
@@ -102,7 +103,14 @@ cdef class Frozen:
             if _fault.faults() != store.faults:
                 store.check_faults()
             if outcome == PRESENT:
-                return store.step_down(index, self.stop, self.cleared, self.held, hit) and not hit.deleted
+                try:
+                    return store.step_down(index, self.stop, self.cleared, self.held, hit) and not hit.deleted
+                except SnapshotTooOld:
+                    if index.private or not index.retired:
+                        raise
+                # It was replaced while the version was looked for, as by who opens the store after a kill. The new one leads there, too.
+                store._reload_index(index)
+                continue
             if outcome == ABSENT:
                 return False
             store.settle(index, outcome, hit)
