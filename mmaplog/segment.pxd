@@ -42,7 +42,6 @@ cdef class Segment:
     cdef int grow(self, uint64_t size) except -1
     cdef int grow_or_just_enough(self, uint64_t size, uint64_t least) except -1
     cdef int shrink(self, uint64_t end) except -1
-
     cdef int give_back_behind(self, uint64_t end) except -1
 
     cdef bint load_mark(self, DurableMark *out) noexcept
