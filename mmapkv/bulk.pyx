@@ -120,22 +120,9 @@ cdef class BulkWriter(StoreUpdater):
         if self.due != NEVER_DUE:
             self.make_way(size_at_most(batch))
         while True:
-            index = self.index
-            if index is None:
-                self.raise_closed()
-            if self.tail_id == 0 and not self.several:
-                log.check_writable()
-                self.prepare(index)
-                continue
+            index = self.take_tail("a batch")
             try:
-                # From here on nobody else writes, whoever lets go of the GIL.
-                if self.several:
-                    index = self.hold("a batch")
-                else:
-                    log.hold_tail("a batch")
                 try:
-                    if self.index is not index or self.tail_id == 0 and not self.several:
-                        continue
                     outcome = self.check_reads(index, reads, stop, alone, cleared, &hit)
                     if outcome == PRESENT:
                         read_moment(index.state, &seq, &count, &below)

@@ -314,6 +314,25 @@ cdef class StoreWriter(Sharer):
             self.prepare(self.index)
         return 0
 
+    cdef Index take_tail(self, what):
+        # From here to `give_tail` of the log nobody else writes, whoever lets go of the GIL, and the index that is returned may be stored to.
+        cdef Index index
+        while True:
+            index = self.index
+            if index is None:
+                self.raise_closed()
+            if self.tail_id == 0 and not self.several:
+                self.log.check_writable()
+                self.prepare(index)
+                continue
+            if self.several:
+                index = self.hold(what)
+            else:
+                self.log.hold_tail(what)
+            if self.index is index and (self.tail_id != 0 or self.several):
+                return index
+            self.log.give_tail()
+
     cdef int prepare(self, Index index) except -1:
         # Before the first write of this handle, and after each roll.
         if self.tail_id == 0:
