@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast, overload
 
 from mmapkv.codecs import Codec, checked
+from mmapkv.turns import in_turn
 from mmapkv.views import Keys, Pairs
 from mmapkv.walk import ITEMS, KEYS
 
@@ -204,12 +205,15 @@ class Namespace(MutableMapping[K, T], Generic[K, T]):
         """
         while True:
             fresh = self._oldest is None
-            self._oldest = self._oldest or self._inner_keys()
-            for key in self._oldest:
+            oldest = self._oldest = self._oldest or self._inner_keys()
+            for key in in_turn(self._store._popping, oldest):
+                # Before it is removed: what cannot be given back stays.
+                outer = self._outer(key)
                 value = self._removed(key)
                 if value is not _MISSING:
-                    return self._outer(key), value
-            self._oldest = None
+                    return outer, value
+            if self._oldest is oldest:
+                self._oldest = None
             if fresh:
                 raise KeyError("popitem: the namespace is empty")
 

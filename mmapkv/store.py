@@ -33,6 +33,7 @@ from mmapkv.pins import Pin, Pins
 from mmapkv.scan import Scanned
 from mmapkv.snapshot import Snapshot
 from mmapkv.transaction import Transaction
+from mmapkv.turns import in_turn
 from mmapkv.typed import TypedStore
 from mmapkv.views import Items, Keys, Values
 from mmapkv.walk import EXPIRED, KEYS, Walk
@@ -69,9 +70,8 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
 
     Iteration is over the store as it was when the iteration began, in the order of the last change.
 
-    >>> import tempfile, os
-    >>> path = os.path.join(tempfile.mkdtemp(), "cities")
-    >>> with KVStore.open(path) as kv:
+    >>> import tempfile
+    >>> with KVStore.open(tempfile.mkdtemp() + "/cities") as kv:
     ...     kv["Oslo"] = "59.9"
     ...     kv["Oslo"], len(kv), kv.get("Rome")
     (b'59.9', 1, None)
@@ -80,6 +80,7 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
     _log: Log
     # Where popitem is, or was at last: that it has ended does not make it go back.
     _oldest: Walk[bytes] | None
+    _popping: _fork.Lock
     _pins: Pins
     _eviction: Eviction | None
     _flush_policy: FlushPolicy
@@ -183,6 +184,7 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         store = cls.__new__(cls)
         store._log = log
         store._oldest = None
+        store._popping = _fork.Lock()
         store._care = _fork.Lock()
         store._caring = 0
         store._pins = Pins(log)
@@ -263,7 +265,7 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         oldest, begin = self._oldest, -1
         while True:
             try:
-                for key in oldest or ():
+                for key in in_turn(self._popping, oldest) if oldest is not None else ():
                     value = self.pop(key, None)
                     if value is not None:
                         return key, value
@@ -481,10 +483,8 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
     def _present(self) -> tuple[int, int, int]:
         # (number after the last record that reads show, keys present then, number below which a clear deleted
         # all). What is above is not yet in the index: the entries of a commit may be a moment away.
-        _, index = self._open_parts()
-        while index.retired:
+        while (index := self._open_parts()[1]).retired:
             self._reload_index(index)
-            _, index = self._open_parts()
         return index.present()
 
     def _pinned(self) -> tuple[int, int, int, Pin | None]:
