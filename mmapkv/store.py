@@ -34,6 +34,7 @@ from mmapkv.pins import Pin, Pins
 from mmapkv.scan import Scanned
 from mmapkv.snapshot import Snapshot
 from mmapkv.transaction import Transaction
+from mmapkv.turns import in_turn
 from mmapkv.typed import TypedStore
 from mmapkv.views import Items, Keys, Values
 from mmapkv.walk import EXPIRED, KEYS, Walk
@@ -70,9 +71,8 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
 
     Iteration is over the store as it was when the iteration began, in the order of the last change.
 
-    >>> import tempfile, os
-    >>> path = os.path.join(tempfile.mkdtemp(), "cities")
-    >>> with KVStore.open(path) as kv:
+    >>> import tempfile
+    >>> with KVStore.open(tempfile.mkdtemp() + "/cities") as kv:
     ...     kv["Oslo"] = "59.9"
     ...     kv["Oslo"], len(kv), kv.get("Rome")
     (b'59.9', 1, None)
@@ -468,10 +468,8 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
     def _present(self) -> tuple[int, int, int]:
         # (number after the last record that reads show, keys present then, number below which a clear deleted
         # all). What is above is not yet in the index: the entries of a commit may be a moment away.
-        _, index = self._open_parts()
-        while index.retired:
+        while (index := self._open_parts()[1]).retired:
             self._reload_index(index)
-            _, index = self._open_parts()
         return index.present()
 
     def _pinned(self) -> tuple[int, int, int, Pin | None]:
