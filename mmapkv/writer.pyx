@@ -31,7 +31,7 @@ from mmapkv.format cimport (
     make_address,
     value_offset,
 )
-from mmapkv.index cimport ABSENT, PRESENT, Index, Outcome
+from mmapkv.index cimport ABSENT, PRESENT, Index, Outcome, superseded_size
 from mmapkv.reader cimport as_bytes
 from mmapkv.sharer cimport Sharer
 from mmaplog.appender cimport RECORD_START_END, record_size
@@ -278,9 +278,8 @@ cdef class StoreWriter(Sharer):
             log.commit(payload_size)
 
         if spot.known and not spot.hit.deleted:
-            index.add_dead(spot.hit.slot, spot.hit.size)
-        if version.kind == KIND_DELETE:
-            index.add_dead(self.tail_slot, record_size(payload_size, False))
+            index.add_dead(spot.hit.slot, superseded_size(&spot.hit))
+        index.add_written(self.tail_slot, version.kind, flags, record_size(payload_size, False))
         # Committed. A reader that sees the entry now sees a record that no crash takes away.
         if version.expires:
             index.state.expiring = log.seq
