@@ -34,7 +34,6 @@ from mmapkv.pins import Pin, Pins
 from mmapkv.scan import Scanned
 from mmapkv.snapshot import Snapshot
 from mmapkv.transaction import Transaction
-from mmapkv.turns import in_turn
 from mmapkv.typed import TypedStore
 from mmapkv.views import Items, Keys, Values
 from mmapkv.walk import EXPIRED, KEYS, Walk
