@@ -4,7 +4,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from mmapkv.format cimport CLEAR_SIZE, KIND_PUT, PAYLOAD_HEADER_SIZE, PayloadHeader, previous_size
+from mmapkv.format cimport CLEAR_SIZE, KIND_PUT, PAYLOAD_HEADER_SIZE, PayloadHeader
 from mmapkv.index cimport ABSENT, PRESENT, Hit, Index, Outcome
 from mmapkv.moment cimport read_moment
 from mmapkv.relocation cimport split_payload
@@ -65,7 +65,7 @@ cdef uint64_t count_left(
         at = index.slot_of(replay.segment.id)
         if leads_to(index, key, payload.key_length, record.seq):
             count -= 1
-            index.add_dead(at, record.size - previous_size(payload.flags))
+            index.add_dead(at, record.size)
     replay.segment.region.check()
     return count
 
