@@ -270,7 +270,7 @@ cdef class Pass:
                 continue
             places = self.survey(segment, &scan, self.needed if clean else 0)
             clean = clean and scan.held == 0
-            if scan.removed == 0 and not small:
+            if scan.removed_bytes == 0 and not small:
                 self.rewrite_group()
                 continue
             if self.group is not None and not fits(self.group, segment, stop, scan.size, segment_bytes):
@@ -320,6 +320,7 @@ cdef class Pass:
         self.group.removed += scan.removed
         self.group.stop = stop
         self.group.swept = max(<uint64_t>self.group.swept, scan.swept)
+        self.group.trims = self.group.trims or scan.removed_bytes != 0
         return 0
 
     cdef int rewrite_group(self) except -1:

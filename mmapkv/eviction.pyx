@@ -18,7 +18,7 @@ from libc.string cimport memcpy, memset
 from mmapio._os cimport now_ns
 from mmapkv.clearance cimport Tally
 from mmapkv.clearing cimport write_clear
-from mmapkv.format cimport EXPIRY_SIZE, FLAG_EXPIRY, KIND_PUT, PAGE, SLOTS, PayloadHeader
+from mmapkv.format cimport EXPIRY_SIZE, FLAG_EXPIRY, KIND_PUT, PAGE, SLOTS, PayloadHeader, previous_size
 from mmapkv.index cimport ABSENT, PRESENT, Hit, Index, Outcome
 from mmapkv.marks cimport Marks
 from mmapkv.moment cimport read_moment
@@ -303,7 +303,7 @@ cdef class Eviction:
                     spared += record.size if copied and live_pressed else 0
                     continue
             if self.is_current(store, index, key, payload.key_length, record.seq):
-                freed += record.size
+                freed += record.size - previous_size(payload.flags)
                 gone += expires == 0 or expires > now
                 tally.keys += 1
         start = hand.seq

@@ -3,7 +3,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from mmapio.mapping cimport MappedFile
 from mmapio.region cimport Region
-from mmapkv.format cimport State
+from mmapkv.format cimport PREVIOUS_SIZE, State
 from mmapkv.slots cimport SlotMap
 
 
@@ -81,6 +81,12 @@ cdef class Index:
     cdef uint64_t slot_of(self, uint64_t segment_id) except? 0xFFFFFFFF
     cdef void free_slot(self, uint64_t slot) noexcept
     cdef void add_dead(self, uint64_t slot, uint64_t size) noexcept nogil
+    cdef void add_written(self, uint64_t slot, int kind, uint64_t flags, uint64_t size) noexcept nogil
+
+
+cdef inline uint64_t superseded_size(const Hit *hit) noexcept nogil:
+    # What becomes dead with a value that is the newest of its key: what leads on from it was counted when it was written.
+    return hit.size - (PREVIOUS_SIZE if hit.previous else 0)
 
 
 cdef uint64_t directory_size(uint64_t depth) noexcept nogil

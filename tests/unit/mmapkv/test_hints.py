@@ -483,6 +483,28 @@ def test_a_segment_that_is_replaced_meanwhile_needs_none(
     assert hint_files(path)
 
 
+def test_one_that_is_being_made_is_not_swept_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """When others are replaced meanwhile."""
+    path, compacted = tmp_path / "kv", []
+    replace = _os.replace_file
+
+    def replaced(directory: Any, source: str, target: str) -> None:
+        if target.endswith(hints.SUFFIX) and not compacted:
+            compacted.append(kv.compact())
+        replace(directory, source, target)
+
+    content = full(path)
+    for file in hint_files(path):
+        file.unlink()
+    with opened(path) as kv:
+        with mock.patch.object(_os, "replace_file", replaced), caplog.at_level(logging.WARNING):
+            kv.flush()
+        assert len(hint_files(path)) == 2
+        assert compacted[0].segments_replaced == 0
+        assert not caplog.records
+        assert agreeing(kv) == content
+
+
 def test_verify_and_repair_know_them(tmp_path: Path) -> None:
     """What lies at rest is found at rest, not after the power cut for which it was kept."""
     path = tmp_path / "kv"
