@@ -231,7 +231,7 @@ cdef class BulkWriter(StoreUpdater):
                 change.cell = hit.cell
                 change.previous_seq = hit.seq
                 change.previous = hit.address
-                change.superseded = 0 if hit.deleted else <uint32_t>(hit.size // UNIT)
+                change.superseded = 0 if hit.deleted else <uint32_t>(index.superseded_size(hit) // UNIT)
             change.fate = Fate.PLANNED
         plan.reserve(index)
         if known and (index.base != base or index.state.segments != segments):
@@ -350,8 +350,7 @@ cdef class BulkWriter(StoreUpdater):
             if change.superseded:
                 index.add_dead(address_slot(change.previous), UNIT * change.superseded)
             size = record_size(payload_size_of(change), False)
-            if change.kind == KIND_DELETE:
-                index.add_dead(self.tail_slot, size)
+            index.add_written(self.tail_slot, change.kind, change.flags, size)
             if change.expires:
                 index.state.expiring = log.seq
             memory.store_release(change.cell, tag | make_address(self.tail_slot, place))

@@ -89,10 +89,13 @@ class Hinter(Worker):
                 hints.write(log, segment, index.seed)
             except CorruptionError as error:
                 logger.warning("%s: no hint was made: %s", log.path, error)
-            except FileNotFoundError:
-                if _is_listed(log, segment_id):
+            except (FileNotFoundError, FileExistsError):
+                if not _is_listed(log, segment_id):
+                    return False  # likewise, and has swept up what goes with it
+                if not log.shared:
                     raise
-                return False  # likewise, and has swept up what goes with it
+                # Another process makes it too, or has swept it up when it opened the store.
+                continue
             made += 1
             self._known.add(name)
         return True

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
+from mmapio import _fork
 from mmapkv.errors import SnapshotTooOld
+from mmapkv.turns import in_turn
 from mmapkv.walk import KEYS
 from mmaplog.errors import TooOld
 
@@ -19,11 +21,12 @@ _MISSING = object()
 class Oldest:
     """Takes the keys of a store that begin with `prefix`, roughly the one that was changed longest ago first.
 
-    The log is read once, however many keys come and go.
+    Threads may share it. The log is read once, however many keys come and go.
     """
 
     def __init__(self, prefix: bytes = b"") -> None:
         self._prefix = prefix
+        self._lock = _fork.Lock()
         # Where it is, or was at last: that it has ended does not make it go back.
         self._walk: Walk[bytes] | None = None
         # Whether a key may be there that a walk has passed.
@@ -40,7 +43,7 @@ class Oldest:
         prefix = self._prefix
         while True:
             try:
-                for key in walk or ():
+                for key in in_turn(self._lock, walk) if walk is not None else ():
                     if prefix and not key.startswith(prefix):
                         continue
                     try:

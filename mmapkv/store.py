@@ -70,9 +70,8 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
 
     Iteration is over the store as it was when the iteration began, in the order of the last change.
 
-    >>> import tempfile, os
-    >>> path = os.path.join(tempfile.mkdtemp(), "cities")
-    >>> with KVStore.open(path) as kv:
+    >>> import tempfile
+    >>> with KVStore.open(tempfile.mkdtemp() + "/cities") as kv:
     ...     kv["Oslo"] = "59.9"
     ...     kv["Oslo"], len(kv), kv.get("Rome")
     (b'59.9', 1, None)
@@ -162,7 +161,7 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         `verify=False` skips the checksum of each record read; with `ordered` the keys are sorted now, and not
         when :meth:`scan` is first called. What is superseded or deleted is removed in the background, where
         one handle writes, unless `compaction` is false: then :meth:`compact` does that. A number says how
-        many dead bytes are borne as a part of the live ones: 0.055 by default, 0.5 makes overwrites cheaper.
+        many dead bytes are borne as a part of the live ones: 0.07 by default, 0.5 makes overwrites cheaper.
         With `max_bytes` it is a cache with one writer: what is oldest and, unless `eviction` is "fifo", was
         not read since, makes way for what is put, so that the records that count take no more; docs/cache.md
         tells the rest. With a `codec` the result is a :class:`TypedStore`. Costs O(1) after a clean close or
@@ -468,10 +467,8 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
     def _present(self) -> tuple[int, int, int]:
         # (number after the last record that reads show, keys present then, number below which a clear deleted
         # all). What is above is not yet in the index: the entries of a commit may be a moment away.
-        _, index = self._open_parts()
-        while index.retired:
+        while (index := self._open_parts()[1]).retired:
             self._reload_index(index)
-            _, index = self._open_parts()
         return index.present()
 
     def _pinned(self) -> tuple[int, int, int, Pin | None]:

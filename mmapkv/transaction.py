@@ -109,6 +109,20 @@ class Transaction(Scanned, MutableMapping[bytes, bytes]):
             raise KeyError(key)
         self._delete(key)
 
+    def setdefault(self, key: str | bytes | Buffer, default: str | bytes | Buffer | None = None, /) -> bytes:
+        """The value of `key`, which is set to `default` first when it is absent.
+
+        TypeError when that is None then.
+        """
+        key = encoded(key, "key")
+        value = self._get(key)
+        if value is None:
+            if default is None:
+                raise TypeError("a store cannot hold None; give setdefault a value")
+            value = encoded(default, "value")
+            self.put(key, value)
+        return value
+
     def __iter__(self) -> Iterator[bytes]:
         return self._walk(KEYS)
 
