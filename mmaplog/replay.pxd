@@ -41,4 +41,6 @@ cdef class Replay:
     cdef bint read(self, Record *record, bint verify) except -1
     cdef int deny_reuse(self, Segment before) except -1
     cdef int deny_missing(self) except -1
+    cdef int deny_cut(self, uint64_t seq) except -1
+    cdef bint is_followed_now(self) except -1
     cdef bint step(self, Record *record, bint verify) except -1

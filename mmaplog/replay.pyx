@@ -175,9 +175,32 @@ cdef class Replay:
         if not self.followed or not self.segment.load_footer(&footer) or footer.seq >= self.boundary:
             return 0
         if footer.seq <= self.seq or self.segment.sparse and self.offset >= self.records_end:
+            self.deny_cut(footer.seq)
             raise CorruptionError(
                 f"the segment that begins with record {footer.seq} is missing; restore it from a backup", self.segments.path)
         return 0
+
+    cdef int deny_cut(self, uint64_t seq) except -1:
+        # Who cuts the log through a segment has it end where the log did.
+        cdef Segment found
+        if self.segments.control is None:
+            return 0
+        self.segments.relist()
+        found = self.segments.at_base(seq)
+        if found is not None and found.epoch > self.segment.epoch:
+            raise TooOld(f"records from {seq} on were truncated, and their numbers are used again", self.segments.path)
+        return self.segments.deny_truncated(seq)
+
+    cdef bint is_followed_now(self) except -1:
+        # Of a segment that was the last when it was come to, by a cut since `stop` was read: the log may have gone on to another one.
+        if self.followed or self.segments.control is None:
+            return False
+        self.tail_id = self.segments.control.committed().segment_id
+        self.boundary = self.segments.boundary_of(self.segment, self.tail_id)
+        self.followed = self.boundary != 0
+        if not self.followed:
+            self.boundary = self.stop
+        return self.followed and self.boundary == self.seq
 
     cdef bint step(self, Record *record, bint verify) except -1:
         # The record at `offset`; False at the end of a segment with gaps. In any other each number below the boundary has its record:
@@ -213,6 +236,8 @@ cdef class Replay:
             if self.seq >= committed:
                 raise TooOld(f"record {self.seq} was truncated; the log ends before {committed}", self.segments.path)
             self.segment.follow_growth()
+        if self.is_followed_now():
+            return False
         # Perhaps it is the next segment that is not what its name says.
         self.segments.following(self.segment, self.tail_id)
         self.segments.deny_truncated(self.seq)
