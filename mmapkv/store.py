@@ -22,22 +22,22 @@ from mmapkv.changes import Changes
 from mmapkv.clearing import clear
 from mmapkv.codecs import Bytes, Codec, checked
 from mmapkv.compactor import Compactor
-from mmapkv.errors import Conflict, SnapshotTooOld, StoreError
+from mmapkv.errors import Conflict, StoreError
 from mmapkv.eviction import Eviction
 from mmapkv.hinter import Hinter
 from mmapkv.index import Index
 from mmapkv.membership import Member
 from mmapkv.namespace import Namespace
+from mmapkv.oldest import Oldest
 from mmapkv.ordered import OrderedKeys
 from mmapkv.pins import Pin, Pins
 from mmapkv.scan import Scanned
 from mmapkv.snapshot import Snapshot
 from mmapkv.transaction import Transaction
-from mmapkv.turns import in_turn
 from mmapkv.typed import TypedStore
 from mmapkv.views import Items, Keys, Values
 from mmapkv.walk import EXPIRED, KEYS, Walk
-from mmaplog.errors import CorruptionError, TooOld
+from mmaplog.errors import CorruptionError
 from mmaplog.log import DEFAULT_POLICY, DEFAULT_SEGMENT_BYTES, Log, open_log
 
 if TYPE_CHECKING:
@@ -78,9 +78,8 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
     """
 
     _log: Log
-    # Where popitem is, or was at last: that it has ended does not make it go back.
-    _oldest: Walk[bytes] | None
-    _popping: _fork.Lock
+    # Where popitem is.
+    _oldest: Oldest
     _pins: Pins
     _eviction: Eviction | None
     _flush_policy: FlushPolicy
@@ -162,7 +161,7 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         `verify=False` skips the checksum of each record read; with `ordered` the keys are sorted now, and not
         when :meth:`scan` is first called. What is superseded or deleted is removed in the background, where
         one handle writes, unless `compaction` is false: then :meth:`compact` does that. A number says how
-        many dead bytes are borne as a part of the live ones: 0.055 by default, 0.5 makes overwrites cheaper.
+        many dead bytes are borne as a part of the live ones: 0.07 by default, 0.5 makes overwrites cheaper.
         With `max_bytes` it is a cache with one writer: what is oldest and, unless `eviction` is "fifo", was
         not read since, makes way for what is put, so that the records that count take no more; docs/cache.md
         tells the rest. With a `codec` the result is a :class:`TypedStore`. Costs O(1) after a clean close or
@@ -183,8 +182,7 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         log = open_log(Log, path, mode, flush_policy, False, size, (attach.NAME, marks.NAME), shared)
         store = cls.__new__(cls)
         store._log = log
-        store._oldest = None
-        store._popping = _fork.Lock()
+        store._oldest = Oldest()
         store._care = _fork.Lock()
         store._caring = 0
         store._pins = Pins(log)
@@ -262,24 +260,10 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
 
         Emptying a store this way reads its log once.
         """
-        oldest, begin = self._oldest, -1
-        while True:
-            try:
-                for key in in_turn(self._popping, oldest) if oldest is not None else ():
-                    value = self.pop(key, None)
-                    if value is not None:
-                        return key, value
-                if not len(self) or begin == 0:
-                    # Read from the beginning; what is counted may all have expired.
-                    raise KeyError("popitem: the store is empty")
-                # Nothing before the point that an exhausted walk reached can come to life again, and what
-                # compaction removes meanwhile has come later by then. The next one begins there.
-                begin = oldest.stop if oldest is not None and begin < 0 else 0
-                stop, _, cleared = self._present()
-                oldest = self._oldest = self._walk_until(stop, max(cleared, begin), KEYS, 0, None)
-            except (SnapshotTooOld, TooOld):
-                oldest = self._oldest = None
-                begin = -1
+        found = self._oldest.take(self, self)
+        if found is None:
+            raise KeyError("popitem: the store is empty")
+        return found
 
     def clear(self, *, durable: bool = False) -> None:
         """Delete every key, in one step for every thread and process. Costs one record.
