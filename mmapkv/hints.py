@@ -147,13 +147,16 @@ def clear(log: Log) -> None:
             _os.remove_file(directory, name)
 
 
-def sweep(log: Log) -> None:
-    """Remove what goes with no segment, and what somebody left who was killed.
+def sweep(log: Log, *, opening: bool = False) -> None:
+    """Remove what goes with no segment, as after a compaction.
 
-    For who opens the store for writing, and after a compaction.
+    When `opening` the store for writing, what somebody left unfinished who was killed, too. Later it is being
+    made, perhaps by a thread of this very handle.
     """
     directory = log.segments.directory
     kept = {name_of(name) for _, _, name in log.segments.listing()}
+    if not opening:
+        kept |= {name + TEMPORARY_SUFFIX for name in kept}
     for name in _os.list_directory(directory):
         if _is_hint(name) and name not in kept:
             _remove(log, name)
