@@ -40,16 +40,14 @@ cdef class SlotMap:
         if segment_id == 0:
             return self.look_again(CorruptionError(f"the index names slot {slot}, which holds no segment", self.source.path))
         try:
-            try:
-                segment = self.source.by_id(segment_id)
-            except CorruptionError as error:
-                segment = self.left_over(segment_id)
-                if segment is None:
-                    return self.look_again(error)
-            segment.refresh()
-        except FileNotFoundError as error:
+            segment = self.source.by_id(segment_id)
+        except CorruptionError as error:
+            segment = self.left_over(segment_id)
+            if segment is None:
+                return self.look_again(error)
+        if not segment.refresh():
             # Removed since it was found.
-            return self.look_again(error)
+            return self.look_again(CorruptionError("the file is missing; restore it from a backup", segment.path))
         if memcmp(row, &before, sizeof(before)) != 0:
             # Another thread was here while this one opened the file; the caller looks again.
             return 0

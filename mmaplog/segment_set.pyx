@@ -43,7 +43,7 @@ cdef class SegmentSet:
         self.relist()
 
     def watch(self, Control control):
-        """Go by this CONTROL from now on: it tells when segments were replaced or removed."""
+        """Go by this CONTROL from now on: it tells when segments were replaced or removed. None: by the files alone."""
         self.control = control
         self.relist()
 
@@ -252,17 +252,19 @@ cdef class SegmentSet:
     cdef Segment holding(self, uint64_t seq, uint64_t tail_id):
         # The segment with the number `seq`, which must be committed.
         cdef Segment found
-        self.follow_changes()
-        for attempt in range(ATTEMPTS):
-            at = self.beyond(seq) - 1
-            # The last one known may have been followed by others since.
-            if at >= 0 and (attempt or at + 1 < len(self.names) or self.names[at][1] == tail_id):
-                found = self.at_base(self.names[at][0])
-                if found is not None:
-                    return found
-            self.relist()
-        self.deny_truncated(seq)
-        raise CorruptionError(f"no segment holds record {seq}; restore the missing file from a backup", self.path)
+        while True:
+            self.follow_changes()
+            for attempt in range(ATTEMPTS):
+                at = self.beyond(seq) - 1
+                # The last one known may have been followed by others since.
+                if at >= 0 and (attempt or at + 1 < len(self.names) or self.names[at][1] == tail_id):
+                    found = self.at_base(self.names[at][0])
+                    if found is not None:
+                        return found
+                self.relist()
+            self.deny_truncated(seq)
+            if self.generation_now() == self.generation:
+                raise CorruptionError(f"no segment holds record {seq}; restore the missing file from a backup", self.path)
 
     cdef int deny_truncated(self, uint64_t seq) except -1:
         # What is not where it was expected is no damage when it was dropped meanwhile, or is being dropped now.
