@@ -152,10 +152,9 @@ def sweep(log: Log) -> None:
 
     For who opens the store for writing, and after a compaction.
     """
-    directory = log.segments.directory
     kept = {name_of(name) for _, _, name in log.segments.listing()}
-    for name in _os.list_directory(directory):
-        if _is_hint(name) and name not in kept:
+    for name in log.segments.beside():
+        if name not in kept and _is_hint(name):
             _remove(log, name)
 
 
