@@ -18,7 +18,7 @@ from libc.string cimport memcpy, memset
 from mmapio._os cimport now_ns
 from mmapkv.clearance cimport Tally
 from mmapkv.clearing cimport write_clear
-from mmapkv.format cimport EXPIRY_SIZE, FLAG_EXPIRY, KIND_PUT, PAGE, SLOTS, PayloadHeader, previous_size
+from mmapkv.format cimport EXPIRY_SIZE, FLAG_EXPIRY, KIND_PUT, PAGE, SLOTS, PayloadHeader
 from mmapkv.index cimport ABSENT, PRESENT, Hit, Index, Outcome
 from mmapkv.marks cimport Marks
 from mmapkv.moment cimport read_moment
@@ -283,8 +283,9 @@ cdef class Eviction:
             return 0
         begin_tally(&tally, index, log.segments)
         hand = self.reach(log, start, stop)
-        while (done < limit and not (live_pressed and freed >= wanted) and (done == 0 or hand.seq < hand.boundary)
-               and hand.read(&record, False)):
+        # Of one segment: what is evicted counts as dead there. Its last numbers may be missing, and the next record be of another one.
+        hand.stop = min(stop, hand.boundary)
+        while done < limit and not (live_pressed and freed >= wanted) and hand.read(&record, False):
             if done == 0:
                 slot = known_slot(index, hand.segment.id)
             done += record.size
@@ -302,13 +303,10 @@ cdef class Eviction:
                     spared += record.size if copied and live_pressed else 0
                     continue
             if self.is_current(store, index, key, payload.key_length, record.seq):
-                freed += record.size - previous_size(payload.flags)
+                freed += record.size
                 gone += expires == 0 or expires > now
                 tally.keys += 1
         start = hand.seq
-        if done == 0:
-            # Nothing but a gap.
-            start = stop
         self.hand_id = hand.segment.id
         self.hand_at = hand.offset - SEGMENT_HEADER_SIZE
         hand.segment.region.check()
