@@ -9,7 +9,7 @@ from libc.string cimport memcmp, memcpy
 
 from mmapio cimport _memory as memory
 from mmapio cimport _vm
-from mmapio._os cimport Descriptor, size_of, write_all
+from mmapio._os cimport Descriptor
 from mmapio.mapping cimport MappedFile
 from mmaplog.checksum cimport xxh3
 from mmaplog.format cimport (
@@ -240,22 +240,13 @@ cdef class Segment:
         mark.seq = seq
         mark.end = end
         mark.checksum = xxh3(&mark, sizeof(mark) - 8, self.id)
-        write_to_header(self, MARK_OFFSET + copy * SECTOR, &mark, sizeof(mark))
+        memcpy(self.base + MARK_OFFSET + copy * SECTOR, &mark, sizeof(mark))
 
     cdef void store_footer(self, Footer *footer) noexcept:
         cdef int copy
         footer.checksum = xxh3(footer, sizeof(footer[0]) - 8, self.id)
         for copy in range(COPIES):
-            write_to_header(self, FOOTER_OFFSET + copy * SECTOR, footer, sizeof(footer[0]))
-
-
-cdef void write_to_header(Segment self, uint64_t offset, const void *data, size_t count) noexcept:
-    # By a write to the file where that can be: of a huge page that was stored to the kernel writes all to the device, of one that was written to what was
-    # written. A file that was cut would grow again.
-    cdef MappedFile file = self.file
-    if (file is None or file.kind != _vm.READ_WRITE or size_of(file.descriptor.fd) < <long long>self.limit
-            or write_all(file.descriptor.fd, data, count, offset) < 0):
-        memcpy(self.base + offset, data, count)
+            memcpy(self.base + FOOTER_OFFSET + copy * SECTOR, footer, sizeof(footer[0]))
 
 
 def list_files(Descriptor directory):
@@ -324,28 +315,21 @@ def name_of(base_seq, segment_id, sparse):
 
 
 def create_segment(
-        Descriptor directory, log_uuid, uint64_t base_seq, epoch, uint64_t capacity, uint64_t size, bint publish=True, bint together=False):
+        Descriptor directory, log_uuid, uint64_t base_seq, epoch, uint64_t capacity, uint64_t size, bint publish=True):
     """Make an empty segment of `size` bytes, its header synced; without `publish` it waits under a temporary name.
-
-    `together`: the first 2 MiB are to be a huge page, where the kernel has one.
 
     The name is durable only after a sync of the directory. OSError(ENOSPC) leaves nothing behind.
     """
-    cdef int fd
     segment_id = random_word()
     name = name_of(base_seq, segment_id, False)
     head = page.make(log_uuid.bytes, segment_id, base_seq, time.time_ns(), capacity, epoch)
     temporary = name + TEMPORARY_SUFFIX
-    cdef Descriptor opened = system.open_file(temporary, True, create=True, exclusive=True, follow=False, directory=directory)
+    opened = system.open_file(temporary, True, create=True, exclusive=True, follow=False, directory=directory)
     try:
         system.grow(opened, size)
-        if together:
-            fd = opened.fd
-            with nogil:
-                _vm.gather(fd, 0, _vm.HUGE)
         system.write_at(opened, head, 0)
         system.sync(opened)
-        made = segment_of(opened, directory, temporary, log_uuid, True)
+        made = open_segment(directory, temporary, log_uuid, True)
     except BaseException:
         system.remove_file(directory, temporary)
         raise
@@ -367,12 +351,9 @@ def publish_segment(Descriptor directory, Segment segment):
 
 def open_segment(Descriptor directory, name, log_uuid, bint writable):
     """Map a segment of an open directory. FormatError, CorruptionError, or the OSError that fits."""
-    return segment_of(system.open_file(name, writable, follow=False, directory=directory), directory, name, log_uuid, writable)
-
-
-cdef Segment segment_of(Descriptor opened, Descriptor directory, name, log_uuid, bint writable):
     cdef SegmentHeader header
     cdef Segment made = Segment.__new__(Segment)
+    cdef Descriptor opened = system.open_file(name, writable, follow=False, directory=directory)
     cdef bytes uuid_bytes = log_uuid.bytes
     cdef uint64_t size = system.file_size(opened)
     cdef Name parsed
