@@ -80,8 +80,6 @@ from mmaplog.errors import CorruptionError, FormatError
 from mmaplog.reserve import is_full
 
 cdef uint64_t SEGMENT_SIZE = SEGMENT_PAGES * PAGE
-# So often a record is searched for that compaction moves meanwhile.
-cdef int ATTEMPTS = 100
 
 
 class Reseed(Exception):
@@ -396,23 +394,12 @@ cdef class Index:
 
     cdef uint64_t locate(self, uint64_t seq) except 0:
         # The address of the record with this number, found by walking its segment.
-        cdef Segment segment
         cdef uint64_t slot, offset
-        for attempt in range(ATTEMPTS):
-            segment = self.slots.holding(seq, &offset)
-            if segment is None:
-                raise SnapshotTooOld(f"compaction has removed record {seq}; begin anew, with what the store holds now", self.file.path)
-            # Who only reads gives out no slots, but of an index of his own.
-            slot = self.slot_of(segment.id) if self.private else known_slot(self.state, self.slot_table, segment.id)
-            if slot != SLOTS:
-                self.slots.adopt(slot, segment)
-                return make_address(slot, offset)
-            if self.state.root & ROOT_MOVED:
-                raise SnapshotTooOld(f"the index was replaced while record {seq} was searched for; begin anew", self.file.path)
-            # Compaction has replaced the segment since, and given the slot of the new one out before.
-            self.slots.source.relist()
-        raise CorruptionError(
-            f"the index knows nothing of the segment that holds record {seq}; delete it, it is rebuilt from the log", self.file.path)
+        cdef Segment segment = self.slots.holding(seq, self.state, self.slot_table, self.private, self.file.path, &slot, &offset)
+        if slot == SLOTS:
+            slot = self.slot_of(segment.id)
+        self.slots.adopt(slot, segment)
+        return make_address(slot, offset)
 
     cdef uint64_t *place(self, uint64_t hash, uint64_t *tag) noexcept nogil:
         # A free cell for a key with this hash, and the tag bits that its entry needs; NULL when the segment must be split.

@@ -24,7 +24,8 @@ cdef class SlotMap:
     cdef int resolve(self, uint64_t slot, uint64_t segment_id) except -1
     cdef int look_again(self, error) except -1
     cdef Segment left_over(self, uint64_t segment_id)
-    cdef Segment holding(self, uint64_t seq, uint64_t *offset)
+    cdef Segment holding(
+        self, uint64_t seq, const State *state, const uint64_t *slot_table, bint private, path, uint64_t *slot, uint64_t *offset)
     cdef void adopt(self, uint64_t slot, Segment segment) noexcept
     cdef int drop_stale(self, uint64_t *slot_table) except -1
     cdef Segment segment(self, uint64_t slot)

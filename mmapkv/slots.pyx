@@ -6,12 +6,13 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memset
 
 from mmapio cimport _memory as memory
-from mmapkv.format cimport SLOTS
+from mmapkv.format cimport ROOT_MOVED, SLOTS, State
 from mmaplog.format cimport Record
 from mmaplog.replay cimport Replay
 from mmaplog.segment cimport Segment
 from mmaplog.segment_set cimport SegmentSet
 
+from mmapkv.errors import SnapshotTooOld
 from mmaplog.errors import CorruptionError, TooOld
 from mmaplog.segment import list_segments, open_segment
 
@@ -75,18 +76,30 @@ cdef class SlotMap:
                     break
         return None
 
-    cdef Segment holding(self, uint64_t seq, uint64_t *offset):
-        # The segment in which the record with this number is, and where; None when it was removed.
+    cdef Segment holding(
+            self, uint64_t seq, const State *state, const uint64_t *slot_table, bint private, path, uint64_t *slot, uint64_t *offset):
+        # The segment in which the record with this number is, its slot in the index, and where it is there. Who looks gives out no slots, but
+        # of an index that is `private`: SLOTS there, where it has none.
         cdef Record record
         cdef Replay replay
-        try:
-            replay = Replay(self.source, seq, seq + 1, True, 0)
-            if not replay.read(&record, True):
-                return None
-        except TooOld:
-            return None
-        offset[0] = replay.offset - record.size
-        return replay.segment
+        for attempt in range(VAIN_MAX):
+            try:
+                replay = Replay(self.source, seq, seq + 1, True, 0)
+                found = replay.read(&record, True)
+            except TooOld:
+                found = False
+            if not found:
+                raise SnapshotTooOld(f"compaction has removed record {seq}; begin anew, with what the store holds now", path)
+            slot[0] = known_slot(state, slot_table, replay.segment.id)
+            if slot[0] != SLOTS or private:
+                offset[0] = replay.offset - record.size
+                return replay.segment
+            if state.root & ROOT_MOVED:
+                raise SnapshotTooOld(f"the index was replaced while record {seq} was searched for; begin anew", path)
+            # Compaction has replaced the segment since, and had given a slot to the new one before.
+            self.source.relist()
+        raise CorruptionError(
+            f"the index knows nothing of the segment that holds record {seq}; delete it, it is rebuilt from the log", path)
 
     cdef void adopt(self, uint64_t slot, Segment segment) noexcept:
         cdef Slot *row = &self.slots[slot]
