@@ -38,6 +38,7 @@ cdef extern from "_platform.h" nogil:
     int mmio_sync_all(int fd)
     int mmio_allocate(int fd, uint64_t offset, uint64_t count)
     int mmio_set_blocks_aside(int fd, uint64_t offset, uint64_t count)
+    int64_t mmio_append(int fd, const void *data, size_t count, uint64_t end)
     int mmio_zero_range(int fd, uint64_t offset, uint64_t count)
     int mmio_punch_hole(int fd, uint64_t offset, uint64_t count)
     int mmio_reflink(int to, int source)
@@ -475,11 +476,9 @@ cdef int write_zeros(int fd, uint64_t start, uint64_t end) noexcept nogil:
 
 
 cdef int extend_with_zeros(int fd, uint64_t end, size_t piece, uint64_t *reached) noexcept nogil:
-    # Only ever beyond the end of the file, wherever it is by now, so that it cannot overwrite anything. One that was cut below
-    # `reached` is left so: -EFAULT.
+    # Only ever at the end of the file, wherever it is by now. One that was cut below `reached` is left so: -EFAULT.
     cdef void *zeros = calloc(1, piece)
-    cdef long wrote = 0
-    cdef long long size
+    cdef int64_t wrote = 0, size
     if zeros == NULL:
         return -ENOMEM
     while True:
@@ -490,9 +489,10 @@ cdef int extend_with_zeros(int fd, uint64_t end, size_t piece, uint64_t *reached
         reached[0] = size
         if <uint64_t>size >= end:
             break
-        wrote = write_some(fd, zeros, min(end - <uint64_t>size, piece), size)
+        wrote = mmio_append(fd, zeros, min(end - <uint64_t>size, piece), size)
         if wrote < 0:
             break
+        reached[0] += wrote
     free(zeros)
     return <int>min(wrote, 0)
 

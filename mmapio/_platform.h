@@ -22,6 +22,7 @@
 #if defined(__linux__)
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #elif defined(__APPLE__)
 #include <stdio.h>
 #include <sys/sysctl.h>
@@ -100,6 +101,23 @@ static inline int mmio_start_writeback(int fd, void *address, uint64_t offset, u
 
 /* --- Space in a file ----------------------------------------------------------------------------------- */
 
+/* The length of a file, or a negative errno. On Linux it is asked for nothing else: a file whose times were asked for gets a new one at
+ * its next change, however soon, and that is a block more for the next sync to write (multigrain timestamps, since 6.13). */
+static inline int64_t mmio_size(int fd) {
+    struct stat found;
+#if defined(__linux__)
+    unsigned char raw[256];
+    int64_t size;
+    if (syscall(SYS_statx, fd, "", 0x1000 /* AT_EMPTY_PATH */, 0x200U /* STATX_SIZE */, raw) == 0) {
+        memcpy(&size, raw + 40, sizeof size);
+        return size;
+    }
+    if (errno != ENOSYS) return -errno;
+#endif
+    if (fstat(fd, &found) < 0) return -errno;
+    return found.st_size;
+}
+
 static inline int mmio_set_blocks_aside(int fd, uint64_t offset, uint64_t count) {
 #if defined(__linux__)
     return mmio_outcome(fallocate(fd, FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)count));
@@ -115,11 +133,28 @@ static inline int mmio_allocate(int fd, uint64_t offset, uint64_t count) {
     /* First the blocks, beyond the end; then the end, which on Linux this call cannot bring down if another has moved it on. */
     int failure = mmio_set_blocks_aside(fd, offset, count);
     if (failure < 0) return failure;
+    /* Blocks take their time. Of a file that was cut meanwhile the rest would come back, as a hole. */
+    if (mmio_size(fd) < (int64_t)offset) return -EFAULT;
 #if defined(__linux__)
     return mmio_outcome(fallocate(fd, 0, (off_t)(offset + count - 1), 1));
 #else
     return mmio_outcome(ftruncate(fd, (off_t)(offset + count)));
 #endif
+}
+
+/* Bytes behind the end of a file, which was at `end` a moment ago. Where it is by now is the kernel's to find out, if it can: should another
+ * have cut the file in between, nothing in it comes back, and should he have added to it, nothing of that is overwritten. */
+static inline int64_t mmio_append(int fd, const void *data, size_t count, uint64_t end) {
+    int64_t wrote;
+    do {
+#if defined(__linux__) && defined(RWF_APPEND)
+        struct iovec piece = {(void *)data, count};
+        wrote = pwritev2(fd, &piece, 1, (off_t)end, RWF_APPEND);
+        if (wrote < 0 && (errno == EOPNOTSUPP || errno == ENOSYS || errno == EINVAL))
+#endif
+            wrote = pwrite(fd, data, count, (off_t)end);
+    } while (wrote < 0 && errno == EINTR);
+    return wrote < 0 ? -errno : wrote;
 }
 
 /* Zeros in a range whose blocks stay: as newly set aside, of no page in memory. */
@@ -310,23 +345,6 @@ static inline int mmio_boot_uuid(char *text, size_t count) {
     (void)count;
     return -ENOTSUP;
 #endif
-}
-
-/* The length of a file, or a negative errno. On Linux it is asked for nothing else: a file whose times were asked for gets a new one at
- * its next change, however soon, and that is a block more for the next sync to write (multigrain timestamps, since 6.13). */
-static inline int64_t mmio_size(int fd) {
-    struct stat found;
-#if defined(__linux__)
-    unsigned char raw[256];
-    int64_t size;
-    if (syscall(SYS_statx, fd, "", 0x1000 /* AT_EMPTY_PATH */, 0x200U /* STATX_SIZE */, raw) == 0) {
-        memcpy(&size, raw + 40, sizeof size);
-        return size;
-    }
-    if (errno != ENOSYS) return -errno;
-#endif
-    if (fstat(fd, &found) < 0) return -errno;
-    return found.st_size;
 }
 
 /* Device, inode, birth in seconds and nanoseconds, mount, whether the mount's number is never used again. */

@@ -142,10 +142,27 @@ async def in_thread(call: Callable[[], T], *, limiter: CapacityLimiter | None = 
 async def in_thread_all_the_same(call: Callable[[], None]) -> None:
     """For layers above: :func:`in_thread`, for what must be done by tasks that were cancelled too."""
     check_anyio()
-    from anyio import CancelScope
+    from concurrent.futures import ThreadPoolExecutor
 
-    with CancelScope(shield=True):
-        await in_thread(call)
+    from anyio import CancelScope, get_cancelled_exc_class
+
+    begun = False
+
+    def work() -> None:
+        nonlocal begun
+        begun = True
+        call()
+
+    try:
+        with CancelScope(shield=True):
+            await in_thread(work)
+    except get_cancelled_exc_class():
+        # By asyncio's own Task.cancel(), which no shield holds off. What is begun here nobody revokes.
+        if not begun:
+            job = ThreadPoolExecutor(1).submit(call)
+            await _ended(job)
+            job.result()
+        raise
 
 
 async def _ended(job: Future[None]) -> None:

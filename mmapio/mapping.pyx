@@ -8,6 +8,7 @@ import time
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.errno cimport EFAULT
 from libc.stdint cimport uint64_t
 from libc.string cimport strerror
 
@@ -390,6 +391,8 @@ cdef class MappedFile(MappedRegions):
         if size > now:
             with nogil:
                 result = _os.allocate(descriptor.fd, now, size - now)
+            if result == -EFAULT and self.region is not None:
+                self.region.fail()  # cut by others meanwhile
             if result < 0:
                 raise ResizeFailed(
                     -result, f"cannot grow from {now} to {size} bytes: {strerror(-result).decode()}", self._path)

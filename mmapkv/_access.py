@@ -31,7 +31,7 @@ def get(arguments: argparse.Namespace) -> int:
         print(f"mmapkv get: there is no key {key[:100]!r}", file=sys.stderr)
         return EXIT_FAILED
     if arguments.json:
-        print(as_json(key=key, value=value))
+        print(_sayable(as_json(key=key, value=value)))
         return 0
     sys.stdout.flush()
     sys.stdout.buffer.write(value if arguments.no_newline else value + b"\n")
@@ -76,7 +76,9 @@ def scan(arguments: argparse.Namespace) -> int:
     with KVStore.open(arguments.store, "r") as kv:
         for key, value in islice(_with_prefix(kv, prefix, arguments.keys), arguments.limit):
             if arguments.json:
-                sys.stdout.write(as_json(key=key) if value is None else as_json(key=key, value=value))
+                sys.stdout.write(
+                    _sayable(as_json(key=key) if value is None else as_json(key=key, value=value))
+                )
             else:
                 sys.stdout.write(_line(key) if value is None else f"{_line(key)}\t{_line(value)}")
             sys.stdout.write("\n")
@@ -90,14 +92,29 @@ def _with_prefix(kv: KVStore, prefix: bytes, keys_only: bool) -> Iterator[tuple[
         yield from ((key, value) for key, value in kv.items() if key.startswith(prefix))
 
 
+def _sayable(text: str) -> str:
+    # JSON of which the standard output lacks no letter.
+    if _can_say(text):
+        return text
+    return "".join(each if each.isascii() else json.dumps(each)[1:-1] for each in text)
+
+
+def _can_say(text: str) -> bool:
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _line(data: bytes) -> str:
-    r"""Bytes as one field of a line, unambiguously: \\, and \xNN for what is no printable text.
+    r"""Bytes as one field of a line, unambiguously: \\, and \xNN for what cannot be printed.
 
     >>> print(_line(b"a b"), _line(b"tab\t"), _line(b"back\\slash"), _line(b"\xff"))
     a b tab\x09 back\\slash \xff
     """
     text = data.decode(errors="surrogateescape")
-    if text.isprintable() and "\\" not in text:
+    if text.isprintable() and "\\" not in text and _can_say(text):
         return text
     return "".join(_character(each) for each in text)
 
@@ -105,7 +122,7 @@ def _line(data: bytes) -> str:
 def _character(each: str) -> str:
     if each == "\\":
         return r"\\"
-    if each.isprintable():
+    if each.isprintable() and _can_say(each):
         return each
     return "".join(f"\\x{byte:02x}" for byte in each.encode(errors="surrogateescape"))
 

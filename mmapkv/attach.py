@@ -57,7 +57,7 @@ def joined(log: Log) -> Iterator[tuple[Index, SlotMap]]:
             found = provide(log, finishing=alone)
             if alone:
                 log.drop_strays()
-                hints.sweep(log)
+                hints.sweep(log, opening=True)
         except BaseException:
             log.unpause()
             raise
@@ -205,7 +205,7 @@ def _write_index(log: Log) -> tuple[Index, SlotMap]:
                 return joint
         found = provide(log)
         log.drop_strays()
-        hints.sweep(log)
+        hints.sweep(log, opening=True)
         return found
     finally:
         log.end_exclusive()

@@ -17,16 +17,20 @@ from mmapkv.format cimport (
     ADDRESS_BITS,
     BUCKETS,
     ENTRIES,
+    FLAG_PREVIOUS,
     HINT_CREATES,
     HINT_DELETE,
     HINT_HASH_BITS,
     HINT_PREVIOUS,
+    KIND_DELETE,
+    KIND_PUT,
     LINE,
     OVERFLOW_LINES,
     PAGE,
     PayloadHeader,
     address_slot,
     make_address,
+    previous_size,
     tag_of,
     top_bits,
     word_page,
@@ -42,6 +46,10 @@ from mmaplog.errors import CorruptionError
 
 # So many records ahead the line of the index is asked for that will be needed.
 cdef uint64_t AHEAD = 16
+
+
+# Of a record in `Place.units`: it has FLAG_PREVIOUS.
+cdef uint32_t LINKED = <uint32_t>1 << 31
 
 
 cdef struct Place:
@@ -178,7 +186,7 @@ cdef class Builder:
                 at = read_run(at, hint.steps, &run)
                 number += run.gap
                 for i in range(run.count):
-                    place.units[filled] = <uint32_t>unit
+                    place.units[filled] = <uint32_t>unit | (LINKED if run.kind & HINT_PREVIOUS else 0)
                     if place.numbers != NULL:
                         place.numbers[filled] = <uint32_t>number
                     unit += run.size // UNIT
@@ -247,10 +255,10 @@ cdef Pause plant(Index index, Job *job, const Place *places, uint64_t used) noex
         address = make_address(job.slot, job.offset)
         cell[0] = tag << ADDRESS_BITS | address
         if kind & HINT_DELETE:
-            index.add_dead(job.slot, job.run.size)
             job.count -= before != 0
         elif before == 0 or kind & HINT_CREATES:
             job.count += 1
+        index.add_written(job.slot, KIND_DELETE if kind & HINT_DELETE else KIND_PUT, FLAG_PREVIOUS if kind & HINT_PREVIOUS else 0, job.run.size)
         advance(job)
     return THROUGH
 
@@ -273,7 +281,7 @@ cdef uint64_t *line_of(Index index, uint64_t hash, uint64_t *word) noexcept nogi
 
 
 cdef bint locate(const Place *places, uint64_t used, uint64_t seq, uint64_t *address, uint64_t *size) noexcept nogil:
-    # Where the record with this number is; False when none of these segments has it.
+    # Where the record with this number is, and what of it becomes dead when it is superseded; False when none of these segments has it.
     cdef uint64_t low = 0, high = used, middle
     cdef const Place *place
     while low < high:
@@ -298,8 +306,9 @@ cdef bint locate(const Place *places, uint64_t used, uint64_t seq, uint64_t *add
         if low == place.records or place.numbers[low] != seq:
             return False
         seq = low
-    address[0] = make_address(place.slot, <uint64_t>place.units[seq] * UNIT)
-    size[0] = <uint64_t>(place.units[seq + 1] - place.units[seq]) * UNIT
+    low = place.units[seq] & ~LINKED
+    address[0] = make_address(place.slot, low * UNIT)
+    size[0] = ((place.units[seq + 1] & ~LINKED) - low) * UNIT - previous_size(FLAG_PREVIOUS if place.units[seq] & LINKED else 0)
     return True
 
 

@@ -120,22 +120,9 @@ cdef class BulkWriter(StoreUpdater):
         if self.due != NEVER_DUE:
             self.make_way(size_at_most(batch))
         while True:
-            index = self.index
-            if index is None:
-                self.raise_closed()
-            if self.tail_id == 0 and not self.several:
-                log.check_writable()
-                self.prepare(index)
-                continue
+            index = self.take_tail("a batch")
             try:
-                # From here on nobody else writes, whoever lets go of the GIL.
-                if self.several:
-                    index = self.hold("a batch")
-                else:
-                    log.hold_tail("a batch")
                 try:
-                    if self.index is not index or self.tail_id == 0 and not self.several:
-                        continue
                     outcome = self.check_reads(index, reads, stop, alone, cleared, &hit)
                     if outcome == PRESENT:
                         read_moment(index.state, &seq, &count, &below)
@@ -244,7 +231,7 @@ cdef class BulkWriter(StoreUpdater):
                 change.cell = hit.cell
                 change.previous_seq = hit.seq
                 change.previous = hit.address
-                change.superseded = 0 if hit.deleted else <uint32_t>(hit.size // UNIT)
+                change.superseded = 0 if hit.deleted else <uint32_t>(index.superseded_size(hit) // UNIT)
             change.fate = Fate.PLANNED
         plan.reserve(index)
         if known and (index.base != base or index.state.segments != segments):
@@ -363,8 +350,7 @@ cdef class BulkWriter(StoreUpdater):
             if change.superseded:
                 index.add_dead(address_slot(change.previous), UNIT * change.superseded)
             size = record_size(payload_size_of(change), False)
-            if change.kind == KIND_DELETE:
-                index.add_dead(self.tail_slot, size)
+            index.add_written(self.tail_slot, change.kind, change.flags, size)
             if change.expires:
                 index.state.expiring = log.seq
             memory.store_release(change.cell, tag | make_address(self.tail_slot, place))

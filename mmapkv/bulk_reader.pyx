@@ -45,9 +45,13 @@ cdef tuple as_keys(keys):
     cdef bint exact = True
     cdef tuple held
     if type(keys) is list:
+        while True:
+            count = PyList_GET_SIZE(keys)
+            held = PyTuple_New(count)
+            # Which may have collected garbage, and a destructor have changed the list.
+            if PyList_GET_SIZE(keys) == count:
+                break
         items = PySequence_Fast_ITEMS(keys)
-        count = PyList_GET_SIZE(keys)
-        held = PyTuple_New(count)
         for at in range(count):
             if at + AHEAD < count:
                 memory.prefetch(items[at + AHEAD])
@@ -182,7 +186,7 @@ cdef class BulkReader(StoreReader):
 
     cdef int admit_all(self, tuple keys, Filling *job, Py_ssize_t room) except -1:
         # Raises, before anything is written, when something is absent that must not be, or does not fit.
-        cdef Py_ssize_t at, size, needed = 0
+        cdef Py_ssize_t at, size, last = 0, needed = 0
         for at in range(job.count):
             size = job.found[at].size
             if size < 0:
@@ -191,13 +195,15 @@ cdef class BulkReader(StoreReader):
                 continue
             if job.stride == 0:
                 needed += size
-            elif size > job.stride:
+                continue
+            if size > job.stride:
                 raise BufferTooSmall(
                     f"the value of key number {at} has {size} bytes, more than the stride of {job.stride}", self._path)
-            else:
-                needed = at * job.stride + size
-        if needed > room:
-            raise BufferTooSmall(f"the values of {job.count} keys need {needed} bytes, the buffer has {room}", self._path)
+            last, needed = at, size
+        # A stride may be so long that the product is more than a register holds.
+        if needed > room or last and job.stride > (room - needed) // last:
+            raise BufferTooSmall(
+                f"the values of {job.count} keys need {<object>last * job.stride + needed} bytes, the buffer has {room}", self._path)
         return 0
 
     cdef int find_group(self, PyObject **keys, Py_ssize_t at, Py_ssize_t count, Pipeline *pipeline, Found *found) except -1:

@@ -22,7 +22,6 @@ from mmaplog.compaction import Compaction
 from mmaplog.errors import Poisoned
 
 if TYPE_CHECKING:
-    from mmapkv.index import Index
     from mmapkv.store import KVStore
     from mmaplog.log import Log
 
@@ -37,9 +36,6 @@ class Cared:
     _compactor: Compactor | None
     # None but in a cache.
     _remover: Remover | None
-    # The index that was made last because most keys were gone, as it was then: what a snapshot holds takes
-    # room in it, and would again.
-    _smallest: tuple[Index, int] | None = None
 
     @property
     def _store(self) -> KVStore:
@@ -80,10 +76,8 @@ class Cared:
             hints.sweep(log)
             self._store._segment_filled()
             _, index = self._store._open_parts()
-            made = self._smallest == _size_of(index) and self._store._pins.any_below(log.committed)
-            if index_file.is_sparse(index, len(self._store)) and not made:
+            if index_file.is_sparse(index, len(self._store)):
                 self._store._rebuild_index(index, sound=True)
-                self._smallest = _size_of(self._store._open_parts()[1])
             return done
 
     def _stop_threads(self, log: Log) -> None:
@@ -140,9 +134,10 @@ class Cared:
         `segment_bytes` that each may have, how often its end was dropped, `epoch`; `bytes_on_disk` of all
         files; open `snapshots`, those of transactions and scans too; of the index, its depth, segments, and
         bytes in use and allocated. `live_bytes` and `dead_bytes` of records: these are superseded, cleared,
-        or say that a key is absent. `compactions` that this handle did in the background, each of some
-        segments, and `compaction_error`, the errno of what keeps it from the next one, or 0. Of a cache,
-        look-ups by this handle, `hits` and `misses`; by the one that writes `max_bytes`, and its `evictions`.
+        say that a key is absent, or lead to the version before. `compactions` that this handle did in the
+        background, each of some segments, and `compaction_error`, the errno of what keeps it from the next
+        one, or 0. Of a cache, look-ups by this handle, `hits` and `misses`; by the one that writes
+        `max_bytes`, and its `evictions`.
         Raises Closed.
         """
         log, index = self._store._open_parts()
@@ -213,7 +208,3 @@ class Cared:
         # It is complete without: this spares whoever opens it first the wait.
         with type(self._store).open(made.path, "w", flush_policy=FlushPolicy.MANUAL):
             return made
-
-
-def _size_of(index: Index) -> tuple[Index, int]:
-    return index, index.figures()["index_segments"]

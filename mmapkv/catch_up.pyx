@@ -100,17 +100,15 @@ cdef int enter(
             present = not hit.deleted and hit.seq >= index.state.cleared
             if hit.address != address:
                 if present:
-                    index.add_dead(hit.slot, hit.size)
-                if payload.kind == KIND_DELETE:
-                    index.add_dead(slot, record.size)
+                    index.add_dead(hit.slot, index.superseded_size(&hit))
+                index.add_written(slot, payload.kind, payload.flags, record.size)
                 tag = hit.cell[0] >> ADDRESS_BITS << ADDRESS_BITS
                 memory.store_release(hit.cell, tag | address)
             break
         if outcome == ABSENT:
             cell = index.place(hash, &tag)
             if cell != NULL:
-                if payload.kind == KIND_DELETE:
-                    index.add_dead(slot, record.size)
+                index.add_written(slot, payload.kind, payload.flags, record.size)
                 memory.store_release(cell, tag | address)
                 break
             index.split(hash)

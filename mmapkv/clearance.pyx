@@ -44,6 +44,7 @@ cdef uint64_t count_left(
     cdef Record record
     cdef PayloadHeader payload
     cdef const char *key
+    cdef Hit hit
     read_moment(index.state, &visible, &count, &start)
     if below >= seq:
         for at in range(index.state.slots_used):
@@ -62,22 +63,21 @@ cdef uint64_t count_left(
     while replay.read(&record, False):
         if not split_payload(&record, &payload, &key) or payload.kind != KIND_PUT:
             continue
-        at = index.slot_of(replay.segment.id)
-        if leads_to(index, key, payload.key_length, record.seq):
+        if leads_to(index, key, payload.key_length, record.seq, &hit):
             count -= 1
-            index.add_dead(at, record.size)
+            # What is still to be led to a copy is counted there when it is.
+            index.add_dead(hit.slot, index.superseded_size(&hit))
     replay.segment.region.check()
     return count
 
 
-cdef bint leads_to(Index index, const char *key, uint64_t key_size, uint64_t seq) except -1:
+cdef bint leads_to(Index index, const char *key, uint64_t key_size, uint64_t seq, Hit *hit) except -1:
     # Whether this is the newest record of its key. By its number: a compaction may be leading the index to copies just now.
-    cdef Hit hit
     cdef Outcome outcome
     while True:
-        outcome = index.find(xxh3(key, key_size, index.seed), key, key_size, False, &hit)
+        outcome = index.find(xxh3(key, key_size, index.seed), key, key_size, False, hit)
         if outcome == PRESENT:
             return hit.seq == seq
         if outcome == ABSENT:
             return False
-        index.settle(outcome, &hit)
+        index.settle(outcome, hit)

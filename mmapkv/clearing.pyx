@@ -49,51 +49,35 @@ cdef int write_clear(StoreWriter store, bint everything, uint64_t below, bint du
     # Deletes what was last written below number `below`, or `everything`. Nothing is written where nothing would change. `tally` says how much
     # that is, as far as somebody looked; or is NULL.
     cdef Log log = store.log
-    cdef Index index
     cdef uint64_t seq, count, cleared, size = record_size(CLEAR_PAYLOAD_SIZE, False)
-    while True:
-        index = store.index
-        if index is None:
-            store.raise_closed()
-        if store.tail_id == 0 and not store.several:
-            log.check_writable()
-            store.prepare(index)
-            continue
-        # From here on nobody else writes, whoever lets go of the GIL.
-        if store.several:
-            index = store.hold("a clear")
+    cdef Index index = store.take_tail("a clear")
+    try:
+        read_moment(index.state, &seq, &count, &cleared)
+        if count == 0 if everything else below <= cleared:
+            return 0
+        log.find_room(size, 1, True)
+        store.enter_tail(index)
+        if everything:
+            below = log.seq
+        # The last that can fail.
+        if tally != NULL and is_right(tally, index, log):
+            index.add_dead(store.tail_slot, size)
+            index.add_dead(tally.slot, tally.dead)
+            count -= tally.keys
         else:
-            log.hold_tail("a clear")
-        try:
-            if store.index is not index or store.tail_id == 0 and not store.several:
-                continue
-            read_moment(index.state, &seq, &count, &cleared)
-            if count == 0 if everything else below <= cleared:
-                return 0
-            log.find_room(size, 1, True)
-            store.enter_tail(index)
-            if everything:
-                below = log.seq
-            # The last that can fail.
-            if tally != NULL and is_right(tally, index, log):
-                index.add_dead(store.tail_slot, size)
-                index.add_dead(tally.slot, tally.dead)
-                count -= tally.keys
-            else:
-                count = count_left(index, log.segments, below, log.seq, store.tail_slot, log.end + size, size)
-            lay_out_clear(log.begin(CLEAR_PAYLOAD_SIZE), below)
-            log.commit(CLEAR_PAYLOAD_SIZE)
-            # Committed. Until it is published, readers go by what was cleared before.
-            store_clear(index.state, below, log.seq - 1)
-            index.publish(log.seq, count)
-            store.seen = log.seq
-            log.bytes_pending += CLEAR_PAYLOAD_SIZE
-            log.writes_pending += 1
-            if _fault.faults() != store.faults:
-                store.check_faults()
-            break
-        finally:
-            log.give_tail()
+            count = count_left(index, log.segments, below, log.seq, store.tail_slot, log.end + size, size)
+        lay_out_clear(log.begin(CLEAR_PAYLOAD_SIZE), below)
+        log.commit(CLEAR_PAYLOAD_SIZE)
+        # Committed. Until it is published, readers go by what was cleared before.
+        store_clear(index.state, below, log.seq - 1)
+        index.publish(log.seq, count)
+        store.seen = log.seq
+        log.bytes_pending += CLEAR_PAYLOAD_SIZE
+        log.writes_pending += 1
+        if _fault.faults() != store.faults:
+            store.check_faults()
+    finally:
+        log.give_tail()
     log.flush_if_due(durable)
     return 0
 

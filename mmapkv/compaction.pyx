@@ -270,7 +270,7 @@ cdef class Pass:
                 continue
             places = self.survey(segment, &scan, self.needed if clean else 0)
             clean = clean and scan.held == 0
-            if scan.removed == 0 and not small:
+            if scan.removed_bytes == 0 and not small:
                 self.rewrite_group()
                 continue
             if self.group is not None and not fits(self.group, segment, stop, scan.size, segment_bytes):
@@ -320,6 +320,7 @@ cdef class Pass:
         self.group.removed += scan.removed
         self.group.stop = stop
         self.group.swept = max(<uint64_t>self.group.swept, scan.swept)
+        self.group.trims = self.group.trims or scan.removed_bytes != 0
         return 0
 
     cdef int rewrite_group(self) except -1:
@@ -359,7 +360,7 @@ cdef class Pass:
         cdef Region held
         cdef unsigned int[::1] view
         cdef Pause pause = Pause.MORE
-        cdef uint64_t known = 0, slot = self.slot_in(segment.id), clear_seq = self.index.state.clear_seq
+        cdef uint64_t known = 0, slot = self.slot_in(segment.id), found, counted
         cdef uint64_t before = 0 if slot == SLOTS else self.index.dead[slot]
         memset(scan, 0, sizeof(scan[0]))
         scan.slot = slot
@@ -406,10 +407,13 @@ cdef class Pass:
             if self.store.index is not self.index:
                 raise Replaced
         if slot != SLOTS:
-            # What writers added meanwhile may be in both parts, but in one at least. A clear did not add, but count all.
+            # What writers added meanwhile was found where it lay ahead, and not where it lay behind. A count that can be right is: were
+            # anything counted twice, a cache would take that for room. Of a clear since this pass began nothing was seen.
             self.log.pause()
-            if self.index.state.clear_seq == clear_seq:
-                self.index.dead[slot] += <uint32_t>((scan.dead + scan.removed_bytes) // UNIT) - <uint32_t>before
+            if self.index.state.clear_seq == self.clear_seq:
+                found = (scan.dead + scan.removed_bytes) // UNIT
+                counted = self.index.dead[slot]
+                self.index.dead[slot] = <uint32_t>min(max(counted, found), found + counted - before)
             self.log.unpause()
         view = None
         return places[:scan.count]

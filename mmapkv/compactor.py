@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import atexit
 import errno
 import logging
-import sys
 import threading
 import time
-import weakref
 from collections import deque
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
-from mmapio import _fork
 from mmapio.errors import Closed, FlushFailed
 from mmapkv import compaction, hints, index_file
 from mmapkv.errors import StoreError
 from mmapkv.victims import BORNE, Choice, Limits, Planner, Sealed
+from mmapkv.worker import Worker
 from mmaplog.errors import LogError
 
 if TYPE_CHECKING:
@@ -36,44 +33,26 @@ WAIT_STEP_SECONDS = 0.1
 REST = 3
 #: Of the bytes that a step frees, writers may have this part again, while there are more than are borne.
 GIVEN_BACK = 0.75
-#: How long a close waits for it to end, which it does within some writes to the disk.
-JOIN_SECONDS_MAX = 60.0
-
-_running: weakref.WeakSet[Compactor] = weakref.WeakSet()
 
 
-@atexit.register
-def _stop_at_exit() -> None:
-    # No thread is to be frozen with a lock in its hands. The flushers come after.
-    for compactor in list(_running):
-        compactor.stop()
-
-
-class Compactor:
+class Compactor(Worker):
     """Compacts the store of one handle in the background, once a roll has found enough dead bytes.
 
     Dead bytes are `borne` up to that part of the live ones; 0 has it do nothing but what it is told to.
-    It holds the store weakly. Destructors and signal handlers may use what it waits on and is told by.
+    When it is stopped, what it is at is left as it was.
     """
 
+    thread_name = "mmapkv-compactor"
+    work = "compaction in the background"
+
     def __init__(self, store: KVStore, borne: float) -> None:
+        super().__init__(store)
         self._borne = borne
-        self._told: SimpleQueue[None] = SimpleQueue()
-        told = self._told
-
-        def is_gone(_: object) -> None:
-            told.put(None)
-
-        self._store = weakref.ref(store, is_gone)
-        self._thread: threading.Thread | None = None
         self._planner = Planner()
         self._sizes: dict[int, int] = {}
         self._all = False
-        # What it was woken for and has not seen to; whether it is to end, or has.
+        # What it was woken for and has not seen to.
         self._asked: deque[None] = deque()
-        self._ending = False
-        # Empty once somebody has started the thread, or is about to.
-        self._unstarted = [None]
         # So many bytes of records there may be before writers wait: no less than what is borne, and while
         # there are more, as many as there were. -1 before the first look.
         self._ceiling = -1
@@ -81,7 +60,6 @@ class Compactor:
         self.done = 0
         # The errno of what it met last, 0 when it has got over that.
         self.error = 0
-        _fork.register(self)
 
     @property
     def _busy(self) -> bool:
@@ -141,21 +119,6 @@ class Compactor:
                 "no thread can be started for a compaction in the background; compact without it"
             )
 
-    def stop(self) -> None:
-        """End the thread and wait for that; what it is at is left as it was. The second time does nothing."""
-        thread, self._ending = self._thread, True
-        # The thread is frozen by then, and a forked child never had it.
-        if thread is None or sys.is_finalizing() or thread is threading.current_thread():
-            return
-        self._told.put(None)
-        thread.join(JOIN_SECONDS_MAX)
-        if thread.is_alive():
-            raise StoreError(
-                errno.EDEADLK,
-                f"a compaction in the background did not end within {JOIN_SECONDS_MAX:.0f} s; if this is a "
-                "destructor or signal handler, let it leave a note instead, and close later",
-            )
-
     def _look(self, store: KVStore) -> tuple[Limits, int, int]:
         # And bytes of records, and of dead ones among them.
         store._open_parts()
@@ -182,28 +145,14 @@ class Compactor:
                 self._waiting.popleft().put(None)
 
     def _wake(self) -> bool:
-        if self._ending:
-            return False
         self._asked.append(None)
-        self._told.put(None)
-        with suppress(IndexError):
-            # Several threads may write.
-            self._unstarted.pop()
-            return self._start()
-        return True
+        return super()._wake()
 
     def _start(self) -> bool:
-        thread = threading.Thread(target=_run, args=(self,), name="mmapkv-compactor", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:
-            # None to be had, or the interpreter is about to end: at the next roll perhaps.
+        started = super()._start()
+        if not started:
             self._asked.clear()
-            self._unstarted.append(None)
-            return False
-        self._thread = thread
-        _running.add(self)
-        return True
+        return started
 
     def _halted(self) -> None:
         if self._ending:
@@ -276,62 +225,57 @@ class Compactor:
             if self._is_urgent():
                 return
 
-    def _after_fork_in_child(self) -> None:
-        self._thread, self._ending = None, True
-
-
-def _run(compactor: Compactor) -> None:
-    retry: float | None = None
-    try:
-        while not compactor._ending:
-            if retry is not None or not compactor._asked:
-                with suppress(Empty):
-                    compactor._told.get(timeout=retry)
-                    # All that was told until now.
-                    while True:
-                        compactor._told.get_nowait()
-            # This round, too, is one that may find something to do.
-            compactor._asked.append(None)
-            retry = None
-            # What comes while it works may have come too late for that.
-            asked = len(compactor._asked)
-            compactor._planner.expect()
-            try:
-                _work_on(compactor)
-            except (compaction.Halted, Closed):
-                return
-            except compaction.Replaced:
-                retry = 0.0
-            except (OSError, MemoryError) as error:
-                number = error.errno or errno.EIO if isinstance(error, OSError) else errno.ENOMEM
-                compactor.error = number
-                # What the log raises by itself may have any number.
-                if number not in PASSING or isinstance(error, (FlushFailed, LogError)):
-                    logger.error("background compaction ended: %s", error)  # noqa: TRY400
+    def _serve(self) -> None:
+        retry: float | None = None
+        try:
+            while not self._ending:
+                if retry is not None or not self._asked:
+                    with suppress(Empty):
+                        self._told.get(timeout=retry)
+                        # All that was told until now.
+                        while True:
+                            self._told.get_nowait()
+                # This round, too, is one that may find something to do.
+                self._asked.append(None)
+                retry = None
+                # What comes while it works may have come too late for that.
+                asked = len(self._asked)
+                self._planner.expect()
+                try:
+                    self._work_on()
+                except (compaction.Halted, Closed):
                     return
-                logger.warning("background compaction put off: %s", error)
-                retry = RETRY_SECONDS
-                # Nobody waits for that.
-                compactor._asked.clear()
-            if retry is None:
-                compactor.error = 0
-                for _ in range(asked):
-                    compactor._asked.popleft()
-            compactor._tell_waiting()
-    except Exception:
-        compactor.error = errno.EIO
-        logger.exception("background compaction ended")
-    finally:
-        compactor._ending = True
-        compactor._tell_waiting()
+                except compaction.Replaced:
+                    retry = 0.0
+                except (OSError, MemoryError) as error:
+                    number = error.errno or errno.EIO if isinstance(error, OSError) else errno.ENOMEM
+                    self.error = number
+                    # What the log raises by itself may have any number.
+                    if number not in PASSING or isinstance(error, (FlushFailed, LogError)):
+                        logger.error("background compaction ended: %s", error)  # noqa: TRY400
+                        return
+                    logger.warning("background compaction put off: %s", error)
+                    retry = RETRY_SECONDS
+                    # Nobody waits for that.
+                    self._asked.clear()
+                if retry is None:
+                    self.error = 0
+                    for _ in range(asked):
+                        self._asked.popleft()
+                self._tell_waiting()
+        except Exception:
+            self.error = errno.EIO
+            raise
+        finally:
+            self._ending = True
+            self._tell_waiting()
 
-
-def _work_on(compactor: Compactor) -> None:
-    while not compactor._ending:
-        begun = time.monotonic()
-        if not compactor._work():
-            return
-        compactor.error = 0
-        compactor._tell_waiting()
-        if not compactor._is_urgent():
-            compactor._rest(REST * (time.monotonic() - begun))
+    def _work_on(self) -> None:
+        while not self._ending:
+            begun = time.monotonic()
+            if not self._work():
+                return
+            self.error = 0
+            self._tell_waiting()
+            if not self._is_urgent():
+                self._rest(REST * (time.monotonic() - begun))

@@ -283,8 +283,9 @@ cdef class Eviction:
             return 0
         begin_tally(&tally, index, log.segments)
         hand = self.reach(log, start, stop)
-        while (done < limit and not (live_pressed and freed >= wanted) and (done == 0 or hand.seq < hand.boundary)
-               and hand.read(&record, False)):
+        # Of one segment: what is evicted counts as dead there. Its last numbers may be missing, and the next record be of another one.
+        hand.stop = min(stop, hand.boundary)
+        while done < limit and not (live_pressed and freed >= wanted) and hand.read(&record, False):
             if done == 0:
                 slot = known_slot(index, hand.segment.id)
             done += record.size
@@ -306,9 +307,6 @@ cdef class Eviction:
                 gone += expires == 0 or expires > now
                 tally.keys += 1
         start = hand.seq
-        if done == 0:
-            # Nothing but a gap.
-            start = stop
         self.hand_id = hand.segment.id
         self.hand_at = hand.offset - SEGMENT_HEADER_SIZE
         hand.segment.region.check()

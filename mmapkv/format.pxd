@@ -66,10 +66,13 @@ cdef packed struct Previous:
     uint64_t address            # a hint, to be checked against the sequence number
 
 
+cdef inline uint64_t previous_size(uint64_t flags) noexcept nogil:
+    # What of a payload leads to the version before. It counts as dead from the beginning.
+    return PREVIOUS_SIZE if flags & FLAG_PREVIOUS else 0
+
 cdef inline uint64_t head_size(uint64_t flags) noexcept nogil:
     # What precedes the key in a payload.
-    return (PAYLOAD_HEADER_SIZE + (PREVIOUS_SIZE if flags & FLAG_PREVIOUS else 0)
-            + (EXPIRY_SIZE if flags & FLAG_EXPIRY else 0))
+    return PAYLOAD_HEADER_SIZE + previous_size(flags) + (EXPIRY_SIZE if flags & FLAG_EXPIRY else 0)
 
 cdef inline uint64_t value_offset(uint64_t flags, uint64_t key_size) noexcept nogil:
     # Where the value starts in a payload; on a multiple of 8, like the payload.

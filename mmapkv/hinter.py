@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 import queue
-import sys
-import threading
-import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from mmapio import _fork
 from mmapio.errors import Closed
 from mmapkv import hints
+from mmapkv.worker import Worker
 from mmaplog.errors import CorruptionError
 
 if TYPE_CHECKING:
@@ -29,44 +26,23 @@ MADE_MAX = 4
 DELAYS_SECONDS = (0.5, 1.5, 4.0, 10.0)
 
 
-class Hinter:
+class Hinter(Worker):
     """Makes what hints are missing once segments are sealed. One that cannot be made is left out."""
 
+    thread_name = "mmapkv-hinter"
+    work = "the making of hints"
+
     def __init__(self, store: KVStore, *, threaded: bool) -> None:
+        super().__init__(store)
         self._threaded = threaded
-        # Of calls for the thread. One may be made by a destructor that interrupted anything, that thread too.
-        self._calls: queue.SimpleQueue[None] = queue.SimpleQueue()
-        # Weak, so that a store that was dropped without close() can go.
-        calls = self._calls
-        self._store = weakref.ref(store, lambda _: calls.put(None))
-        self._thread: threading.Thread | None = None
-        # Empty once somebody has started the thread, or is about to.
-        self._unstarted = [None]
-        self._ended = False
-        self._pid = os.getpid()
         self._making = _fork.Lock()
         # Names of segments that have one, or for which none can be made.
         self._known: set[str] = set()
 
     def segment_filled(self) -> None:
         """Another segment is written to now. For the native half."""
-        if not self._threaded or self._ended:
-            return
-        self._calls.put(None)
-        with suppress(IndexError):
-            # Several threads may write.
-            self._unstarted.pop()
-            self._start()
-
-    def _start(self) -> None:
-        thread = threading.Thread(target=self._run, name="mmapkv-hinter", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:
-            # There are too many, or the interpreter is about to end.
-            self._unstarted.append(None)
-        else:
-            self._thread = thread
+        if self._threaded:
+            self._wake()
 
     def flushed(self, log: Log, index: Index) -> None:
         """What was filled may be sealed now."""
@@ -77,17 +53,6 @@ class Hinter:
         """End the thread, and make what is still missing, within bounds."""
         self.stop()
         self.make(log, index)
-
-    def stop(self) -> None:
-        """End the thread and wait for it. The second time does nothing."""
-        self._ended = True
-        # The thread is frozen by then, and a forked child never had it.
-        if sys.is_finalizing() or os.getpid() != self._pid:
-            return
-        self._calls.put(None)
-        thread = self._thread
-        if thread is not None and thread.is_alive() and thread is not threading.current_thread():
-            thread.join()
 
     def make(self, log: Log, index: Index) -> bool:
         """Make some that are missing, of the newest segments; whether each full segment has one then."""
@@ -124,27 +89,30 @@ class Hinter:
                 hints.write(log, segment, index.seed)
             except CorruptionError as error:
                 logger.warning("%s: no hint was made: %s", log.path, error)
-            except FileNotFoundError:
-                if _is_listed(log, segment_id):
+            except (FileNotFoundError, FileExistsError):
+                if not _is_listed(log, segment_id):
+                    return False  # likewise, and has swept up what goes with it
+                if not log.shared:
                     raise
-                return False  # likewise, and has swept up what goes with it
+                # Another process makes it too, or has swept it up when it opened the store.
+                continue
             made += 1
             self._known.add(name)
         return True
 
-    def _run(self) -> None:
-        while not self._ended:
-            self._calls.get()
+    def _serve(self) -> None:
+        while not self._ending:
+            self._told.get()
             for delay in DELAYS_SECONDS:
                 with suppress(queue.Empty):
-                    self._calls.get(timeout=delay)
-                if self._ended or self._made_all():
+                    self._told.get(timeout=delay)
+                if self._ending or self._made_all():
                     break
 
     def _made_all(self) -> bool:
         store = self._store()
         if store is None:
-            self._ended = True
+            self._ending = True
             return True
         log, index = store._parts()
         return index is None or self.make(log, index)

@@ -147,12 +147,15 @@ def clear(log: Log) -> None:
             _os.remove_file(directory, name)
 
 
-def sweep(log: Log) -> None:
-    """Remove what goes with no segment, and what somebody left who was killed.
+def sweep(log: Log, *, opening: bool = False) -> None:
+    """Remove what goes with no segment, as after a compaction.
 
-    For who opens the store for writing, and after a compaction.
+    When `opening` the store for writing, what somebody left unfinished who was killed, too. Later it is being
+    made, perhaps by a thread of this very handle.
     """
     kept = {name_of(name) for _, _, name in log.segments.listing()}
+    if not opening:
+        kept |= {name + TEMPORARY_SUFFIX for name in kept}
     for name in log.segments.beside():
         if name not in kept and _is_hint(name):
             _remove(log, name)

@@ -18,6 +18,8 @@ from mmapkv.format cimport (
     ENTRIES,
     INDEX_MAGIC,
     INDEX_VERSION,
+    LINE,
+    OVERFLOW_LINES,
     PAGE,
     SEGMENT_PAGES,
     SLOTS,
@@ -109,8 +111,30 @@ def load(Descriptor opened, log_uuid, SlotMap slots, bint writable):
 
 
 def is_sparse(Index index, uint64_t keys):
-    """Whether an index has room for so many more keys than these that a new one would take about a fourth of it, or less."""
-    return index.state.segments > 1 and keys * SPARSE < index.state.segments * BUCKETS * ENTRIES
+    """Whether an index has room for so many more entries than it has that a new one would take about a fourth of it, or less.
+
+    With `keys` it has so many entries at least. Where these few would allow it, costs a look at each cell.
+    """
+    cdef uint64_t room = index.state.segments * BUCKETS * ENTRIES
+    return index.state.segments > 1 and keys * SPARSE < room and not has_entries(index, room // SPARSE)
+
+
+cdef bint has_entries(Index index, uint64_t many) except -1:
+    # Whether there are so many; one that grows meanwhile beyond what is mapped counts as if there were.
+    cdef uint64_t root = index.state.root, depth = root & 0x7F, first = (root >> 8) * PAGE, left = many, page, at
+    cdef uint64_t *cells
+    if first + directory_size(depth) > index.limit:
+        return True
+    for page in segment_pages(index):
+        if (page + SEGMENT_PAGES) * PAGE > index.limit:
+            return True
+        cells = <uint64_t *>(index.base + page * PAGE + LINE)
+        for at in range((BUCKETS + OVERFLOW_LINES) * (ENTRIES + 1)):
+            if at % (ENTRIES + 1) != ENTRIES and cells[at] != 0:
+                if left == 0:
+                    return True
+                left -= 1
+    return False
 
 
 cdef Index wrap(MappedFile file, SlotMap slots):

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from mmapio import _os
 from mmapkv.load_source import Refusals, Source, SourceError, as_bytes
-from mmapkv.load_sqlite import open_database
+from mmapkv.load_sqlite import open_database, rows_of
 
 __all__ = ["read_diskcache"]
 
@@ -50,8 +50,8 @@ def _pairs(places: list[Path], refused: Refusals) -> Iterator[tuple[bytes, bytes
     now = time.time()
     for place in places:
         with closing(open_database(str(place / _DATABASE))) as database:
-            for stored, raw, mode, filename, kept, expires in database.execute(
-                f"SELECT {_COLUMNS} FROM Cache ORDER BY rowid"
+            for stored, raw, mode, filename, kept, expires in rows_of(
+                database, f"SELECT {_COLUMNS} FROM Cache ORDER BY rowid"
             ):
                 shown = repr(stored)[:60]
                 if expires is not None and expires < now:

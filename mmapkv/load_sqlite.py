@@ -6,10 +6,11 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 from mmapkv.load_source import Refusals, Source, SourceError, as_bytes
 
-__all__ = ["open_database", "read_sqlite"]
+__all__ = ["open_database", "read_sqlite", "rows_of"]
 
 
 def read_sqlite(
@@ -58,12 +59,20 @@ def open_database(path: str) -> sqlite3.Connection:
     return database
 
 
+def rows_of(database: sqlite3.Connection, query: str) -> Iterator[tuple[Any, ...]]:
+    """What a query finds. Raises SourceError where the database is damaged, or others lock it for long."""
+    try:
+        yield from database.execute(query)
+    except sqlite3.Error as error:
+        raise SourceError(f"cannot be read any further: {error}") from None
+
+
 def _pairs(
     database: sqlite3.Connection, table: str, chosen: tuple[str, str], refused: Refusals
 ) -> Iterator[tuple[bytes, bytes]]:
     columns = ", ".join(_quoted(each) for each in chosen)
     with closing(database):
-        for row in database.execute(f"SELECT {columns} FROM {_quoted(table)}"):
+        for row in rows_of(database, f"SELECT {columns} FROM {_quoted(table)}"):
             key, value = map(as_bytes, row)
             if key and value is not None:
                 yield key, value

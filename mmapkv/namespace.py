@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast, overload
 
 from mmapkv.codecs import Codec, checked
+from mmapkv.oldest import Oldest
 from mmapkv.views import Keys, Pairs
 from mmapkv.walk import ITEMS, KEYS
 
@@ -49,8 +50,6 @@ class Namespace(MutableMapping[K, T], Generic[K, T]):
     ([(b'ann', b'admin')], [b'users/ann'])
     """
 
-    _oldest: Iterator[bytes] | None
-
     def __init__(self, store: KVStore, prefix: str | Buffer, codec: Codec[T], keys: type[K]) -> None:
         if keys not in (bytes, str):
             raise TypeError(f"keys come back as bytes or str, not as {keys!r}")
@@ -58,7 +57,7 @@ class Namespace(MutableMapping[K, T], Generic[K, T]):
         self._prefix = prefix.encode() if isinstance(prefix, str) else bytes(memoryview(prefix))
         self._codec = checked(codec)
         self._keys = keys
-        self._oldest = None
+        self._oldest = Oldest(self._prefix)
 
     @property
     def store(self) -> KVStore:
@@ -190,28 +189,27 @@ class Namespace(MutableMapping[K, T], Generic[K, T]):
 
         Of several threads one gets the value. What cannot be decoded is not removed.
         """
-        found = self._removed(self._inner(key))
-        if found is not _MISSING:
-            return found
-        if default is _MISSING:
-            raise KeyError(key)
-        return default
+        inner = self._inner(key)
+        while True:
+            raw = self._store.get(inner)
+            if raw is None:
+                if default is _MISSING:
+                    raise KeyError(key)
+                return default
+            value = self._codec.decode(raw)
+            # Unless another thread has changed it while this one decoded.
+            if self._store.compare_and_set(inner, None, expected=raw):
+                return value
 
     def popitem(self) -> tuple[K, T]:
         """Remove and return a pair, roughly the one that was changed longest ago. KeyError when empty.
 
-        Emptying it this way, with one Namespace object, reads the log of the store once or twice.
+        Emptying it this way, with one Namespace object, reads the log of the store once.
         """
-        while True:
-            fresh = self._oldest is None
-            self._oldest = self._oldest or self._inner_keys()
-            for key in self._oldest:
-                value = self._removed(key)
-                if value is not _MISSING:
-                    return self._outer(key), value
-            self._oldest = None
-            if fresh:
-                raise KeyError("popitem: the namespace is empty")
+        found = self._oldest.take(self._store, self, self._outer)
+        if found is None:
+            raise KeyError("popitem: the namespace is empty")
+        return found
 
     def clear(self) -> None:
         """Delete every key of this part. Costs one deletion for each."""
@@ -277,17 +275,6 @@ class Namespace(MutableMapping[K, T], Generic[K, T]):
                 kind = type(data).__name__
                 raise TypeError(f"{self._codec!r} encoded a value as {kind}, which is no buffer") from None
         return data
-
-    def _removed(self, key: str | Buffer) -> T:
-        # The value of a key of the store, which is then gone; or _MISSING.
-        while True:
-            raw = self._store.get(key)
-            if raw is None:
-                return cast("T", _MISSING)
-            value = self._codec.decode(raw)
-            # Unless another thread has changed it while this one decoded.
-            if self._store.compare_and_set(key, None, expected=raw):
-                return value
 
     def _inner_keys(self) -> Iterator[bytes]:
         if self._store._in_order and self._prefix:

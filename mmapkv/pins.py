@@ -49,9 +49,11 @@ class Pins:
         Whether compaction had not come before is to be asked afterwards.
         """
         with self._lock:
-            self._log.hold_past(seq)
+            # Counted first: a destructor may release another one of this number meanwhile, and let go of it.
             self._counts[seq] += 1
-            return Pin(self, seq)
+            pin = Pin(self, seq)
+            self._log.hold_past(seq)
+            return pin
 
     def release(self, seq: int) -> None:
         """End one `hold`."""

@@ -30,6 +30,7 @@ from mmapkv.format cimport (
     address_slot,
     head_size,
     make_address,
+    previous_size,
     tag_of,
     top_bits,
     value_offset,
@@ -70,7 +71,7 @@ cdef struct Cursor:
     uint64_t new_slot
     uint64_t new_offset
     uint64_t stop               # the first number that is not in the old segment any more
-    uint64_t dead               # bytes of copies that nothing leads to
+    uint64_t dead               # bytes of copies that nothing leads to, and of ways back
     uint64_t gone               # keys that are not counted any more: their value had expired
     bint beyond
 
@@ -80,7 +81,9 @@ cdef struct Move:
     uint64_t seq
     uint64_t address
     uint64_t hash
+    uint64_t size
     int kind
+    int flags
 
 
 cdef Region ground_of(Index index, Ground *ground):
@@ -173,7 +176,9 @@ cdef int relocate_some(Cursor *at, const Ground *ground, uint64_t count) noexcep
                 break
             if split_payload(&old, &payload, &key):
                 moves[known].seq = old.seq
+                moves[known].size = old.size
                 moves[known].kind = payload.kind
+                moves[known].flags = payload.flags
                 moves[known].address = make_address(at.old_slot, at.old_offset)
                 moves[known].hash = xxh3(key, payload.key_length, ground.seed)
                 fetch_bucket(ground, moves[known].hash)
@@ -203,6 +208,9 @@ cdef bint relocate(Cursor *at, const Ground *ground, const Move *move) noexcept 
     if at.new_offset < at.new_limit and new.seq == move.seq:
         if fate != CURRENT or move.kind != KIND_PUT or move.seq < state.cleared:
             at.dead += new.size
+        elif new.size == move.size:
+            # Somebody may yet go the way back from it.
+            at.dead += previous_size(move.flags)
         if fate == CURRENT:
             memory.store_release(cell, cell[0] >> ADDRESS_BITS << ADDRESS_BITS | make_address(at.new_slot, at.new_offset))
     elif fate == CURRENT:

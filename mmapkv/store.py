@@ -22,12 +22,13 @@ from mmapkv.changes import Changes
 from mmapkv.clearing import clear
 from mmapkv.codecs import Bytes, Codec, checked
 from mmapkv.compactor import Compactor
-from mmapkv.errors import Conflict, SnapshotTooOld, StoreError
+from mmapkv.errors import Conflict, StoreError
 from mmapkv.eviction import Eviction
 from mmapkv.hinter import Hinter
 from mmapkv.index import Index
 from mmapkv.membership import Member
 from mmapkv.namespace import Namespace
+from mmapkv.oldest import Oldest
 from mmapkv.ordered import OrderedKeys
 from mmapkv.pins import Pin, Pins
 from mmapkv.scan import Scanned
@@ -36,7 +37,7 @@ from mmapkv.transaction import Transaction
 from mmapkv.typed import TypedStore
 from mmapkv.views import Items, Keys, Values
 from mmapkv.walk import EXPIRED, KEYS, Walk
-from mmaplog.errors import CorruptionError, TooOld
+from mmaplog.errors import CorruptionError
 from mmaplog.log import DEFAULT_POLICY, DEFAULT_SEGMENT_BYTES, Log, open_log
 
 if TYPE_CHECKING:
@@ -69,17 +70,16 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
 
     Iteration is over the store as it was when the iteration began, in the order of the last change.
 
-    >>> import tempfile, os
-    >>> path = os.path.join(tempfile.mkdtemp(), "cities")
-    >>> with KVStore.open(path) as kv:
+    >>> import tempfile
+    >>> with KVStore.open(tempfile.mkdtemp() + "/cities") as kv:
     ...     kv["Oslo"] = "59.9"
     ...     kv["Oslo"], len(kv), kv.get("Rome")
     (b'59.9', 1, None)
     """
 
     _log: Log
-    # Where popitem is, or was at last: that it has ended does not make it go back.
-    _oldest: Walk[bytes] | None
+    # Where popitem is.
+    _oldest: Oldest
     _pins: Pins
     _eviction: Eviction | None
     _flush_policy: FlushPolicy
@@ -161,7 +161,7 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         `verify=False` skips the checksum of each record read; with `ordered` the keys are sorted now, and not
         when :meth:`scan` is first called. What is superseded or deleted is removed in the background, where
         one handle writes, unless `compaction` is false: then :meth:`compact` does that. A number says how
-        many dead bytes are borne as a part of the live ones: 0.055 by default, 0.5 makes overwrites cheaper.
+        many dead bytes are borne as a part of the live ones: 0.07 by default, 0.5 makes overwrites cheaper.
         With `max_bytes` it is a cache with one writer: what is oldest and, unless `eviction` is "fifo", was
         not read since, makes way for what is put, so that the records that count take no more; docs/cache.md
         tells the rest. With a `codec` the result is a :class:`TypedStore`. Costs O(1) after a clean close or
@@ -182,7 +182,7 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         log = open_log(Log, path, mode, flush_policy, False, size, (attach.NAME, marks.NAME), shared)
         store = cls.__new__(cls)
         store._log = log
-        store._oldest = None
+        store._oldest = Oldest()
         store._care = _fork.Lock()
         store._caring = 0
         store._pins = Pins(log)
@@ -260,24 +260,10 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
 
         Emptying a store this way reads its log once.
         """
-        oldest, begin = self._oldest, -1
-        while True:
-            try:
-                for key in oldest or ():
-                    value = self.pop(key, None)
-                    if value is not None:
-                        return key, value
-                if not len(self) or begin == 0:
-                    # Read from the beginning; what is counted may all have expired.
-                    raise KeyError("popitem: the store is empty")
-                # Nothing before the point that an exhausted walk reached can come to life again, and what
-                # compaction removes meanwhile has come later by then. The next one begins there.
-                begin = oldest.stop if oldest is not None and begin < 0 else 0
-                stop, _, cleared = self._present()
-                oldest = self._oldest = self._walk_until(stop, max(cleared, begin), KEYS, 0, None)
-            except (SnapshotTooOld, TooOld):
-                oldest = self._oldest = None
-                begin = -1
+        found = self._oldest.take(self, self)
+        if found is None:
+            raise KeyError("popitem: the store is empty")
+        return found
 
     def clear(self, *, durable: bool = False) -> None:
         """Delete every key, in one step for every thread and process. Costs one record.
@@ -481,10 +467,8 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
     def _present(self) -> tuple[int, int, int]:
         # (number after the last record that reads show, keys present then, number below which a clear deleted
         # all). What is above is not yet in the index: the entries of a commit may be a moment away.
-        _, index = self._open_parts()
-        while index.retired:
+        while (index := self._open_parts()[1]).retired:
             self._reload_index(index)
-            _, index = self._open_parts()
         return index.present()
 
     def _pinned(self) -> tuple[int, int, int, Pin | None]:

@@ -33,10 +33,10 @@ cdef struct Scan:
     uint64_t count
     uint64_t size               # of the copies
     uint64_t removed
-    uint64_t removed_bytes
-    uint64_t dead               # bytes of what stays though nothing leads to it, or only to say that a key is absent
+    uint64_t removed_bytes      # of these, and of ways back from what stays
+    uint64_t dead               # bytes of what stays though nothing leads to it, or only to say that a key is absent, or to lead back
     uint64_t swept              # below this is what leaves though it is the newest of its key, and was not the first
-    uint64_t held               # of these, records that stay for a snapshot's sake
+    uint64_t held               # of these, what stays for a snapshot's sake
 
 
 cdef Pause scan_some(Scan *scan, const Ground *ground, uint64_t records, uint64_t count) noexcept nogil

@@ -15,6 +15,7 @@ from mmapkv.format cimport (
     PREVIOUS_SIZE,
     PayloadHeader,
     make_address,
+    previous_size,
 )
 from mmapkv.relocation cimport Fate, Ground, fate_of, fetch_bucket, split_payload
 from mmaplog.checksum cimport xxh3
@@ -114,13 +115,20 @@ cdef bint is_first(const Seen *seen) noexcept nogil:
 
 
 cdef void keep(Scan *scan, const Record *record, const PayloadHeader *payload, bint dead) noexcept nogil:
+    cdef uint64_t link = previous_size(payload.flags), size = record.size
     scan.places[scan.count] = <uint32_t>(scan.offset // UNIT)
     scan.count += 1
-    scan.size += record.size
-    if payload.flags & FLAG_PREVIOUS and record.seq < scan.needed:
-        scan.size -= PREVIOUS_SIZE
+    if record.seq < scan.needed:
+        # Nobody goes that way any more.
+        size -= link
+        scan.removed_bytes += link
+        link = 0
+    scan.size += size
     if dead:
-        scan.dead += record.size
+        scan.dead += size
+    else:
+        scan.dead += link
+        scan.held += link
     scan.offset += record.size
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections import deque
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, MutableMapping, ValuesView
 from datetime import timedelta
 from heapq import merge
@@ -55,6 +56,9 @@ class Transaction(Scanned, MutableMapping[bytes, bytes]):
         # None for what is deleted.
         self._changes: dict[bytes, bytes | None] = {}
         self._reads: set[bytes] = set()
+        # Where popitem is: in what was there before; once it is through, in the keys that were changed.
+        self._oldest: Iterator[tuple[bytes, bytes]] | None = None
+        self._later: deque[bytes] | None = None
         self._read_all = False
         self._over = False
 
@@ -103,8 +107,21 @@ class Transaction(Scanned, MutableMapping[bytes, bytes]):
         key = encoded(key, "key")
         if self._get(key) is None:
             raise KeyError(key)
-        self._batch.delete(key)
-        self._note(key, None)
+        self._delete(key)
+
+    def setdefault(self, key: str | bytes | Buffer, default: str | bytes | Buffer | None = None, /) -> bytes:
+        """The value of `key`, which is set to `default` first when it is absent.
+
+        TypeError when that is None then.
+        """
+        key = encoded(key, "key")
+        value = self._get(key)
+        if value is None:
+            if default is None:
+                raise TypeError("a store cannot hold None; give setdefault a value")
+            value = encoded(default, "value")
+            self.put(key, value)
+        return value
 
     def __iter__(self) -> Iterator[bytes]:
         return self._walk(KEYS)
@@ -130,6 +147,28 @@ class Transaction(Scanned, MutableMapping[bytes, bytes]):
     def values(self) -> ValuesView[bytes]:
         """A view of the values; iterating it reads each record once."""
         return Values(self)
+
+    def popitem(self) -> tuple[bytes, bytes]:
+        """Remove and return a pair, roughly the one that was changed longest ago. KeyError when empty.
+
+        Counts as having read all of the store. However many are taken, it is read once.
+        """
+        self._read_everything()
+        if self._oldest is None:
+            self._oldest = self._before._walk(ITEMS)
+        for key, value in () if self._clears else self._oldest:
+            if key not in self._changes:
+                self._delete(key)
+                return key, value
+        if self._later is None:
+            self._later = deque(self._changes)
+        while self._later:
+            key = self._later.popleft()
+            changed = self._changes.get(key)
+            if changed is not None:
+                self._delete(key)
+                return key, changed
+        raise KeyError("popitem: the transaction sees no key")
 
     def clear(self) -> None:
         """Delete every key, by one record when it is committed. Counts as having read all of the store."""
@@ -174,10 +213,16 @@ class Transaction(Scanned, MutableMapping[bytes, bytes]):
         self._reads.add(key)
         return self._before.get(key)
 
+    def _delete(self, key: bytes) -> None:
+        self._batch.delete(key)
+        self._note(key, None)
+
     def _note(self, key: bytes, value: bytes | None) -> None:
         # At the end, as in the store: the order is that of the last change.
         self._changes.pop(key, None)
         self._changes[key] = value
+        if self._later is not None and value is not None:
+            self._later.append(key)
 
     def _walk(self, what: int) -> Iterator[Any]:
         self._read_everything()

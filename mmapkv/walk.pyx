@@ -57,6 +57,7 @@ cdef class Walk:
     cdef object pin             # keeps compaction from removing what is still to come, or None
     cdef list segments          # that the steps point into
     cdef uint64_t faults        # of this process, when the segments were last found without
+    cdef bint running           # in some thread; what is below is of no use to another then
     cdef bint ended             # whether it has told that nothing is to come
     cdef object error           # what came after the steps, to be raised after them
     cdef uint64_t block         # how many to read next
@@ -78,6 +79,16 @@ cdef class Walk:
         return self
 
     def __next__(self):
+        if self.running:
+            # Whoever reads on lets go of the GIL now and then.
+            raise ValueError("the walk is being continued already, by another thread or below this call; each needs its own")
+        self.running = True
+        try:
+            return self.next_found()
+        finally:
+            self.running = False
+
+    cdef object next_found(self):
         cdef uint64_t at
         while True:
             if self.at == self.count:

@@ -53,6 +53,7 @@ cdef class StoreWriter(Sharer):
     cdef bytes copy_held(self, const char *start, uint64_t size)
     cdef int commit(self, Spot *spot, Version *version, bint durable) except -1
     cdef int get_ready(self) except -1
+    cdef Index take_tail(self, what)
     cdef int enter_tail(self, Index index) except -1
     cdef int prepare(self, Index index) except -1
     cdef int split(self, Index index, uint64_t hash) except -1

@@ -34,6 +34,7 @@ from mmapkv.format cimport (
 from mmapkv.index cimport ABSENT, PRESENT, Index, Outcome
 from mmapkv.reader cimport as_bytes
 from mmapkv.sharer cimport Sharer
+from mmapkv.slots cimport SlotMap
 from mmaplog.appender cimport RECORD_START_END, record_size
 from mmaplog.checksum cimport xxh3
 from mmaplog.format cimport RECORD_HEADER_SIZE
@@ -66,6 +67,11 @@ cdef class StoreWriter(Sharer):
         # It is a cache from now on.
         self.bound = bound
         self.due = 0
+        self.index.whole = True
+
+    def _use(self, Index index, SlotMap slots):
+        Sharer._use(self, index, slots)
+        index.whole = self.bound != 0
 
     def __setitem__(self, key, value):
         self.put_pair(key, value, 0, False)
@@ -278,9 +284,8 @@ cdef class StoreWriter(Sharer):
             log.commit(payload_size)
 
         if spot.known and not spot.hit.deleted:
-            index.add_dead(spot.hit.slot, spot.hit.size)
-        if version.kind == KIND_DELETE:
-            index.add_dead(self.tail_slot, record_size(payload_size, False))
+            index.add_dead(spot.hit.slot, index.superseded_size(&spot.hit))
+        index.add_written(self.tail_slot, version.kind, flags, record_size(payload_size, False))
         # Committed. A reader that sees the entry now sees a record that no crash takes away.
         if version.expires:
             index.state.expiring = log.seq
@@ -313,6 +318,25 @@ cdef class StoreWriter(Sharer):
         while self.tail_id != self.log.segment_id:
             self.prepare(self.index)
         return 0
+
+    cdef Index take_tail(self, what):
+        # From here to `give_tail` of the log nobody else writes, whoever lets go of the GIL, and the index that is returned may be stored to.
+        cdef Index index
+        while True:
+            index = self.index
+            if index is None:
+                self.raise_closed()
+            if self.tail_id == 0 and not self.several:
+                self.log.check_writable()
+                self.prepare(index)
+                continue
+            if self.several:
+                index = self.hold(what)
+            else:
+                self.log.hold_tail(what)
+            if self.index is index and (self.tail_id != 0 or self.several):
+                return index
+            self.log.give_tail()
 
     cdef int prepare(self, Index index) except -1:
         # Before the first write of this handle, and after each roll.

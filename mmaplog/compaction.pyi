@@ -24,6 +24,7 @@ class Group:
     removed: int
     stop: int
     swept: int = 0
+    trims: bool = False
 
 def compact(
     log: Log, keep: Callable[[Entry], object] | None, key: Callable[[Entry], Hashable | None] | None

@@ -45,6 +45,8 @@ class Group:
     stop: int
     # What is removed though nothing newer is in its place is below this number.
     swept: int = 0
+    # Whether something is left out of records that stay.
+    trims: bool = False
 
 
 def compact(log, keep, key):
@@ -164,7 +166,7 @@ def rewrite(log, group, counts, copy=None, replace=None):
     cdef SegmentSet segments = log.segments
     cdef Segment segment
     cdef Draft made
-    if group.removed == 0 and len(group.segments) == 1:
+    if group.removed == 0 and not group.trims and len(group.segments) == 1:
         return
     segments.tidy = False
     before = sum(system.file_usage(segments.directory, each.name) for each in group.segments)

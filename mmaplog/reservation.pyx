@@ -3,6 +3,7 @@
 
 import errno as _errno
 import operator
+import threading
 
 from libc.stdint cimport uint64_t
 
@@ -17,6 +18,7 @@ cdef class Reservation:
 
     At the end of its ``with`` block the record is committed, and `seq` is its number; when the block raises, there is no record. Until
     then nobody else appends: other threads and processes wait. `size` may be lowered within the block, when less is needed.
+    The thread that enters the block leaves it, LogError in any other; a child that is forked within it has no part in it.
     """
 
     cdef Appender log
@@ -25,6 +27,7 @@ cdef class Reservation:
     cdef uint64_t wanted
     cdef bint durable
     cdef bint begun
+    cdef unsigned long thread
     cdef readonly object seq
 
     def __init__(self, Appender log, uint64_t size, bint durable):
@@ -51,12 +54,23 @@ cdef class Reservation:
             raise LogError(_errno.EINVAL, "the reservation was used already; make another one", self.log._path)
         self.view = self.log.begin_in_place(self.reserved)
         self.begun = True
+        self.thread = threading.get_ident()
         return self.view
 
     def __exit__(self, kind, error, traceback):
         cdef MappedSliceMut view = self.view
         if view is None:
             return False
+        if self.log.forked:
+            # The tail is the parent's, who is in this block too, and alone says what becomes of the record.
+            if kind is None:
+                self.log.raise_forked()
+            return False
+        if self.thread != threading.get_ident():
+            # The tail is that thread's to give back; nothing was done, and it still can.
+            raise LogError(
+                _errno.EPERM, "the block of a reservation was left by another thread than entered it, which holds up every append until it leaves "
+                "it itself", self.log._path)
         self.view = None
         exported = view.exports
         view.release()

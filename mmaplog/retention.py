@@ -17,25 +17,21 @@ def first_to_keep(
 ) -> int:
     """The number at which the log may begin so that it keeps these limits.
 
-    Costs a look at each segment's file. Raises ValueError for a negative limit.
+    Costs a look at each segment's file. Raises ValueError for a limit that is negative or NaN.
     """
     for name, limit in (("max_bytes", max_bytes), ("max_age", max_age), ("max_records", max_records)):
-        if limit is not None and limit < 0:
-            raise ValueError(f"{name} must not be negative, but is {limit}")
+        if limit is not None and not limit >= 0:
+            raise ValueError(f"{name} must not be negative, and be a number, but is {limit}")
     committed = log.committed
     log.segments.relist()
     listing = log.segments.listing()
     # Between each two neighbours the log can be cut; what is before a boundary has a newer segment behind it.
     boundaries = [entry[0] for entry in listing[1:] if log.first_seq < entry[0] <= committed]
     wanted = log.first_seq
-    now = time.time_ns()
     if max_bytes is not None:
         wanted = max(wanted, _within_bytes(log, listing, boundaries, max_bytes))
     if max_age is not None:
-        made = {base: found.base_time for base in boundaries if (found := log.segments.at(base))}
-        wanted = max(
-            wanted, _last((base for base, when in made.items() if (now - when) / 1e9 > max_age), wanted)
-        )
+        wanted = max(wanted, _within_age(log, listing, boundaries, max_age))
     if max_records is not None:
         removed = {
             base: sum(
@@ -69,6 +65,22 @@ def _within_bytes(
             # This one is too much; so the log begins with the one after it, or with the last.
             return next((boundary for boundary in boundaries if boundary > base), newest)
     return log.first_seq
+
+
+def _within_age(log: Log, listing: list[tuple[int, int, str]], boundaries: list[int], max_age: float) -> int:
+    # What was made before a segment in front of it, or in the future, was made by a clock that was wrong: of
+    # its age nobody knows.
+    now, made, wanted = time.time_ns(), 0, log.first_seq
+    for base in sorted({entry[0] for entry in listing}):
+        found = log.segments.at(base)
+        if found is None or not made <= found.base_time <= now:
+            continue
+        made = found.base_time
+        if base in boundaries:
+            if (now - made) / 1e9 <= max_age:
+                break
+            wanted = base
+    return wanted
 
 
 def _last(bases: Iterable[int], otherwise: int) -> int:

@@ -64,6 +64,7 @@ cdef class Syncer:
     cdef int end_sync(self) except -1
     cdef gather_unsynced(self)
     cdef flush_now(self)
+    cdef list open_to_sync(self, list before, Segment last)
     cdef int flush_to(self, uint64_t seq) except -1
     cdef int await_others(self) except -1
     cdef int take_turn(self) except -1

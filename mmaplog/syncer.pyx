@@ -274,24 +274,15 @@ cdef class Syncer:
                 self.check_faults()
             self.bytes_pending = self.writes_pending = 0
             return
-        # Before anything is at stake: a file that is missing is no failed sync, nor is a descriptor that cannot be had. Held on to, for
-        # who rolls meanwhile lets go of them.
-        opened = []
-        for segment in list(self.unsynced):
-            try:
-                opened.append((segment, segment.handle()))
-            except FileNotFoundError:
-                # Rolled past when it was durable, and truncated since.
-                self.segments.relist()
-                if any(entry[1] == segment.id for entry in self.segments.names):
-                    raise
-                self.unsynced.remove(segment)
-        # One without records may be gone already, for a larger one.
-        cdef bint holds_some = last.base_seq < target.seq
-        if holds_some:
-            opened.append((last, last.handle()))
+        # Taken at once: who rolls while files are opened leaves his segments to the next sync.
         before, self.unsynced = self.unsynced, []
         names, self.names_unsynced = self.names_unsynced, False
+        try:
+            opened = self.open_to_sync(before, last if last.base_seq < target.seq else None)
+        except BaseException:
+            self.unsynced = before + self.unsynced
+            self.names_unsynced = True
+            raise
         self.control.begin_sync(SYNCING)
         try:
             for segment, file in opened:
@@ -324,6 +315,24 @@ cdef class Syncer:
         self.writes_pending -= writes_covered
         for segment in before:
             self.seal(segment)
+
+    cdef list open_to_sync(self, list before, Segment last):
+        # Before anything is at stake: a file that is missing is no failed sync, nor is a descriptor that cannot be had. Held on to, for
+        # who rolls meanwhile lets go of them. `last` is None where it has no records, and may be gone already, for a larger one.
+        cdef Segment segment
+        opened = []
+        for segment in list(before):
+            try:
+                opened.append((segment, segment.handle()))
+            except FileNotFoundError:
+                # Rolled past when it was durable, and truncated since.
+                self.segments.relist()
+                if any(entry[1] == segment.id for entry in self.segments.names):
+                    raise
+                before.remove(segment)
+        if last is not None:
+            opened.append((last, last.handle()))
+        return opened
 
     def needs_flush(self):
         """Whether a committed record is not yet durable. False when the log is closed or only read."""

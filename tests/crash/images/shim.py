@@ -18,6 +18,7 @@ SOURCE = r"""
 #include <errno.h>
 #include <stddef.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 
 enum { OTHER, SYNC };
 typedef void (*listener)(int call, int fd, int after, int failed);
@@ -54,6 +55,10 @@ WRAP(int, ftruncate, OTHER, fd, (int fd, off_t n), (fd, n))
 WRAP(int, ftruncate64, OTHER, fd, (int fd, off_t n), (fd, n))
 WRAP(ssize_t, pwrite, OTHER, fd, (int fd, const void *p, size_t n, off_t at), (fd, p, n, at))
 WRAP(ssize_t, pwrite64, OTHER, fd, (int fd, const void *p, size_t n, off_t at), (fd, p, n, at))
+WRAP(ssize_t, pwritev2, OTHER, fd,
+     (int fd, const struct iovec *p, int n, off_t at, int how), (fd, p, n, at, how))
+WRAP(ssize_t, pwritev64v2, OTHER, fd,
+     (int fd, const struct iovec *p, int n, off_t at, int how), (fd, p, n, at, how))
 WRAP(int, rename, OTHER, -1, (const char *from, const char *to), (from, to))
 WRAP(int, renameat, OTHER, -1, (int a, const char *from, int b, const char *to), (a, from, b, to))
 WRAP(int, unlink, OTHER, -1, (const char *path), (path))

@@ -6,3 +6,4 @@ long sysconf(int);
 pid_t getpid(void);
 int ftruncate(int, off_t);
 int fsync(int);
+ssize_t pwrite(int, const void *, size_t, off_t);

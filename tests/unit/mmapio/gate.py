@@ -1,8 +1,8 @@
 """A library in front of the C library that stops a system call half way, so that two threads can meet.
 
-The next ``fallocate`` or ``ftruncate`` that is told to stop says that it was reached, waits until it is let
-on, then does its work or fails as told. In between, another thread does what would otherwise have to happen
-within a microsecond.
+The next ``fallocate``, ``ftruncate`` or ``pwritev2`` that is told to stop says that it was reached, waits
+until it is let on, then does its work or fails as told. In between, another thread does what would otherwise
+have to happen within a microsecond.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ SOURCE = r"""
 #include <semaphore.h>
 #include <stdatomic.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 
-enum { FALLOCATE, FTRUNCATE, CALLS };
+enum { FALLOCATE, FTRUNCATE, PWRITEV2, CALLS };
 static atomic_int armed[CALLS];
 static int numbers[CALLS];
 static sem_t reached, onward;
@@ -47,27 +48,34 @@ static int stopped(int call) {
     return numbers[call] != 0;
 }
 
-#define NEXT(name, ...) \
-    static int (*next)(__VA_ARGS__); \
-    if (!next) next = (int (*)(__VA_ARGS__))dlsym(RTLD_NEXT, name)
+#define NEXT(type, name, ...) \
+    static type (*next)(__VA_ARGS__); \
+    if (!next) next = (type (*)(__VA_ARGS__))dlsym(RTLD_NEXT, name)
 
 int fallocate(int fd, int mode, off_t at, off_t n) {
-    NEXT("fallocate", int, int, off_t, off_t);
+    NEXT(int, "fallocate", int, int, off_t, off_t);
     return stopped(FALLOCATE) ? -1 : next(fd, mode, at, n);
 }
 int fallocate64(int fd, int mode, off_t at, off_t n) { return fallocate(fd, mode, at, n); }
 int ftruncate(int fd, off_t n) {
-    NEXT("ftruncate", int, off_t);
+    NEXT(int, "ftruncate", int, off_t);
     return stopped(FTRUNCATE) ? -1 : next(fd, n);
 }
 int ftruncate64(int fd, off_t n) { return ftruncate(fd, n); }
+ssize_t pwritev2(int fd, const struct iovec *p, int n, off_t at, int how) {
+    NEXT(ssize_t, "pwritev2", int, const struct iovec *, int, off_t, int);
+    return stopped(PWRITEV2) ? -1 : next(fd, p, n, at, how);
+}
+ssize_t pwritev64v2(int fd, const struct iovec *p, int n, off_t at, int how) {
+    return pwritev2(fd, p, n, at, how);
+}
 """
 
 #: To be put before the code of a child that runs below the library.
 PRELUDE = """
 import ctypes, errno, threading
 library = ctypes.CDLL(None)
-FALLOCATE, FTRUNCATE = range(2)
+FALLOCATE, FTRUNCATE, PWRITEV2 = range(3)
 def outcome(work):
     try:
         work()

@@ -22,6 +22,7 @@ SOURCE = r"""
 #include <stdatomic.h>
 #include <stddef.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -129,6 +130,14 @@ ssize_t pwrite(int fd, const void *p, size_t n, off_t at) {
     return ended(PWRITE, fails(PWRITE) ? -1 : next(fd, p, n, at));
 }
 ssize_t pwrite64(int fd, const void *p, size_t n, off_t at) { return pwrite(fd, p, n, at); }
+/* Zeros at the end of a file: a write as any other. */
+ssize_t pwritev2(int fd, const struct iovec *p, int n, off_t at, int how) {
+    NEXT(ssize_t, "pwritev2", int, const struct iovec *, int, off_t, int);
+    return ended(PWRITE, fails(PWRITE) ? -1 : next(fd, p, n, at, how));
+}
+ssize_t pwritev64v2(int fd, const struct iovec *p, int n, off_t at, int how) {
+    return pwritev2(fd, p, n, at, how);
+}
 ssize_t copy_file_range(int from, off_t *in, int to, off_t *out, size_t n, unsigned flags) {
     NEXT(ssize_t, "copy_file_range", int, off_t *, int, off_t *, size_t, unsigned);
     return ended(COPY_FILE_RANGE, fails(COPY_FILE_RANGE) ? -1 : next(from, in, to, out, n, flags));
@@ -161,7 +170,7 @@ def outcome(work):
         return type(error).__name__
     return ""
 def wait_until_held():
-    assert library.interposer_wait_until_held(40) == 0, "nobody made the call that was to be held"
+    assert library.interposer_wait_until_held(300) == 0, "nobody made the call that was to be held"
 class Held:
     "Does `work` in a thread and holds it at the end of the next `call`, for as long as the block lasts."
     def __init__(self, call, work):

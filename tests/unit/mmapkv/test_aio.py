@@ -399,6 +399,23 @@ def test_a_cancelled_task_closes_all_the_same(tmp_path: Path, backend: str) -> N
     run(backend, main)
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3, 10])
+def test_closing_that_is_cancelled_is_carried_out(tmp_path: Path, steps: int) -> None:
+    """By asyncio's own means, at whatever point it is."""
+
+    async def main() -> None:
+        kv = await started(tmp_path / "kv")
+        task = asyncio.ensure_future(kv.close())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        while not task.done():
+            task.cancel()
+            await asyncio.wait([task], timeout=0)
+        assert kv.closed
+
+    asyncio.run(main())
+
+
 def test_without_anyio_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "anyio", None)
     with opened(tmp_path / "kv") as store, pytest.raises(Unsupported, match=r"pip install mmapkv\[async\]"):

@@ -14,7 +14,7 @@ import pytest
 
 from mmapio import MappedSlice
 from mmapkv import BufferTooSmall, CorruptionError, KVStore
-from tests.unit.mmapio.processes import TIMEOUT_SECONDS, in_child, killed_after
+from tests.unit.mmapio.processes import TIMEOUT_SECONDS, in_child, killed_after, run_python
 from tests.unit.mmapkv.colliding_keys import HashInverter, seed_of
 from tests.unit.mmapkv.stores import opened
 from tests.unit.mmaplog.damage import overwrite
@@ -67,6 +67,29 @@ def test_keys_that_are_none(kv: KVStore, keys: object) -> None:
         kv.get_many(keys)  # type: ignore[call-overload]
     with pytest.raises(TypeError):
         kv.get_many_into(keys, bytearray(100))  # type: ignore[arg-type]
+
+
+def test_a_list_that_changes_while_it_is_taken_over(tmp_path: Path) -> None:
+    """By a destructor, which the garbage collector calls when memory for its keys is asked for."""
+    code = """
+import gc
+from mmapkv import KVStore
+class Meddler:
+    def __del__(self):
+        keys.clear()
+        junk.extend(bytes(100) for _ in range(10_000))
+keys, junk = [b"%d" % number * 10 for number in range(2_000)], []
+with KVStore.open(arguments[0]) as kv:
+    gc.disable()
+    one = Meddler()
+    one.itself = one
+    del one
+    gc.enable()
+    gc.set_threshold(1, 1, 1)
+    found = kv.get_many(keys)
+answer(len(found))
+"""
+    assert run_python(code, tmp_path / "kv") in (0, 2000)
 
 
 def test_views_of_many_outlive_the_store(tmp_path: Path) -> None:
@@ -140,6 +163,8 @@ def test_rows_of_an_array(tmp_path: Path) -> None:
         ([b"2"] * 200, {}, BufferTooSmall, "the values of 200 keys need 800 bytes, the buffer has 11"),
         ([b"2", b"4"], {"stride": 4}, BufferTooSmall, "key number 1 has 8 bytes, more than the stride of 4"),
         ([b"2", b"2", b"2"], {"stride": 4}, BufferTooSmall, "need 12 bytes, the buffer has 11"),
+        # Twice that is -2 in a register.
+        ([b"2", b"2", b"2"], {"stride": 2**63 - 1}, BufferTooSmall, "need 18446744073709551618 bytes"),
         ([b"2", b"3"], {}, KeyError, "b'3'"),
         ([b"2"], {"stride": -1}, ValueError, "not -1"),
         ([b"2"], {"stride": "1"}, TypeError, "int"),

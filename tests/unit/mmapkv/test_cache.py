@@ -342,6 +342,7 @@ def test_it_is_compacted_while_it_evicts(tmp_path: Path) -> None:
         told = kv.stats()
         assert told["compaction_error"] == 0
         assert told["live_bytes"] <= MAX
+        assert told["live_bytes"] == kv.verify().live_bytes
         found = dict(kv.items())
         assert len(kv) == len(found) > 100
         assert all(kv[key] == value for key, value in found.items())

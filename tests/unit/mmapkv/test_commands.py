@@ -98,6 +98,33 @@ def test_scan(store: Path, capfdbinary: Any) -> None:
     }
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_an_output_that_lacks_letters(
+    tmp_path: Path, encoding: str, monkeypatch: pytest.MonkeyPatch, capfdbinary: Any
+) -> None:
+    """As where the locale is not UTF-8: what it cannot say is escaped, in JSON as JSON does."""
+    pair = {"key": "né \u2028\U0001f600", "value": "ü"}
+    with KVStore.open(tmp_path / "kv") as kv:
+        kv[pair["key"]] = pair["value"]
+    commands: list[tuple[object, ...]]
+    commands = [
+        ("scan", tmp_path / "kv"),
+        ("scan", tmp_path / "kv", "--json"),
+        ("get", tmp_path / "kv", pair["key"], "--json"),
+    ]
+    out = []
+    for command in commands:
+        with monkeypatch.context() as patched:
+            patched.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding))
+            assert main([str(each) for each in command]) == 0
+            out.append(sys.stdout.buffer.getvalue().decode(encoding).removesuffix("\n"))  # type: ignore[attr-defined]
+    plain, *told = out
+    assert plain.encode(encoding)
+    assert plain.endswith("\tü" if encoding == "latin-1" else r"\xc3\xbc")
+    assert r" \xe2\x80\xa8\xf0\x9f\x98\x80" in plain
+    assert [json.loads(each) for each in told] == [pair, pair]
+
+
 def test_stat(store: Path, capfdbinary: Any) -> None:
     """The same as `stats`."""
     with KVStore.open(store, "r") as kv:

@@ -24,7 +24,7 @@ from tests.support.plain_log import read_log
 from tests.support.waiting import until
 from tests.unit.mmapio.processes import killed_after
 from tests.unit.mmapkv.colliding_keys import HashInverter, seed_of
-from tests.unit.mmapkv.stores import SEGMENT, agreeing, lose, opened
+from tests.unit.mmapkv.stores import SEGMENT, agreeing, dead_bytes, lose, opened
 from tests.unit.mmaplog.damage import overwrite, overwrite_whole
 
 Content = dict[bytes, bytes]
@@ -35,15 +35,6 @@ BIG = 6_000
 def hint_files(path: Path) -> list[Path]:
     """The hints of a store, in the order of their segments."""
     return sorted(path.glob("*.hint"))
-
-
-def dead_bytes(path: Path) -> dict[int, int]:
-    """What the index of a closed store counts as superfluous, by segment."""
-    data = (path / "INDEX").read_bytes()
-    (used,) = struct.unpack_from("<Q", data, 4096 + 160)
-    slots = struct.unpack_from(f"<{used}Q", data, 8192)
-    dead = struct.unpack_from(f"<{used}I", data, 139264)
-    return dict(zip(slots, dead, strict=True))
 
 
 def rebuilt(path: Path) -> tuple[Content, dict[int, int], int]:
@@ -481,6 +472,28 @@ def test_a_segment_that_is_replaced_meanwhile_needs_none(
         make_all(kv)
         assert agreeing(kv) == model
     assert hint_files(path)
+
+
+def test_one_that_is_being_made_is_not_swept_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """When others are replaced meanwhile."""
+    path, compacted = tmp_path / "kv", []
+    replace = _os.replace_file
+
+    def replaced(directory: Any, source: str, target: str) -> None:
+        if target.endswith(hints.SUFFIX) and not compacted:
+            compacted.append(kv.compact())
+        replace(directory, source, target)
+
+    content = full(path)
+    for file in hint_files(path):
+        file.unlink()
+    with opened(path) as kv:
+        with mock.patch.object(_os, "replace_file", replaced), caplog.at_level(logging.WARNING):
+            kv.flush()
+        assert len(hint_files(path)) == 2
+        assert compacted[0].segments_replaced == 0
+        assert not caplog.records
+        assert agreeing(kv) == content
 
 
 def test_verify_and_repair_know_them(tmp_path: Path) -> None:

@@ -102,15 +102,20 @@ def test_every_process_has_the_new_one(tmp_path: Path) -> None:
         assert kv.verify().damages == ()
 
 
-def test_it_is_made_once_for_what_a_snapshot_holds(tmp_path: Path) -> None:
-    """Deletions that have to stay take their room in the new one, too."""
-    with opened(tmp_path / "kv") as kv:
+@pytest.mark.parametrize("by", ["deletions", "a clear"])
+def test_it_stays_for_what_a_snapshot_holds(tmp_path: Path, by: str) -> None:
+    """What has to stay would take its room in a new one, too."""
+    path = tmp_path / "kv"
+    with opened(path) as kv:
         fill(kv)
         with kv.snapshot():
-            kv.delete_many([b"%d" % number for number in range(LEFT, KEYS)])
-            kv.compact()
+            if by == "deletions":
+                kv.delete_many([b"%d" % number for number in range(LEFT, KEYS)])
+            else:
+                kv.clear()
             _, made = kv._open_parts()
-            kv.compact()
-            assert kv._open_parts()[1] is made
+            for _ in range(2):
+                kv.compact()
+                assert kv._open_parts()[1] is made
         kv.compact()
         assert kv.stats()["index_segments"] == 1

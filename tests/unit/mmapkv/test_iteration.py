@@ -9,6 +9,7 @@ import pytest
 
 from mmapio import Closed
 from mmapkv import CorruptionError, KVStore
+from mmapkv.index import Index
 from tests.unit.mmapkv.stores import agreeing, opened
 from tests.unit.mmaplog.damage import overwrite as damage
 from tests.unit.mmaplog.segment_file import SegmentFile, segment_paths
@@ -202,3 +203,23 @@ def test_a_walk_over_many_segments_in_which_most_is_old(tmp_path: Path) -> None:
         assert list(kv.items()) == list(expected.items())
         with opened(tmp_path / "kv", "r") as reader:
             assert list(reader.items()) == list(expected.items())
+
+
+def test_a_walk_is_not_continued_below_itself(kv: KVStore) -> None:
+    """Nor by two threads at once: what the one has read, the other would read over."""
+    refused: list[str] = []
+
+    class Meddling(KVStore):
+        def _reload_index(self, stale: Index) -> None:
+            with pytest.raises(ValueError, match="being continued already") as raised:
+                next(walk)
+            refused.append(str(raised.value))
+            super()._reload_index(stale)
+
+    with Meddling.open(kv.path, "r") as reader:
+        walk = iter(reader.items())
+        found = [next(walk)]
+        kv._rebuild_index(kv._parts()[1])
+        found += walk
+        assert refused
+        assert found == list(kv.items())

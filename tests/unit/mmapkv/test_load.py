@@ -187,6 +187,31 @@ def test_sqlite_needs_to_be_told(database: Path, capsys: Any, more: tuple[str, .
     assert word in refused_with(capsys, "sqlite", database, *more)
 
 
+def test_sqlite_that_is_damaged_further_on(tmp_path: Path, capfdbinary: Any) -> None:
+    """What was read before counts, and the message says so."""
+    path = tmp_path / "source"
+    with closing(sqlite3.connect(path)) as made, made:
+        made.execute("PRAGMA page_size = 512")
+        made.execute("CREATE TABLE pairs (k, v)")
+        made.executemany("INSERT INTO pairs VALUES (?, ?)", ((f"{n}", bytes(2_000)) for n in range(50)))
+        made.execute("CREATE TABLE more (k, v)")
+    # Values of several pages are chained by their first four bytes; the chains at the end lead nowhere.
+    data = path.read_bytes()
+    half = len(data) // 2 // 512 * 512
+    cut = b"".join(
+        b"\xff" * 4 + data[at + 4 : at + 512] if data[at] == 0 else data[at : at + 512]
+        for at in range(half, len(data), 512)
+    )
+    path.write_bytes(data[:half] + cut)
+    code = main(["load", "--from", "sqlite", "--table", "pairs", str(path), str(tmp_path / "kv")])
+    assert code == 2
+    error = capfdbinary.readouterr().err.decode()
+    assert "cannot be read any further: database disk image is malformed" in error
+    found = contents(tmp_path / "kv")
+    assert 0 < len(found) < 50
+    assert f"({len(found)} pairs before that were loaded)" in error
+
+
 def test_sqlite_that_is_none(tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "foreign").write_bytes(b"x" * 10_000)
     for name in ("foreign", "nothing"):

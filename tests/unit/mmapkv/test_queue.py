@@ -1,4 +1,4 @@
-"""A store as a queue: put and popitem in turn."""
+"""A store, a namespace or a transaction as a queue: put and popitem in turn."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from mmapkv import KVStore
+from mmapkv.codecs import Json
 from tests.unit.mmapkv.stores import MANUAL, SEGMENT, opened
 
 
@@ -138,3 +139,118 @@ def test_it_takes_what_there_is_and_each_once(tmp_path: Path, seed: int) -> None
         assert not model
         with pytest.raises(KeyError):
             kv.popitem()
+
+
+def test_a_namespace_goes_on_where_it_was(kv: WatchedStore) -> None:
+    """Beside the keys of others, and when it runs empty, which no number tells it."""
+    kv["other"] = "v"
+    part = kv.namespace("part/")
+    for number in range(200):
+        part[b"%d" % number] = b"v"
+        kv[b"other%d" % number] = b"o"
+        assert part.popitem() == (b"%d" % number, b"v")
+        with pytest.raises(KeyError, match="the namespace is empty"):
+            part.popitem()
+    assert sum(map(len, kv.ranges)) <= kv.stats()["records"]
+    assert len(kv) == 201
+
+
+def test_what_a_namespace_could_not_decode_is_found_again(kv: WatchedStore) -> None:
+    """It is not removed, and the walk has gone on."""
+    part = kv.namespace("part/").typed(Json())
+    kv["part/a"] = "?"
+    part[b"b"] = 2
+    with pytest.raises(ValueError, match="Expecting value"):
+        part.popitem()
+    assert part.popitem() == (b"b", 2)
+    kv["part/a"] = "1"
+    assert part.popitem() == (b"a", 1)
+    with pytest.raises(KeyError):
+        part.popitem()
+    kv["part/c"] = "?"
+    for _ in range(2):
+        with pytest.raises(ValueError, match="Expecting value"):
+            part.popitem()
+
+
+def test_a_key_that_is_no_text_is_not_removed(kv: WatchedStore) -> None:
+    """Where keys come back as text, as a value that cannot be decoded stays, too."""
+    part = kv.typed(Json(), keys=str)
+    kv[b"\xff"] = b"1"
+    for _ in range(2):
+        with pytest.raises(UnicodeDecodeError):
+            part.popitem()
+    assert dict(kv) == {b"\xff": b"1"}
+
+
+def test_a_namespace_in_order_is_a_queue_all_the_same(tmp_path: Path) -> None:
+    """What was changed longest ago comes first, not the least key."""
+    with KVStore.open(tmp_path / "kv", ordered=True) as kv:
+        part = kv.namespace("part/")
+        part.put_many({b"b": b"1", b"a": b"2"})
+        assert [part.popitem() for _ in range(2)] == [(b"b", b"1"), (b"a", b"2")]
+
+
+def test_a_transaction_reads_what_was_there_once(kv: WatchedStore) -> None:
+    """However much is put and taken in it."""
+    model = {b"%d" % number: b"v" for number in range(100)}
+    kv.put_many(model)
+    with kv.transaction() as tx:
+        tx[b"0"] = model[b"0"] = b"changed"
+        del tx[b"1"], model[b"1"]
+        for number in range(100, 150):
+            tx[b"%d" % number] = model[b"%d" % number] = b"w"
+            key, value = tx.popitem()
+            assert model.pop(key) == value
+        tx[b"2"] = model[b"2"] = b"again"
+        assert dict(tx.popitem() for _ in range(len(model))) == model
+        for number in range(3):
+            tx[b"last"] = b"%d" % number
+            tx[b"last but one"] = b"%d" % number
+            assert {tx.popitem(), tx.popitem()} == {
+                (b"last", b"%d" % number),
+                (b"last but one", b"%d" % number),
+            }
+            with pytest.raises(KeyError, match="the transaction sees no key"):
+                tx.popitem()
+        assert len(kv.ranges) == 1
+    assert len(kv) == 0
+
+
+def test_a_transaction_that_clears_has_only_its_own(kv: WatchedStore) -> None:
+    """Wherever popitem was in what there had been."""
+    kv.put_many({b"%d" % number: b"v" for number in range(3)})
+    with kv.transaction() as tx:
+        assert tx.popitem() == (b"0", b"v")
+        tx["own"] = "1"
+        tx.clear()
+        tx["own"] = "2"
+        assert tx.popitem() == (b"own", b"2")
+        with pytest.raises(KeyError):
+            tx.popitem()
+    assert dict(kv) == {}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_transaction_takes_what_there_is_and_each_once(kv: WatchedStore, seed: int) -> None:
+    """Among all else that may be done in one."""
+    rng = random.Random(seed)
+    for _ in range(10):
+        model = dict(kv)
+        with kv.transaction() as tx:
+            for step in range(60):
+                key, action = b"%d" % rng.randrange(15), rng.randrange(10)
+                if action < 5:
+                    tx[key] = model[key] = b"%d" % step
+                elif action == 5:
+                    assert tx.pop(key, None) == model.pop(key, None)
+                elif action == 6 and rng.random() < 0.1:
+                    tx.clear()
+                    model.clear()
+                elif model:
+                    key, value = tx.popitem()
+                    assert model.pop(key) == value
+                else:
+                    with pytest.raises(KeyError):
+                        tx.popitem()
+        assert dict(kv) == model

@@ -12,6 +12,7 @@ import pytest
 from mmapio import Closed
 from mmapkv import CorruptionError, Snapshot, compaction
 from mmapkv.frozen import Frozen
+from mmapkv.pins import Pin, Pins
 from mmaplog import Log
 from tests.unit.mmapkv.colliding_keys import HashInverter, seed_of
 from tests.unit.mmapkv.stores import MANUAL, SEGMENT, opened
@@ -149,3 +150,24 @@ def test_a_key_that_expires_and_is_put_while_it_is_compacted_away(tmp_path: Path
             snapshot.close()
         assert reader[b"k"] == b"2"
         assert not kv.verify().damages
+
+
+def test_a_snapshot_that_is_dropped_while_another_is_taken(tmp_path: Path) -> None:
+    """Of the same moment, by a destructor: the lock that tells others is of both."""
+    held: list[int] = []
+
+    class Locks:
+        def hold_past(self, seq: int) -> None:
+            held.append(seq)
+            dropped.clear()
+
+        def let_past(self, seq: int) -> None:
+            held.clear()
+
+    dropped: list[Pin] = []
+    pins = Pins(Locks())  # type: ignore[arg-type]
+    dropped.append(pins.hold(7))
+    kept = pins.hold(7)
+    assert held
+    kept.release()
+    assert not held

@@ -113,6 +113,31 @@ answer(len(kv))
     assert run_python(code, tmp_path / "kv", "FlushPolicy.NEVER") == 0
 
 
+def test_threads_that_pop_items(tmp_path: Path) -> None:
+    """Of a store and of parts of one, in the order of writing and in that of the keys. Each gets its own."""
+    code = (
+        COMMON
+        + """
+from mmapkv.codecs import Bytes
+for ordered in (False, True):
+    with KVStore.open(path + str(ordered), segment_bytes=64 << 10, ordered=ordered) as kv:
+        for part in (kv, kv.namespace(b"part/"), kv.typed(Bytes(), keys=str)):
+            part.put_many((f"{number}", b"v" * 100) for number in range(3000))
+            found = []
+            def take():
+                try:
+                    while True: found.append(part.popitem()[0])
+                except KeyError:
+                    pass
+            errors = together(take, take, take, take)
+            assert not errors, errors
+            assert len(found) == len(set(found)) == 3000 and not kv
+answer(len(found))
+"""
+    )
+    assert run_python(code, tmp_path / "kv", "FlushPolicy.NEVER") == 3000
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 def test_closing_while_others_use_the_store(tmp_path: Path, policy: str) -> None:
     """They get Closed, what they were told is there, and the store that is left is whole.

@@ -371,3 +371,15 @@ def test_what_has_a_time_to_live_counts_like_the_rest(kv: KVStore) -> None:
         assert len(tx) == len(list(tx)) == 5
         del tx["e"]
         assert len(tx) == len(list(tx)) == 4
+
+
+def test_setdefault_gives_bytes(kv: KVStore) -> None:
+    """Whatever the default was given as; as in the store."""
+    with kv.transaction() as tx:
+        assert tx.setdefault("new", "v") == b"v" == tx["new"]
+        assert tx.setdefault("new", "w") == b"v"
+        assert tx.setdefault(b"a", bytearray(b"x")) == b"1"
+        with pytest.raises(TypeError):
+            tx.setdefault("none")
+    assert kv["new"] == b"v"
+    assert "none" not in kv

@@ -11,7 +11,7 @@ import pytest
 
 from mmapio import Closed
 from mmapkv import KVStore, Namespace, TypedStore
-from mmapkv.codecs import Json, Text
+from mmapkv.codecs import Bytes, Json, Text
 from tests.unit.mmapkv.stores import MANUAL, contents, opened
 
 
@@ -262,6 +262,16 @@ def test_a_value_that_changes_while_it_is_decoded(tmp_path: Path) -> None:
         with pytest.raises(UnicodeDecodeError):
             view.pop("a")
         assert dict(kv) == {b"a": b"\xff"}
+
+
+@pytest.mark.parametrize("prefix", ["", "part/"])
+def test_a_key_that_is_no_text_is_not_removed(tmp_path: Path, prefix: str) -> None:
+    """By who could not be given it."""
+    with opened(tmp_path / "kv") as kv:
+        kv[prefix.encode() + b"\xff"] = b"v"
+        with pytest.raises(UnicodeDecodeError):
+            kv.namespace(prefix).typed(Bytes(), keys=str).popitem()
+        assert dict(kv) == {prefix.encode() + b"\xff": b"v"}
 
 
 def test_threads_that_pop_share_the_values(tmp_path: Path) -> None:

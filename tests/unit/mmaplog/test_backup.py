@@ -278,6 +278,25 @@ def test_segments_that_vanish_meanwhile(tmp_path: Path, monkeypatch: pytest.Monk
     holds(tmp_path / "copy", range(firsts[-1], COUNT))
 
 
+def test_all_that_there_was_is_dropped_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The copy began behind its end, verified, and could not be opened."""
+    log = filled(tmp_path / "log")
+    read = manifest_file.read
+    calls = itertools.count()
+
+    def append_and_drop(*arguments: Any) -> Any:
+        if next(calls) == 0:
+            log.append_many([payload(COUNT + each) for each in range(2)])
+            log.truncate_before(COUNT + 1)
+        return read(*arguments)
+
+    with Log.open(tmp_path / "log", "r") as reader:
+        monkeypatch.setattr(manifest_file, "read", append_and_drop)
+        made = reader.backup(tmp_path / "copy")
+    assert (made.first_seq, made.committed) == (COUNT + 1, COUNT + 2)
+    holds(tmp_path / "copy", range(COUNT + 1, COUNT + 2))
+
+
 CHANGING = (
     *("make_directory", "open_file", "write_at", "sync", "set_size"),
     *("copy_content", "copy_start", "replace_file", "rename_new"),

@@ -115,10 +115,16 @@ def test_a_cut_file_is_not_extended(tmp_path: Path, interposer: Path) -> None:
     code = (
         PRELUDE
         + """
-import os, pathlib
+import os, pathlib, threading
 from mmaplog import FlushPolicy, Log
+def refuse(*_):
+    raise RuntimeError("can't start new thread")
+# What the thread does that goes ahead is told in test_preparer_in_trouble.
+threading.Thread.start = refuse
 log = Log.open(arguments[0], flush_policy=FlushPolicy.MANUAL)
-log.append_many([b"x" * 100] * 5000)
+# After a flush the file grows by as much as it holds: there is room for more than a piece.
+log.append_many([b"x" * 100] * 5000, atomic=True, durable=True)
+log.append(b"x" * 100)
 (segment,) = pathlib.Path(arguments[0]).glob("*.seg")
 os.truncate(segment, 8192)
 told = outcome(lambda: log.append_many([b"y" * 100] * 5000))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -106,6 +108,35 @@ answer(figures)
     first, *others = run_python(code, tmp_path / "log", preload=interposer)
     assert first == 1
     assert others == [1, 4, 5]
+
+
+def test_segments_rolled_past_while_a_flush_opens_its_files_are_the_next_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were taken for synced and sealed, and no later sync covered them: all was told durable."""
+    log = Log.open(tmp_path / "log", flush_policy=FlushPolicy.MANUAL, segment_bytes=64 << 10)
+    records = [b"x" * 10_000] * 30
+    log.append_many(records)
+    rolled = threading.Thread(target=log.append_many, args=(records,))
+    really_open = os.open
+
+    def roll_first(path: str, *arguments: Any, **named: Any) -> int:
+        if path.endswith(".seg") and rolled.ident is None:
+            rolled.start()
+            rolled.join()
+        return really_open(path, *arguments, **named)
+
+    monkeypatch.setattr(os, "open", roll_first)
+    log.flush()
+    assert rolled.ident is not None
+    assert log.durable == 30
+    # Nothing else tells from within the process what was synced.
+    sealed = [log.segments.at(base).footer() for base in log.segments.bases()]
+    assert max(footer[0] for footer in sealed if footer is not None) <= log.durable
+    log.flush()
+    sealed = [log.segments.at(base).footer() for base in log.segments.bases()]
+    assert [footer is None for footer in sealed] == [False] * (len(sealed) - 1) + [True]
+    log.close()
 
 
 def test_a_reopened_log_still_syncs_what_a_killed_writer_left(tmp_path: Path, interposer: Path) -> None:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.mmapio.gate import PRELUDE as GATE
+from tests.unit.mmapio.gate import gate  # noqa: F401
 from tests.unit.mmapio.interposer import PRELUDE
 from tests.unit.mmapio.processes import run_python
 
 # A log where each append was synced, so that the thread writes the window ahead page by page and syncs it.
-AT_WORK = (
-    PRELUDE
-    + """
+LOG = """
 import gc, os, pathlib
 from mmaplog import FlushPolicy, Log
 path = pathlib.Path(arguments[0])
@@ -29,7 +29,7 @@ def append_until_more_room(log):
     while size() == before:
         log.append(RECORD)
 """
-)
+AT_WORK = PRELUDE + LOG
 
 # Another process that wants to write: how large the segment is once it may.
 NEXT_WRITER = """
@@ -141,6 +141,29 @@ answer([found, segment.stat().st_size])
 """
     )
     assert run_python(code, tmp_path / "log", preload=interposer) == ["MappingFault", 8192]
+
+
+def test_what_is_cut_right_before_it_writes_stays_cut(tmp_path: Path, gate: Path) -> None:  # noqa: F811
+    """It has seen where the file ends; what it writes goes where that is by then."""
+    code = (
+        GATE
+        + LOG
+        + """
+log = opened()
+library.gate_stop_next(PWRITEV2, 0)
+append_until_more_room(log)
+library.gate_wait_until_reached()
+(segment,) = path.glob("*.seg")
+os.truncate(segment, 8192)
+library.gate_let_on()
+more = lambda: [log.append(RECORD) for _ in range(100)]
+answer([outcome(log.flush), outcome(more), outcome(log.flush), segment.stat().st_size])
+"""
+    )
+    *found, size = run_python(code, tmp_path / "log", preload=gate)
+    assert found == ["MappingFault"] * 3
+    # One page, which was on its way.
+    assert size <= 8192 + 4096
 
 
 @pytest.mark.parametrize("missing", ["descriptors", "threads"])

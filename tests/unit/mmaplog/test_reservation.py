@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -145,6 +146,73 @@ def test_a_killed_process_leaves_no_record(tmp_path: Path) -> None:
         with log.reserve(10):
             pass
         assert contents(log) == [b"before", bytes(10)]
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["ends", "raises"])
+@pytest.mark.parametrize("late", [False, True], ids=["at once", "late"])
+def test_a_forked_child_has_no_part_in_it(log: Log, late: bool, fails: bool) -> None:
+    """The end of its block committed the parent's record, took back later ones, or zeroed them."""
+    log.append(b"before")
+    waits, goes = os.pipe()
+    pid = -1
+    told = "no child"
+    try:
+        with log.reserve(8) as buffer:
+            pid = os.fork()
+            if pid != 0:
+                if not late:
+                    os.waitpid(pid, 0)
+                    assert log.committed == 1
+                buffer[0:8] = b"reserved"
+            else:
+                if late:
+                    os.read(waits, 1)
+                if fails:
+                    raise ZeroDivisionError
+    except ZeroDivisionError:
+        told = "what it raised"
+    except Closed:
+        told = "closed"
+    except BaseException as error:
+        told = repr(error)
+    finally:
+        if pid == 0:
+            os._exit(0 if told == ("what it raised" if fails else "closed") else 1)
+    if late:
+        log.append_many([b"more"] * 2)
+        with log.reserve(6) as buffer:
+            buffer[0:6] = b"second"
+            os.write(goes, b"x")
+            assert os.waitpid(pid, 0)[1] == 0
+    assert contents(log) == [b"before", b"reserved", *([b"more", b"more", b"second"] if late else [])]
+    assert log.verify().damages == ()
+    os.close(waits)
+    os.close(goes)
+
+
+def test_another_thread_cannot_leave_the_block(log: Log) -> None:
+    """It committed the record, could not give the tail back, and nobody else could append ever after."""
+    reservation = log.reserve(4)
+    buffer = reservation.__enter__()
+    refused: list[BaseException] = []
+
+    def leave() -> None:
+        try:
+            reservation.__exit__(None, None, None)
+        except LogError as error:
+            refused.append(error)
+
+    thread = threading.Thread(target=leave)
+    thread.start()
+    thread.join()
+    assert "another thread" in str(refused[0])
+    assert log.committed == 0
+    buffer[0:4] = b"mine"
+    reservation.__exit__(None, None, None)
+    other = threading.Thread(target=log.append, args=(b"other",))
+    other.start()
+    other.join()
+    assert contents(log) == [b"mine", b"other"]
 
 
 def test_misuse_is_told_in_its_own_words(tmp_path: Path) -> None:
