@@ -9,7 +9,7 @@ from libc.string cimport memcmp, memcpy
 
 from mmapio cimport _memory as memory
 from mmapio cimport _vm
-from mmapio._os cimport Descriptor
+from mmapio._os cimport Descriptor, size_of, write_all
 from mmapio.mapping cimport MappedFile
 from mmaplog.checksum cimport xxh3
 from mmaplog.format cimport (
@@ -112,32 +112,31 @@ cdef class Segment:
             _vm.advise(self.base + start, min(count, self.limit - start), _vm.ADVICE_WILL_NEED)
         return 0
 
-    cdef int refresh(self) except -1:
-        # Another process may have grown the file. A full one has nowhere to grow.
+    cdef bint refresh(self) except -1:
+        # Another process may have grown the file. A full one has nowhere to grow, and one with a footer does not grow any more; of any other
+        # CONTROL alone says whether it does, not what follows it: that may be what somebody left who was killed, or is about to go.
+        # False when the file is gone and nothing says how long it was: truncated, or an empty one that was replaced.
         cdef Footer footer
         cdef uint64_t size
+        cdef bint is_finished
         if self.limit < self.capacity and not self.settled:
+            is_finished = self.load_footer(&footer)
             try:
                 size = self.handle().refresh()
             except FileNotFoundError:
                 # Compaction, which touches nothing without a footer, has replaced it a moment ago; what is mapped is all there.
                 if not self.load_footer(&footer):
-                    raise
+                    return False
                 size = footer.end
             if self.settled:
                 # Made shorter meanwhile, by its writer who has gone on.
-                return 0
+                return True
             # Never down: of a file that was cut, reads and syncs find out.
             self.limit = max(self.limit, min(size, self.capacity))
-        return 0
-
-    cdef int follow_growth(self) except -1:
-        # For who reads: one that was truncated does not grow any more, and says so by the records that it lacks.
-        try:
-            self.refresh()
-        except FileNotFoundError:
-            pass
-        return 0
+            if is_finished:
+                self.settled = True
+                self.release()
+        return True
 
     cdef int sync(self) except -1:
         return self.sync_through(self.handle())
@@ -241,13 +240,22 @@ cdef class Segment:
         mark.seq = seq
         mark.end = end
         mark.checksum = xxh3(&mark, sizeof(mark) - 8, self.id)
-        memcpy(self.base + MARK_OFFSET + copy * SECTOR, &mark, sizeof(mark))
+        write_to_header(self, MARK_OFFSET + copy * SECTOR, &mark, sizeof(mark))
 
     cdef void store_footer(self, Footer *footer) noexcept:
         cdef int copy
         footer.checksum = xxh3(footer, sizeof(footer[0]) - 8, self.id)
         for copy in range(COPIES):
-            memcpy(self.base + FOOTER_OFFSET + copy * SECTOR, footer, sizeof(footer[0]))
+            write_to_header(self, FOOTER_OFFSET + copy * SECTOR, footer, sizeof(footer[0]))
+
+
+cdef void write_to_header(Segment self, uint64_t offset, const void *data, size_t count) noexcept:
+    # By a write to the file where that can be: of a huge page that was stored to the kernel writes all to the device, of one that was written to what was
+    # written. A file that was cut would grow again.
+    cdef MappedFile file = self.file
+    if (file is None or file.kind != _vm.READ_WRITE or size_of(file.descriptor.fd) < <long long>self.limit
+            or write_all(file.descriptor.fd, data, count, offset) < 0):
+        memcpy(self.base + offset, data, count)
 
 
 def list_files(Descriptor directory):
@@ -316,21 +324,28 @@ def name_of(base_seq, segment_id, sparse):
 
 
 def create_segment(
-        Descriptor directory, log_uuid, uint64_t base_seq, epoch, uint64_t capacity, uint64_t size, bint publish=True):
+        Descriptor directory, log_uuid, uint64_t base_seq, epoch, uint64_t capacity, uint64_t size, bint publish=True, bint together=False):
     """Make an empty segment of `size` bytes, its header synced; without `publish` it waits under a temporary name.
+
+    `together`: the first 2 MiB are to be a huge page, where the kernel has one.
 
     The name is durable only after a sync of the directory. OSError(ENOSPC) leaves nothing behind.
     """
+    cdef int fd
     segment_id = random_word()
     name = name_of(base_seq, segment_id, False)
     head = page.make(log_uuid.bytes, segment_id, base_seq, time.time_ns(), capacity, epoch)
     temporary = name + TEMPORARY_SUFFIX
-    opened = system.open_file(temporary, True, create=True, exclusive=True, follow=False, directory=directory)
+    cdef Descriptor opened = system.open_file(temporary, True, create=True, exclusive=True, follow=False, directory=directory)
     try:
         system.grow(opened, size)
+        if together:
+            fd = opened.fd
+            with nogil:
+                _vm.gather(fd, 0, _vm.HUGE)
         system.write_at(opened, head, 0)
         system.sync(opened)
-        made = open_segment(directory, temporary, log_uuid, True)
+        made = segment_of(opened, directory, temporary, log_uuid, True)
     except BaseException:
         system.remove_file(directory, temporary)
         raise
@@ -352,9 +367,12 @@ def publish_segment(Descriptor directory, Segment segment):
 
 def open_segment(Descriptor directory, name, log_uuid, bint writable):
     """Map a segment of an open directory. FormatError, CorruptionError, or the OSError that fits."""
+    return segment_of(system.open_file(name, writable, follow=False, directory=directory), directory, name, log_uuid, writable)
+
+
+cdef Segment segment_of(Descriptor opened, Descriptor directory, name, log_uuid, bint writable):
     cdef SegmentHeader header
     cdef Segment made = Segment.__new__(Segment)
-    cdef Descriptor opened = system.open_file(name, writable, follow=False, directory=directory)
     cdef bytes uuid_bytes = log_uuid.bytes
     cdef uint64_t size = system.file_size(opened)
     cdef Name parsed
