@@ -157,7 +157,7 @@ def sweep(log: Log, *, opening: bool = False) -> None:
     if not opening:
         kept |= {name + TEMPORARY_SUFFIX for name in kept}
     for name in log.segments.beside():
-        if _is_hint(name) and name not in kept:
+        if name not in kept and _is_hint(name):
             _remove(log, name)
 
 
