@@ -13,6 +13,7 @@ from libc.string cimport memset
 from mmapio cimport _memory as memory
 from mmapkv.bucket cimport candidates_of, lowest_bit
 from mmapkv.catch_up cimport enter
+from mmapkv.dead_bytes cimport add_written
 from mmapkv.format cimport (
     ADDRESS_BITS,
     BUCKETS,
@@ -258,7 +259,7 @@ cdef Pause plant(Index index, Job *job, const Place *places, uint64_t used) noex
             job.count -= before != 0
         elif before == 0 or kind & HINT_CREATES:
             job.count += 1
-        index.add_written(job.slot, KIND_DELETE if kind & HINT_DELETE else KIND_PUT, FLAG_PREVIOUS if kind & HINT_PREVIOUS else 0, job.run.size)
+        add_written(index, job.slot, KIND_DELETE if kind & HINT_DELETE else KIND_PUT, FLAG_PREVIOUS if kind & HINT_PREVIOUS else 0, job.run.size)
         advance(job)
     return THROUGH
 

@@ -13,6 +13,7 @@ from mmapkv.approach cimport fetch_bucket, fetch_record
 from mmapkv.batch cimport Batch, Change, Fate, batch_of
 from mmapkv.clearance cimport count_left
 from mmapkv.clearing cimport CLEAR_PAYLOAD_SIZE, lay_out_clear
+from mmapkv.dead_bytes cimport add_written, superseded_size
 from mmapkv.format cimport (
     ADDRESS_BITS,
     FLAG_CREATES,
@@ -231,7 +232,7 @@ cdef class BulkWriter(StoreUpdater):
                 change.cell = hit.cell
                 change.previous_seq = hit.seq
                 change.previous = hit.address
-                change.superseded = 0 if hit.deleted else <uint32_t>(index.superseded_size(hit) // UNIT)
+                change.superseded = 0 if hit.deleted else <uint32_t>(superseded_size(index, hit) // UNIT)
             change.fate = Fate.PLANNED
         plan.reserve(index)
         if known and (index.base != base or index.state.segments != segments):
@@ -350,7 +351,7 @@ cdef class BulkWriter(StoreUpdater):
             if change.superseded:
                 index.add_dead(address_slot(change.previous), UNIT * change.superseded)
             size = record_size(payload_size_of(change), False)
-            index.add_written(self.tail_slot, change.kind, change.flags, size)
+            add_written(index, self.tail_slot, change.kind, change.flags, size)
             if change.expires:
                 index.state.expiring = log.seq
             memory.store_release(change.cell, tag | make_address(self.tail_slot, place))

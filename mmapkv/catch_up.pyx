@@ -6,6 +6,7 @@ from libc.string cimport memcpy
 
 from mmapio cimport _memory as memory
 from mmapkv.clearance cimport bound_of, count_left, is_clear
+from mmapkv.dead_bytes cimport add_written, superseded_size
 from mmapkv.format cimport (
     ADDRESS_BITS,
     FLAG_CREATES,
@@ -100,15 +101,15 @@ cdef int enter(
             present = not hit.deleted and hit.seq >= index.state.cleared
             if hit.address != address:
                 if present:
-                    index.add_dead(hit.slot, index.superseded_size(&hit))
-                index.add_written(slot, payload.kind, payload.flags, record.size)
+                    index.add_dead(hit.slot, superseded_size(index, &hit))
+                add_written(index, slot, payload.kind, payload.flags, record.size)
                 tag = hit.cell[0] >> ADDRESS_BITS << ADDRESS_BITS
                 memory.store_release(hit.cell, tag | address)
             break
         if outcome == ABSENT:
             cell = index.place(hash, &tag)
             if cell != NULL:
-                index.add_written(slot, payload.kind, payload.flags, record.size)
+                add_written(index, slot, payload.kind, payload.flags, record.size)
                 memory.store_release(cell, tag | address)
                 break
             index.split(hash)

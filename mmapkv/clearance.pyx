@@ -4,6 +4,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
+from mmapkv.dead_bytes cimport superseded_size
 from mmapkv.format cimport CLEAR_SIZE, KIND_PUT, PAYLOAD_HEADER_SIZE, PayloadHeader
 from mmapkv.index cimport ABSENT, PRESENT, Hit, Index, Outcome
 from mmapkv.moment cimport read_moment
@@ -66,7 +67,7 @@ cdef uint64_t count_left(
         if leads_to(index, key, payload.key_length, record.seq, &hit):
             count -= 1
             # What is still to be led to a copy is counted there when it is.
-            index.add_dead(hit.slot, index.superseded_size(&hit))
+            index.add_dead(hit.slot, superseded_size(index, &hit))
     replay.segment.region.check()
     return count
 

@@ -82,8 +82,6 @@ cdef class Index:
     cdef uint64_t slot_of(self, uint64_t segment_id) except? 0xFFFFFFFF
     cdef void free_slot(self, uint64_t slot) noexcept
     cdef void add_dead(self, uint64_t slot, uint64_t size) noexcept nogil
-    cdef uint64_t superseded_size(self, const Hit *hit) noexcept nogil
-    cdef void add_written(self, uint64_t slot, int kind, uint64_t flags, uint64_t size) noexcept nogil
 
 
 cdef uint64_t directory_size(uint64_t depth) noexcept nogil

@@ -51,7 +51,6 @@ from mmapkv.format cimport (
     head_size,
     make_address,
     make_word,
-    previous_size,
     tag_of,
     top_bits,
     word_depth,
@@ -578,17 +577,6 @@ cdef class Index:
     cdef void add_dead(self, uint64_t slot, uint64_t size) noexcept nogil:
         # Before the store that makes the record superfluous: killed in between, too much is counted, never too little.
         self.dead[slot] += <uint32_t>(size // UNIT)
-
-    cdef uint64_t superseded_size(self, const Hit *hit) noexcept nogil:
-        # What becomes dead with the newest value of a key: the way back from it was counted when it was written.
-        return hit.size - (PREVIOUS_SIZE if hit.previous and not self.whole else 0)
-
-    cdef void add_written(self, uint64_t slot, int kind, uint64_t flags, uint64_t size) noexcept nogil:
-        # What of a new record nobody needs, or will not for long: of a value the way back, a deletion as a whole.
-        if kind == KIND_DELETE:
-            self.add_dead(slot, size)
-        elif not self.whole:
-            self.add_dead(slot, previous_size(flags))
 
 
 cdef uint64_t directory_size(uint64_t depth) noexcept nogil:

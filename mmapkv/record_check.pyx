@@ -10,6 +10,7 @@ from mmapio cimport _fault
 from mmapio cimport _memory as memory
 from mmapkv.catch_up cimport parse
 from mmapkv.clearance cimport bound_of
+from mmapkv.dead_bytes cimport way_size
 from mmapkv.format cimport (
     FLAG_CREATES,
     FLAG_PREVIOUS,
@@ -162,7 +163,7 @@ cdef class RecordCheck:
         newest = self.look_up(record, key, payload.key_length)
         if newest and payload.kind == KIND_PUT and seq >= self.shown:
             self.keys += 1
-            self.live_bytes += record.size
+            self.live_bytes += record.size - way_size(self.index, payload.flags)
         if self.window <= seq < self.window + self.numbers:
             self.in_window += 1
             if newest:

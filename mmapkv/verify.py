@@ -51,7 +51,8 @@ class StoreDamage:
 class StoreVerified:
     """What was looked at, and what is wrong: nothing, when `damages` is empty.
 
-    `keys` are those that are present, `live_bytes` what their records take of the `record_bytes` of the log;
+    `keys` are those that are present, `live_bytes` what their records take of the `record_bytes` of the log,
+    without what leads to versions before;
     `entries` are those of the index, of deleted keys too. Without ``full`` nothing is known of keys and
     records, which are 0. Of more than 100 damages, `omitted` says how many are not described. `note` says why
     there is no index to look at when that is no damage: as after a power cut, which the next opening mends.

@@ -13,6 +13,7 @@ from mmapio cimport _memory as memory
 from mmapio._os cimport now_ns
 from mmapkv.approach cimport fetch_bucket, fetch_record
 from mmapkv.bulk_reader cimport BulkReader
+from mmapkv.dead_bytes cimport add_written, superseded_size
 from mmapkv.format cimport (
     ADDRESS_BITS,
     EXPIRY_SIZE,
@@ -284,8 +285,8 @@ cdef class StoreWriter(Sharer):
             log.commit(payload_size)
 
         if spot.known and not spot.hit.deleted:
-            index.add_dead(spot.hit.slot, index.superseded_size(&spot.hit))
-        index.add_written(self.tail_slot, version.kind, flags, record_size(payload_size, False))
+            index.add_dead(spot.hit.slot, superseded_size(index, &spot.hit))
+        add_written(index, self.tail_slot, version.kind, flags, record_size(payload_size, False))
         # Committed. A reader that sees the entry now sees a record that no crash takes away.
         if version.expires:
             index.state.expiring = log.seq
