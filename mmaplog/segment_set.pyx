@@ -2,6 +2,7 @@
 """The segment files of a log, found by number and mapped on first use."""
 
 import bisect
+import errno as _errno
 
 from libc.stdint cimport uint64_t
 
@@ -12,8 +13,9 @@ from mmaplog.format cimport SEGMENT_HEADER_SIZE, CommitSlot, Footer, Found, Reco
 from mmaplog.segment cimport Segment
 
 from mmapio import _os as system
+from mmaplog import control as control_file
 from mmaplog import manifest as manifest_file
-from mmaplog.errors import CorruptionError, TooOld
+from mmaplog.errors import CorruptionError, LogError, TooOld
 from mmaplog.segment import list_segments, open_segment
 
 # A listing can be out of date as soon as it is made: the writer, maybe another thread, replaces an empty segment.
@@ -204,6 +206,7 @@ cdef class SegmentSet:
                     if found is not None:
                         return found
             self.relist()
+        self.deny_replaced()
         raise CorruptionError(
             f"the segment with id {segment_id:016x} is missing; restore it from a backup", self.path)
 
@@ -222,7 +225,18 @@ cdef class SegmentSet:
                 self.relist()
             self.deny_truncated(seq)
             if self.generation_now() == self.generation:
+                self.deny_replaced()
                 raise CorruptionError(f"no segment holds record {seq}; restore the missing file from a backup", self.path)
+
+    def deny_replaced(self):
+        """Before damage is told: LogError when CONTROL was lost and made anew since. By the old one more is committed than the files hold."""
+        if self.control is None or self.control.private:
+            return
+        now = control_file.load(self.directory, self.log_uuid, False, False)
+        if now is not None and now.incarnation != self.control.incarnation:
+            raise LogError(
+                _errno.ESTALE, "CONTROL was made anew while this handle had the log open, so it does not know any more what is in there; "
+                "close it and open the log again", self.path)
 
     cdef int deny_truncated(self, uint64_t seq) except -1:
         # What is not where it was expected is no damage when it was dropped meanwhile, or is being dropped now.
