@@ -75,7 +75,7 @@ cdef class SegmentSet:
             # Who drops the end says so first, gives a segment its name then, and raises `generation` last.
             if (self.control is not None and not self.adds_to_known(names)) or self.manifest_now() == manifest:
                 break
-        self.take_manifest(manifest, generation)
+        self.take_manifest(judge, generation)
         self.take_names(names)
 
     cdef int take_manifest(self, manifest, uint64_t generation) except -1:
