@@ -176,6 +176,7 @@ cdef class Replay:
     cdef int deny_missing(self) except -1:
         cdef Footer footer
         if self.lacks_successor(&footer) and not self.has_moved(max(footer.seq, self.seq)):
+            self.segments.deny_replaced()
             raise CorruptionError(
                 f"the segment that begins with record {footer.seq} is missing; restore it from a backup", self.segments.path)
         return 0
@@ -243,6 +244,7 @@ cdef class Replay:
             self.segment.refresh()
             is_judged = True
         self.deny_missing()
+        self.segments.deny_replaced()
         raise CorruptionError(
             f"record {self.seq} at offset {self.offset} is damaged, though records up to {self.stop - 1} were committed; "
             "restore the segment from a backup", self.segment.path)

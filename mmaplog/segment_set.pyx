@@ -2,6 +2,7 @@
 """The segment files of a log, found by number and mapped on first use."""
 
 import bisect
+import errno as _errno
 import time
 
 from libc.stdint cimport uint64_t
@@ -13,8 +14,9 @@ from mmaplog.format cimport SEGMENT_HEADER_SIZE, CommitSlot, Footer, Found, Reco
 from mmaplog.segment cimport Segment
 
 from mmapio import _os as system
+from mmaplog import control as control_file
 from mmaplog import manifest as manifest_file
-from mmaplog.errors import CorruptionError, TooOld
+from mmaplog.errors import CorruptionError, LogError, TooOld
 from mmaplog.segment import list_files, list_segments, open_segment
 
 # A listing can be out of date as soon as it is made: the writer, maybe another thread, replaces an empty segment.
@@ -90,7 +92,7 @@ cdef class SegmentSet:
             # Who drops the end says so first, gives a segment its name then, and raises `generation` last.
             if self.sole or (self.control is not None and not self.adds_to_known(names)) or self.manifest_now() == manifest:
                 break
-        self.take_manifest(manifest, generation)
+        self.take_manifest(judge, generation)
         self.take_names(names)
 
     cdef int take_manifest(self, manifest, uint64_t generation) except -1:
@@ -275,6 +277,7 @@ cdef class SegmentSet:
                     if found is not None:
                         return found
             self.relist()
+        self.deny_replaced()
         raise CorruptionError(
             f"the segment with id {segment_id:016x} is missing; restore it from a backup", self.path)
 
@@ -293,7 +296,18 @@ cdef class SegmentSet:
                 self.relist()
             self.deny_truncated(seq)
             if self.generation_now() == self.generation:
+                self.deny_replaced()
                 raise CorruptionError(f"no segment holds record {seq}; restore the missing file from a backup", self.path)
+
+    def deny_replaced(self):
+        """Before damage is told: LogError when CONTROL was lost and made anew since. By the old one more is committed than the files hold."""
+        if self.control is None or self.control.private:
+            return
+        now = control_file.load(self.directory, self.log_uuid, False, False)
+        if now is not None and now.incarnation != self.control.incarnation:
+            raise LogError(
+                _errno.ESTALE, "CONTROL was made anew while this handle had the log open, so it does not know any more what is in there; "
+                "close it and open the log again", self.path)
 
     cdef int deny_truncated(self, uint64_t seq) except -1:
         # What is not where it was expected is no damage when it was dropped meanwhile, or is being dropped now.

@@ -54,6 +54,7 @@ def verify_log(log, progress=None):
             return found
         # Asks whether the log was closed, too: the GIL was let go of.
         if log.committed >= committed and segments.manifest_now().cut == cut and log.control.generation == generation:
+            segments.deny_replaced()
             if cut is None:
                 return found
             # What is being cut off does not count any more, also where who was at it was killed.

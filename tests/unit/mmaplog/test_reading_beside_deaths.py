@@ -14,7 +14,7 @@ import pytest
 
 from mmapio import _os
 from mmaplog import Entry, Log
-from mmaplog.errors import TooOld
+from mmaplog.errors import CorruptionError, LogError, TooOld
 from tests.unit.mmapio.processes import killed_after
 from tests.unit.mmaplog.keeping import (
     at_moment,
@@ -27,6 +27,7 @@ from tests.unit.mmaplog.keeping import (
     payload,
     segment_starts,
 )
+from tests.unit.mmaplog.segment_file import segment_paths
 
 
 def die_in_a_roll(log: Log) -> None:
@@ -175,3 +176,45 @@ def test_a_roll_killed_in_a_log_without_records(memory_path: Path) -> None:
             assert not log.recovered
             fill(log, 5)
             assert content(reader) == content(log)
+
+
+def test_a_reader_whose_control_was_lost_and_made_anew(memory_path: Path) -> None:
+    """It took for committed what others had dropped without its knowing, and told of damage."""
+    path = memory_path / "log"
+    filled(path, 8, 40_000)
+    with opened(path, "r") as reader:
+        (path / "CONTROL").unlink()
+        with opened(path, "w") as log:
+            log.truncate_after(2)
+            fill(log, 2, "new")
+            found: dict[int, bytes] = {}
+            with pytest.raises(LogError, match="made anew") as caught:
+                read_on(reader.replay(), found)
+            assert (caught.type, list(found)) == (LogError, [0, 1, 2, 3])
+            with pytest.raises(LogError, match="made anew"):
+                reader.verify()
+            with opened(path, "r") as again:
+                assert content(again) == content(log)
+
+
+def test_damage_is_still_told(memory_path: Path) -> None:
+    """By those who had the log open, also once it was cut and has rolled since."""
+    path = memory_path / "log"
+    filled(path, 40)
+    with opened(path) as log, opened(path, "r") as reader:
+        entries = reader.replay()
+        assert next(entries).seq == 0
+        log.truncate_after(14)
+        fill(log, 40, "new")
+        # The file of the cut's own segment: in the middle, where nothing that follows can vouch for it.
+        damaged = next(file for file in segment_paths(path) if int(file.name[:20]) == 14)
+        with damaged.open("r+b") as file:
+            file.seek(10_000)
+            before = file.read(1)
+            file.seek(10_000)
+            file.write(bytes([before[0] ^ 0xFF]))
+        for each in (entries, reader.replay(), log.replay()):
+            with pytest.raises(CorruptionError, match="record 15 at offset"):
+                list(each)
+        for handle in (reader, log):
+            assert [damage.seq for damage in handle.verify().damages] == [15]
