@@ -1,7 +1,7 @@
 # cython: language_level=3, auto_pickle=False, boundscheck=False, wraparound=False
 """Looking at every byte of a log that counts, without changing any."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from libc.stdint cimport uint64_t
 
@@ -37,20 +37,27 @@ class Verified:
 
 def verify_log(log, progress=None):
     """What :meth:`mmaplog.Log.verify` does. When records are removed meanwhile, what is missing for that is looked for anew."""
+    cdef SegmentSet segments = log.segments
     while True:
         # In this order: who drops the end once it was looked at raises `generation`.
         first = log.first_seq
         generation = log.control.generation
         committed = log.committed
+        cut = segments.manifest_now().cut
         try:
-            found = verify(log.segments, first, committed, progress)
+            found = verify(segments, first, committed, progress)
         except TooOld:
             if log.control.generation == generation and log.first_seq == first:
                 raise
             continue
-        # Asks whether the log was closed, too: the GIL was let go of.
-        if not found.damages or (log.committed >= committed and log.control.generation == generation):
+        if not found.damages:
             return found
+        # Asks whether the log was closed, too: the GIL was let go of.
+        if log.committed >= committed and segments.manifest_now().cut == cut and log.control.generation == generation:
+            if cut is None:
+                return found
+            # What is being cut off does not count any more, also where who was at it was killed.
+            return replace(found, damages=tuple(damage for damage in found.damages if damage.seq < cut.seq))
 
 
 def verify(SegmentSet segments, uint64_t first, uint64_t committed, progress=None):
@@ -76,7 +83,7 @@ def verify(SegmentSet segments, uint64_t first, uint64_t committed, progress=Non
         sealed = segment.load_footer(&footer)
         following = segments.following(segment, 0)
         boundary = following.base_seq if following is not None else committed
-        segment.follow_growth()
+        segment.refresh()
         if sealed:
             check_footer(segment, &footer, following, boundary, damages)
         elif segment.sparse:
