@@ -45,6 +45,7 @@ def perform(program: str, arguments: argparse.Namespace) -> int:
 
     Messages about what went wrong go to stderr, in one line.
     """
+    _stand_in_for_closed()
     run: Callable[[argparse.Namespace], int] = arguments.run
     try:
         code = run(arguments)
@@ -53,15 +54,35 @@ def perform(program: str, arguments: argparse.Namespace) -> int:
     except UsageError as error:
         return _say(program, arguments, f"error: {error}", EXIT_USAGE)
     except BrokenPipeError:
-        # The interpreter flushes stdout once more when it exits, unless it is closed.
-        with suppress(BrokenPipeError):
-            sys.stdout.close()
+        _give_up_output()
         return EXIT_FAILED
     except OSError as error:
+        _give_up_output()
         return _say(program, arguments, f"error: {error}", EXIT_FAILED)
     except KeyboardInterrupt:
         return _say(program, arguments, "interrupted", EXIT_INTERRUPTED)
     return code
+
+
+def _stand_in_for_closed() -> None:
+    # Whoever started the program may have closed its standard streams. Their numbers are taken before a file
+    # of the log gets one, and what is printed to nowhere is an error that is told like any other.
+    for name, mode, access in (
+        ("stdin", "r", os.O_RDONLY),
+        ("stdout", "w", os.O_RDONLY),
+        ("stderr", "w", os.O_WRONLY),
+    ):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, access), mode))
+
+
+def _give_up_output() -> None:
+    # What cannot be written now is not tried once more by the interpreter when it exits.
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with suppress(OSError):
+            sys.stdout.close()
 
 
 def _say(program: str, arguments: argparse.Namespace, message: str, code: int) -> int:

@@ -25,13 +25,19 @@ class Batch:
         self._log = log
         self._durable = durable
         self._records: list[bytes] = []
+        self._ending = False
         self.seqs: range | None = None
 
     def append(self, data: Buffer) -> None:
         """Add a record. Costs a copy. Raises TypeError for what is no buffer, LogError after the end."""
-        if self.seqs is not None:
-            raise LogError(errno.EINVAL, "the batch was appended already; begin another one", self._log.path)
-        self._records.append(copied(data))
+        record = copied(data)
+        if self._ending or self.seqs is not None:
+            raise LogError(
+                errno.EINVAL,
+                "the batch was appended already, or is by another thread; begin another one",
+                self._log.path,
+            )
+        self._records.append(record)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -43,4 +49,9 @@ class Batch:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if kind is None and self.seqs is None:
-            self.seqs = self._log.append_many(self._records, atomic=True, durable=self._durable)
+            # What another thread would add meanwhile would be lost.
+            self._ending = True
+            try:
+                self.seqs = self._log.append_many(self._records, atomic=True, durable=self._durable)
+            finally:
+                self._ending = False

@@ -25,7 +25,7 @@ cdef int ATTEMPTS = 4
 cdef Py_ssize_t OPENED_MAX = 4096
 # Who does not know what was there before the end began to be dropped waits for the end of that so often, unless the one at it was killed.
 cdef int PAUSES = 100
-PAUSE_SECONDS = 0.001
+cdef double PAUSE_SECONDS = 0.001
 
 
 cdef class SegmentSet:

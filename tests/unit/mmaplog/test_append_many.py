@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mmaplog import FlushPolicy, Log, LogError, RecordTooLarge
+from mmaplog import Batch, FlushPolicy, Log, LogError, RecordTooLarge
 from tests.unit.mmapio.processes import killed_after
 from tests.unit.mmaplog.segment_file import SegmentFile, segment_paths
 
@@ -244,6 +244,23 @@ def test_a_batch_is_appended_at_its_end(log: Log) -> None:
     assert contents(log) == [b"a", b"b"]
     with pytest.raises(LogError, match="appended already"):
         batch.append(b"c")
+
+
+def test_nothing_is_added_to_a_batch_that_is_being_appended(log: Log) -> None:
+    """By another thread: it was told nothing, and there was no such record."""
+
+    class Meanwhile:
+        path = log.path
+
+        def append_many(self, records: list[bytes], **options: bool) -> range:
+            with pytest.raises(LogError, match="by another thread"):
+                batch.append(b"late")
+            return log.append_many(records, **options)
+
+    batch = Batch(Meanwhile(), False)  # type: ignore[arg-type]
+    with batch:
+        batch.append(b"a")
+    assert (len(batch), batch.seqs, contents(log)) == (1, range(1), [b"a"])
 
 
 def test_a_batch_that_raises_appends_nothing(log: Log) -> None:

@@ -194,3 +194,30 @@ def test_a_mistaken_command_line(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as raised:
         main(arguments)
     assert raised.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "closed", "code", "told"),
+    [
+        ("append", "<&-", 0, b""),
+        ("stat", "2>&-", 0, b""),
+        ("replay", ">&-", 1, b"Bad file descriptor"),
+        ("stat", ">&-", 1, b"Bad file descriptor"),
+        ("tail", ">&- 2>&-", 1, b""),
+    ],
+)
+def test_standard_streams_that_are_closed(
+    path: Path, arguments: str, closed: str, code: int, told: bytes
+) -> None:
+    """As some daemons do. It ended in a traceback."""
+    filled(path)
+    answer = subprocess.run(
+        ["/bin/sh", "-c", f'"$0" -m mmaplog {arguments} "$1" {closed}', sys.executable, str(path)],
+        capture_output=True,
+        check=False,
+    )
+    assert answer.returncode == code
+    assert told in answer.stderr
+    assert answer.stderr.count(b"\n") == (told != b"")
+    with Log.open(path, "r") as log:
+        assert log.verify().damages == ()
