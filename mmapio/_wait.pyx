@@ -19,7 +19,6 @@ cdef extern from "_mutex.h" nogil:
     int mmio_mutex_begin()
     int mmio_mutex_lock(void *place, int64_t wait_ns)
     int mmio_mutex_unlock(void *place)
-    int mmio_mutex_is_held(const void *place)
     uint32_t mmio_mutex_number()
     int mmio_mutex_is_own(const void *place)
     int mmio_mutex_is_ours(const void *bytes)
@@ -71,10 +70,6 @@ cdef int lock_mutex(void *place, int64_t wait_ns) noexcept nogil:
 
 cdef int unlock_mutex(void *place) noexcept nogil:
     return mmio_mutex_unlock(place)
-
-
-cdef bint mutex_is_held(const void *place) noexcept nogil:
-    return mmio_mutex_is_held(place)
 
 
 cdef uint32_t thread_number() noexcept nogil:

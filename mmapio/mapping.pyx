@@ -12,19 +12,18 @@ from libc.errno cimport EFAULT
 from libc.stdint cimport uint64_t
 from libc.string cimport strerror
 
-from mmapio cimport _fault, _os, _vm
+from mmapio cimport _fault, _os
 from mmapio._os cimport Descriptor
 from mmapio._vm cimport COPY_ON_WRITE, READ_ONLY, READ_WRITE, Kind
 from mmapio.account cimport ON_EACH, note
-from mmapio.bounds cimport checked_offset, checked_size, clamped, deadline_of, is_plain_int, told
+from mmapio.bounds cimport checked_offset, checked_size, clamped, deadline_of, told
 from mmapio.mutable cimport mutable_of
 from mmapio.region cimport Region, copy_guarded, read_copy
 from mmapio.regions cimport MappedRegions, span
 from mmapio.view cimport slice_of
 
 from mmapio import _fork
-from mmapio import _os as _system
-from mmapio.errors import Closed, FlushFailed, InvalidMode, OutOfBounds, ResizeFailed
+from mmapio.errors import Closed, InvalidMode, OutOfBounds, ResizeFailed
 from mmapio.flusher import Flusher
 from mmapio.options import FlushPolicy, MmapMode, Trigger
 

@@ -8,7 +8,6 @@ cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.errno cimport ENOMEM
-from libc.stdint cimport uint64_t
 
 from mmapio cimport _fault
 from mmapio.account cimport Account, note

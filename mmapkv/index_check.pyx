@@ -26,7 +26,6 @@ from mmapkv.format cimport (
     SLOT_TABLE_OFFSET,
     STATE_OFFSET,
     TAG_REBASE,
-    PayloadHeader,
     State,
     address_offset,
     address_slot,

@@ -6,7 +6,6 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 
 from mmapio cimport _fault
-from mmapio cimport _memory as memory
 from mmapio._os cimport now_ns
 from mmapkv.approach cimport Probe, approach, leads_to
 from mmapkv.catch_up cimport parse

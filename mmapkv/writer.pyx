@@ -12,7 +12,6 @@ from mmapio cimport _fault
 from mmapio cimport _memory as memory
 from mmapio._os cimport now_ns
 from mmapkv.approach cimport fetch_bucket, fetch_record
-from mmapkv.bulk_reader cimport BulkReader
 from mmapkv.dead_bytes cimport add_written, superseded_size
 from mmapkv.format cimport (
     ADDRESS_BITS,

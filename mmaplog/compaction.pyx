@@ -16,7 +16,6 @@ from mmaplog.segment_set cimport SegmentSet
 from mmaplog.syncer cimport Syncer
 
 from mmapio import _os as system
-from mmaplog.errors import CorruptionError
 from mmaplog.manifest import Compacted
 
 # Numbers in a segment are counted in 32 bits.

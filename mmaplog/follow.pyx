@@ -10,7 +10,7 @@ from mmapio cimport _memory as memory
 from mmapio.bounds cimport deadline_of
 from mmaplog.control cimport Control
 from mmaplog.format cimport CommitSlot
-from mmaplog.replay cimport Entry, Replay
+from mmaplog.replay cimport Entry
 
 from mmaplog.errors import TooOld
 

@@ -5,7 +5,7 @@ cimport cython
 from libc.stdint cimport uint64_t
 
 from mmapio.view cimport slice_of
-from mmaplog.format cimport SEGMENT_HEADER_SIZE, Footer, Found, Record, read_record
+from mmaplog.format cimport Footer, Found, Record, read_record
 from mmaplog.segment cimport Segment
 from mmaplog.segment_set cimport SegmentSet
 

@@ -472,7 +472,6 @@ TestMappedFiles = MappedFiles.TestCase
 TestMappedFiles.settings = settings(max_examples=120, stateful_step_count=40, report_multiple_bugs=False)
 
 
-unequal = st.sampled_from([(4, 1), (4, 2), (2, 4), (1, 2)])
 places = st.builds(lambda page, step: max(page * PAGE_SIZE - step, 0), st.integers(0, 3), st.integers(0, 9))
 
 

@@ -21,7 +21,7 @@ NO_CLAIM = 0xFFFF
 TYPE_DATA = 1
 FLAG_TIME = 0x08
 # Places of fields in the header.
-VERSION_AT, COMPATIBLE_AT, INCOMPATIBLE_AT, CHECKSUM_AT = 8, 16, 20, 88
+VERSION_AT, INCOMPATIBLE_AT, CHECKSUM_AT = 8, 20, 88
 
 
 @dataclass(frozen=True)
