@@ -21,7 +21,7 @@ def interposer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wait for a thread or process is as long as it takes: the product's own bounds are for a machine with time."""
+    """The bounds of waits for a thread or process are for a machine whose cores are not taken."""
     for module in (attach, compactor, remover):
         monkeypatch.setattr(module, "WAIT_SECONDS_MAX", float(PATIENCE_SECONDS))
     monkeypatch.setattr(worker, "JOIN_SECONDS_MAX", float(PATIENCE_SECONDS))
