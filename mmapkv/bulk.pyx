@@ -26,7 +26,7 @@ from mmapkv.format cimport (
     make_address,
     value_offset,
 )
-from mmapkv.index cimport ABSENT, PRESENT, REPLACED, UNSOUND, Hit, Index, Outcome, superseded_size
+from mmapkv.index cimport ABSENT, PRESENT, REPLACED, UNSOUND, Hit, Index, Outcome
 from mmapkv.moment cimport read_moment, store_clear
 from mmapkv.plan cimport Plan, plan_of
 from mmapkv.reader cimport as_bytes
@@ -231,7 +231,7 @@ cdef class BulkWriter(StoreUpdater):
                 change.cell = hit.cell
                 change.previous_seq = hit.seq
                 change.previous = hit.address
-                change.superseded = 0 if hit.deleted else <uint32_t>(superseded_size(hit) // UNIT)
+                change.superseded = 0 if hit.deleted else <uint32_t>(index.superseded_size(hit) // UNIT)
             change.fate = Fate.PLANNED
         plan.reserve(index)
         if known and (index.base != base or index.state.segments != segments):

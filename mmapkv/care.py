@@ -134,9 +134,10 @@ class Cared:
         `segment_bytes` that each may have, how often its end was dropped, `epoch`; `bytes_on_disk` of all
         files; open `snapshots`, those of transactions and scans too; of the index, its depth, segments, and
         bytes in use and allocated. `live_bytes` and `dead_bytes` of records: these are superseded, cleared,
-        or say that a key is absent. `compactions` that this handle did in the background, each of some
-        segments, and `compaction_error`, the errno of what keeps it from the next one, or 0. Of a cache,
-        look-ups by this handle, `hits` and `misses`; by the one that writes `max_bytes`, and its `evictions`.
+        say that a key is absent, or lead to the version before. `compactions` that this handle did in the
+        background, each of some segments, and `compaction_error`, the errno of what keeps it from the next
+        one, or 0. Of a cache, look-ups by this handle, `hits` and `misses`; by the one that writes
+        `max_bytes`, and its `evictions`.
         Raises Closed.
         """
         log, index = self._store._open_parts()

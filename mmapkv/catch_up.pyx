@@ -20,7 +20,7 @@ from mmapkv.format cimport (
     make_address,
     value_offset,
 )
-from mmapkv.index cimport ABSENT, PRESENT, Hit, Index, Outcome, superseded_size
+from mmapkv.index cimport ABSENT, PRESENT, Hit, Index, Outcome
 from mmapkv.moment cimport store_clear
 from mmaplog.checksum cimport xxh3
 from mmaplog.format cimport FLAG_BATCH, FLAG_BATCH_END, Record
@@ -100,7 +100,7 @@ cdef int enter(
             present = not hit.deleted and hit.seq >= index.state.cleared
             if hit.address != address:
                 if present:
-                    index.add_dead(hit.slot, superseded_size(&hit))
+                    index.add_dead(hit.slot, index.superseded_size(&hit))
                 index.add_written(slot, payload.kind, payload.flags, record.size)
                 tag = hit.cell[0] >> ADDRESS_BITS << ADDRESS_BITS
                 memory.store_release(hit.cell, tag | address)

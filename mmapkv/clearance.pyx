@@ -5,7 +5,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from mmapkv.format cimport CLEAR_SIZE, KIND_PUT, PAYLOAD_HEADER_SIZE, PayloadHeader
-from mmapkv.index cimport ABSENT, PRESENT, Hit, Index, Outcome, superseded_size
+from mmapkv.index cimport ABSENT, PRESENT, Hit, Index, Outcome
 from mmapkv.moment cimport read_moment
 from mmapkv.relocation cimport split_payload
 from mmapkv.slots cimport Slot
@@ -66,7 +66,7 @@ cdef uint64_t count_left(
         if leads_to(index, key, payload.key_length, record.seq, &hit):
             count -= 1
             # What is still to be led to a copy is counted there when it is.
-            index.add_dead(hit.slot, superseded_size(&hit))
+            index.add_dead(hit.slot, index.superseded_size(&hit))
     replay.segment.region.check()
     return count
 

@@ -102,7 +102,8 @@ def drop_head(Index index, Log log, uint64_t below):
     """Remove the segments in the log of which every record is below `below`, whose records nobody may look for any more.
 
     For who takes care of the log. Returns how many there were, the records in them, and the bytes that they had on the disk. Costs a
-    look at each entry of the index, a sync of MANIFEST, and no look at a record. Killed in between, it can be done again.
+    look at each entry of the index, a sync of MANIFEST, and no look at a record. Killed in between, it can be done again. None, and nothing is
+    removed, when another process has put another index in the place of this one.
     """
     cdef unsigned char doomed[SLOTS]
     cdef uint64_t slot, boundary = 0, first, records = 0, freed = 0
@@ -129,13 +130,19 @@ def drop_head(Index index, Log log, uint64_t below):
     drop_entries(index, log, doomed)
     log.pause()
     try:
+        if log.shared and index.retired:
+            return None
         for slot in range(index.state.slots_used):
             if doomed[slot]:
                 index.free_slot(slot)
+        if log.shared:
+            # Another process may be about to build an index, with the tail in hand: it would lead there.
+            log.spend_if_full(lambda: log.truncate_to(boundary))
     finally:
         log.unpause()
     index.slots.drop_stale(index.slot_table)
-    log.spend_if_full(lambda: log.truncate_to(boundary))
+    if not log.shared:
+        log.spend_if_full(lambda: log.truncate_to(boundary))
     hints.sweep(log)
     return len(gone), records, freed
 

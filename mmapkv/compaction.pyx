@@ -247,7 +247,10 @@ cdef class Pass:
         with self.store._index_lock:
             if self.store.index is not self.index or self.index.retired:
                 raise Replaced
-            segments, records, size = drop_head(self.index, self.log, self.floor)
+            dropped = drop_head(self.index, self.log, self.floor)
+        if dropped is None:
+            raise Replaced
+        segments, records, size = dropped
         self.counts[0] += segments
         self.counts[2] += records
         self.counts[3] += size

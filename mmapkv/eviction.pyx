@@ -18,11 +18,12 @@ from libc.string cimport memcpy, memset
 from mmapio._os cimport now_ns
 from mmapkv.clearance cimport Tally
 from mmapkv.clearing cimport write_clear
-from mmapkv.format cimport EXPIRY_SIZE, FLAG_EXPIRY, KIND_PUT, PAGE, SLOTS, PayloadHeader, previous_size
+from mmapkv.format cimport EXPIRY_SIZE, FLAG_EXPIRY, KIND_PUT, PAGE, SLOTS, PayloadHeader
 from mmapkv.index cimport ABSENT, PRESENT, Hit, Index, Outcome
 from mmapkv.marks cimport Marks
 from mmapkv.moment cimport read_moment
 from mmapkv.relocation cimport split_payload
+from mmapkv.slots cimport known_slot
 from mmapkv.writer cimport Spot, StoreWriter, Version
 from mmaplog.checksum cimport xxh3
 from mmaplog.format cimport SEGMENT_HEADER_SIZE, UNIT, Footer, Found, Record, read_record
@@ -193,7 +194,7 @@ cdef class Eviction:
                 self.passed_stop = each.stop
                 continue
             if each.slot == SLOTS:
-                each.slot = known_slot(index, each.id)
+                each.slot = known_slot(index.state, index.slot_table, each.id)
             dead = 0 if each.slot == SLOTS else <uint64_t>index.dead[each.slot] * UNIT
             self.size += each.size + AROUND
             self.live += each.size - min(dead, each.size)
@@ -229,7 +230,7 @@ cdef class Eviction:
         for at in range(<uint64_t>len(listing)):
             self.extents[at].id = listing[at][1]
             self.extents[at].stop = listing[at + 1][0] if at + 1 < <uint64_t>len(listing) else <uint64_t>-1
-            self.extents[at].slot = known_slot(index, self.extents[at].id)
+            self.extents[at].slot = known_slot(index.state, index.slot_table, self.extents[at].id)
             self.extents[at].size = found[at]
         self.count = len(listing)
         self.names, self.changes, self.index = names, changes, index
@@ -287,7 +288,7 @@ cdef class Eviction:
         hand.stop = min(stop, hand.boundary)
         while done < limit and not (live_pressed and freed >= wanted) and hand.read(&record, False):
             if done == 0:
-                slot = known_slot(index, hand.segment.id)
+                slot = known_slot(index.state, index.slot_table, hand.segment.id)
             done += record.size
             if not split_payload(&record, &payload, &key) or payload.kind != KIND_PUT:
                 continue
@@ -303,7 +304,7 @@ cdef class Eviction:
                     spared += record.size if copied and live_pressed else 0
                     continue
             if self.is_current(store, index, key, payload.key_length, record.seq):
-                freed += record.size - previous_size(payload.flags)
+                freed += record.size
                 gone += expires == 0 or expires > now
                 tally.keys += 1
         start = hand.seq
@@ -414,15 +415,6 @@ cdef void begin_tally(Tally *tally, Index index, SegmentSet segments) noexcept:
     tally.generation = segments.generation_now()
     # While compaction leads entries elsewhere it is not known whose bytes they are.
     tally.holds = index.state.moving == 0
-
-
-cdef uint64_t known_slot(Index index, uint64_t segment_id) noexcept:
-    # Of a segment, or SLOTS.
-    cdef uint64_t at
-    for at in range(index.state.slots_used, 0, -1):
-        if index.slot_table[at - 1] == segment_id:
-            return at - 1
-    return SLOTS
 
 
 cdef int spare(

@@ -3,7 +3,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from mmapio.mapping cimport MappedFile
 from mmapio.region cimport Region
-from mmapkv.format cimport PREVIOUS_SIZE, State
+from mmapkv.format cimport State
 from mmapkv.slots cimport SlotMap
 
 
@@ -55,6 +55,7 @@ cdef class Index:
     cdef SlotMap slots
     cdef public bint private    # in the memory of a process that may write nothing; who finds it out of date builds another
     cdef public object basis    # for a reader who may write nothing: the MANIFEST by which it is right; else None
+    cdef bint whole             # of a cache: what leads to the version before is as live as the record it is in
     cdef bint check_pages       # the file was closed cleanly: index segments are verified when first touched
     cdef unsigned char *checked
     cdef uint64_t checked_pages
@@ -81,12 +82,8 @@ cdef class Index:
     cdef uint64_t slot_of(self, uint64_t segment_id) except? 0xFFFFFFFF
     cdef void free_slot(self, uint64_t slot) noexcept
     cdef void add_dead(self, uint64_t slot, uint64_t size) noexcept nogil
+    cdef uint64_t superseded_size(self, const Hit *hit) noexcept nogil
     cdef void add_written(self, uint64_t slot, int kind, uint64_t flags, uint64_t size) noexcept nogil
-
-
-cdef inline uint64_t superseded_size(const Hit *hit) noexcept nogil:
-    # What becomes dead with a value that is the newest of its key: what leads on from it was counted when it was written.
-    return hit.size - (PREVIOUS_SIZE if hit.previous else 0)
 
 
 cdef uint64_t directory_size(uint64_t depth) noexcept nogil

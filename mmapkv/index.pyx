@@ -15,7 +15,6 @@ from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
 from mmapio cimport _memory as memory
-from mmapio._vm cimport READ_WRITE
 from mmapkv.bucket cimport candidates_of, free_cell, is_same, lowest_bit
 from mmapkv.format cimport (
     ADDRESS_BITS,
@@ -61,7 +60,7 @@ from mmapkv.format cimport (
 )
 from mmapkv.index_pages cimport ask_for_huge_pages, grown
 from mmapkv.moment cimport read_moment, store_moment
-from mmapkv.slots cimport Slot
+from mmapkv.slots cimport Slot, known_slot
 from mmaplog.checksum cimport xxh3
 from mmaplog.format cimport (
     FLAG_KNOWN,
@@ -71,17 +70,18 @@ from mmaplog.format cimport (
     TIME_SIZE,
     TYPE_DATA,
     UNIT,
-    Record,
     RecordHeader,
     checksum_of,
 )
-from mmaplog.replay cimport Replay
+from mmaplog.segment cimport Segment
 
 from mmapkv.errors import SnapshotTooOld, StoreError
-from mmaplog.errors import CorruptionError, FormatError, TooOld
+from mmaplog.errors import CorruptionError, FormatError
 from mmaplog.reserve import is_full
 
 cdef uint64_t SEGMENT_SIZE = SEGMENT_PAGES * PAGE
+# So often a record is searched for that compaction moves meanwhile.
+cdef int ATTEMPTS = 100
 
 
 class Reseed(Exception):
@@ -396,22 +396,23 @@ cdef class Index:
 
     cdef uint64_t locate(self, uint64_t seq) except 0:
         # The address of the record with this number, found by walking its segment.
-        cdef Record record
-        cdef Replay replay
-        cdef uint64_t slot
-        try:
-            replay = Replay(self.slots.source, seq, seq + 1, True, 0)
-            found = replay.read(&record, True)
-        except TooOld:
-            found = False
-        if not found:
-            raise SnapshotTooOld(f"compaction has removed record {seq}; begin anew, with what the store holds now", self.file.path)
-        if self.state.root & ROOT_MOVED and self.file.kind != READ_WRITE:
-            # Slots are not given out any more in an index that was replaced, least of all by a reader.
-            raise SnapshotTooOld(f"the index was replaced while record {seq} was searched for; begin anew", self.file.path)
-        slot = self.slot_of(replay.segment.id)
-        self.slots.adopt(slot, replay.segment)
-        return make_address(slot, replay.offset - record.size)
+        cdef Segment segment
+        cdef uint64_t slot, offset
+        for attempt in range(ATTEMPTS):
+            segment = self.slots.holding(seq, &offset)
+            if segment is None:
+                raise SnapshotTooOld(f"compaction has removed record {seq}; begin anew, with what the store holds now", self.file.path)
+            # Who only reads gives out no slots, but of an index of his own.
+            slot = self.slot_of(segment.id) if self.private else known_slot(self.state, self.slot_table, segment.id)
+            if slot != SLOTS:
+                self.slots.adopt(slot, segment)
+                return make_address(slot, offset)
+            if self.state.root & ROOT_MOVED:
+                raise SnapshotTooOld(f"the index was replaced while record {seq} was searched for; begin anew", self.file.path)
+            # Compaction has replaced the segment since, and given the slot of the new one out before.
+            self.slots.source.relist()
+        raise CorruptionError(
+            f"the index knows nothing of the segment that holds record {seq}; delete it, it is rebuilt from the log", self.file.path)
 
     cdef uint64_t *place(self, uint64_t hash, uint64_t *tag) noexcept nogil:
         # A free cell for a key with this hash, and the tag bits that its entry needs; NULL when the segment must be split.
@@ -564,9 +565,9 @@ cdef class Index:
     cdef uint64_t slot_of(self, uint64_t segment_id) except? 0xFFFFFFFF:
         # The slot of a log segment, taking a free one when it has none.
         cdef uint64_t at, step
-        for at in range(self.state.slots_used, 0, -1):
-            if self.slot_table[at - 1] == segment_id:
-                return at - 1
+        at = known_slot(self.state, self.slot_table, segment_id)
+        if at != SLOTS:
+            return at
         # One that was freed is not taken again before all others were: what still names it as it was is soon noticed then.
         for step in range(SLOTS):
             at = (self.state.slot_hand + step) % SLOTS
@@ -591,9 +592,16 @@ cdef class Index:
         # Before the store that makes the record superfluous: killed in between, too much is counted, never too little.
         self.dead[slot] += <uint32_t>(size // UNIT)
 
+    cdef uint64_t superseded_size(self, const Hit *hit) noexcept nogil:
+        # What becomes dead with the newest value of a key: the way back from it was counted when it was written.
+        return hit.size - (PREVIOUS_SIZE if hit.previous and not self.whole else 0)
+
     cdef void add_written(self, uint64_t slot, int kind, uint64_t flags, uint64_t size) noexcept nogil:
         # What of a new record nobody needs, or will not for long: of a value the way back, a deletion as a whole.
-        self.add_dead(slot, size if kind == KIND_DELETE else previous_size(flags))
+        if kind == KIND_DELETE:
+            self.add_dead(slot, size)
+        elif not self.whole:
+            self.add_dead(slot, previous_size(flags))
 
 
 cdef uint64_t directory_size(uint64_t depth) noexcept nogil:

@@ -7,7 +7,9 @@ from mmapio._vm cimport ADVICE_HUGE_PAGE, READ_WRITE
 from mmapio.mapping cimport MappedFile
 
 cdef enum:
-    # By an eighth, but by no less than the first and no more than the second.
+    # By this part, but by no less than the second and no more than the third. What is there ahead takes its place on the disk, and to allocate
+    # it takes less time than to fill it.
+    STEP_PART = 32
     STEP_MIN = 128 << 10
     STEP_MAX = 8 << 20
     # A processor that looks keys up misses its table of pages less with huge ones. But for any change in one the kernel writes all of it to
@@ -18,7 +20,7 @@ cdef enum:
 
 cdef inline uint64_t grown(uint64_t size) noexcept nogil:
     # By whole huge pages where there are some: what the file has a part of only is never one.
-    cdef uint64_t wanted = size + min(max(size // 8, <uint64_t>STEP_MIN), <uint64_t>STEP_MAX)
+    cdef uint64_t wanted = size + min(max(size // STEP_PART, <uint64_t>STEP_MIN), <uint64_t>STEP_MAX)
     return wanted if wanted <= HUGE else (wanted + HUGE - 1) & ~<uint64_t>(HUGE - 1)
 
 

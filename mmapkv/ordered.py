@@ -149,11 +149,19 @@ class OrderedKeys:
         return True
 
     def _build(self, store: KVStore, log: Log, stop: int) -> None:
-        self._vague = False
-        # What was cleared before, only a snapshot from before that can need.
-        _, _, cleared = store._present()
-        cleared = cleared if log.first_seq < cleared <= stop and self._era() is None else 0
-        present, _ = self._presence(log, cleared, stop, cleared)
+        while True:
+            self._vague = False
+            first = log.first_seq
+            # What was cleared before, only a snapshot from before that can need.
+            _, _, cleared = store._present()
+            cleared = cleared if first < cleared <= stop and self._era() is None else 0
+            try:
+                present, _ = self._presence(log, cleared, stop, cleared) if first < stop else ({}, 0)
+                break
+            except IndexError:
+                # What was cleared meanwhile may go; who needs it keeps it from that by his snapshot.
+                if log.first_seq == first:
+                    raise
         # With those that are deleted by now: a snapshot may be older.
         self._keys = SortedList(sorted_keys(present))
         self._gone = {key for key, there in present.items() if not there}

@@ -235,8 +235,11 @@ cdef class RecordCheck:
             self.add(record, "deletes, and has a value or says that it creates")
         if not payload.flags & FLAG_PREVIOUS:
             # Compaction leaves out what nobody needs any more, and does not say of a deletion or a value what it was before.
-            if (deletes or not creates) and not self.replay.segment.sparse:
-                self.add(record, f"{'deletes' if deletes else 'replaces'} key {shown(key, payload.key_length)!r} without naming a version before")
+            if deletes or not creates:
+                if not self.replay.segment.sparse:
+                    self.add(record, f"{'deletes' if deletes else 'replaces'} key {shown(key, payload.key_length)!r} without naming a version before")
+                # What it followed may still be there.
+                self.incomplete = True
             return 0
         memcpy(&previous, record.payload + PAYLOAD_HEADER_SIZE, sizeof(previous))
         if previous.seq >= record.seq:

@@ -39,6 +39,7 @@ from mmapkv.format cimport (
 )
 from mmapkv.index cimport Index
 from mmapkv.moment cimport store_count
+from mmapkv.slots cimport known_slot
 from mmaplog.checksum cimport xxh3
 from mmaplog.format cimport SEGMENT_HEADER_SIZE, Found, Record, read_record
 from mmaplog.log cimport Log
@@ -296,7 +297,7 @@ def carry_out(Index index, Log log, listed, bint paused, olds=None):
         if not paused:
             log.unpause()
     for segment in olds:
-        slot = slot_in(index, segment.id)
+        slot = known_slot(index.state, index.slot_table, segment.id)
         if slot == SLOTS:
             continue
         at.old = segment.base
@@ -368,12 +369,3 @@ def finish(Index index, Log log):
         if index.slot_table[slot] != 0 and index.slot_table[slot] not in counting:
             return False
     return True
-
-
-cdef uint64_t slot_in(Index index, uint64_t segment_id) noexcept:
-    # The slot of a log segment, or SLOTS.
-    cdef uint64_t at
-    for at in range(index.state.slots_used):
-        if index.slot_table[at] == segment_id:
-            return at
-    return SLOTS

@@ -7,10 +7,12 @@ from libc.string cimport memcmp, memset
 
 from mmapio cimport _memory as memory
 from mmapkv.format cimport SLOTS
+from mmaplog.format cimport Record
+from mmaplog.replay cimport Replay
 from mmaplog.segment cimport Segment
 from mmaplog.segment_set cimport SegmentSet
 
-from mmaplog.errors import CorruptionError
+from mmaplog.errors import CorruptionError, TooOld
 from mmaplog.segment import list_segments, open_segment
 
 # So often in a row a look-up is repeated for want of a segment; a compaction comes in its way once.
@@ -38,16 +40,14 @@ cdef class SlotMap:
         if segment_id == 0:
             return self.look_again(CorruptionError(f"the index names slot {slot}, which holds no segment", self.source.path))
         try:
-            try:
-                segment = self.source.by_id(segment_id)
-            except CorruptionError as error:
-                segment = self.left_over(segment_id)
-                if segment is None:
-                    return self.look_again(error)
-            segment.refresh()
-        except FileNotFoundError as error:
+            segment = self.source.by_id(segment_id)
+        except CorruptionError as error:
+            segment = self.left_over(segment_id)
+            if segment is None:
+                return self.look_again(error)
+        if not segment.refresh():
             # Removed since it was found.
-            return self.look_again(error)
+            return self.look_again(CorruptionError("the file is missing; restore it from a backup", segment.path))
         if memcmp(row, &before, sizeof(before)) != 0:
             # Another thread was here while this one opened the file; the caller looks again.
             return 0
@@ -74,6 +74,19 @@ cdef class SlotMap:
                 except FileNotFoundError:
                     break
         return None
+
+    cdef Segment holding(self, uint64_t seq, uint64_t *offset):
+        # The segment in which the record with this number is, and where; None when it was removed.
+        cdef Record record
+        cdef Replay replay
+        try:
+            replay = Replay(self.source, seq, seq + 1, True, 0)
+            if not replay.read(&record, True):
+                return None
+        except TooOld:
+            return None
+        offset[0] = replay.offset - record.size
+        return replay.segment
 
     cdef void adopt(self, uint64_t slot, Segment segment) noexcept:
         cdef Slot *row = &self.slots[slot]

@@ -34,7 +34,6 @@ from mmapkv.pins import Pin, Pins
 from mmapkv.scan import Scanned
 from mmapkv.snapshot import Snapshot
 from mmapkv.transaction import Transaction
-from mmapkv.turns import in_turn
 from mmapkv.typed import TypedStore
 from mmapkv.views import Items, Keys, Values
 from mmapkv.walk import EXPIRED, KEYS, Walk
@@ -162,7 +161,7 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         `verify=False` skips the checksum of each record read; with `ordered` the keys are sorted now, and not
         when :meth:`scan` is first called. What is superseded or deleted is removed in the background, where
         one handle writes, unless `compaction` is false: then :meth:`compact` does that. A number says how
-        many dead bytes are borne as a part of the live ones: 0.055 by default, 0.5 makes overwrites cheaper.
+        many dead bytes are borne as a part of the live ones: 0.07 by default, 0.5 makes overwrites cheaper.
         With `max_bytes` it is a cache with one writer: what is oldest and, unless `eviction` is "fifo", was
         not read since, makes way for what is put, so that the records that count take no more; docs/cache.md
         tells the rest. With a `codec` the result is a :class:`TypedStore`. Costs O(1) after a clean close or

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 #: So many dead bytes are borne, as a part of the live ones, where nothing else is said: besides the least
 #: segment. From there on, who writes waits.
-BORNE = 0.055
+BORNE = 0.07
 #: Of these, so many are left alone.
 AIM = 8 / 11
 #: A store is kept in so many segments at the most, of no less than the third and no more than its

@@ -11,8 +11,9 @@ from mmapio._os cimport now_ns
 from mmapkv.approach cimport Probe, approach, leads_to
 from mmapkv.catch_up cimport parse
 from mmapkv.format cimport EXPIRY_SIZE, FLAG_EXPIRY, KIND_PUT, SLOTS, PayloadHeader, make_address
-from mmapkv.index cimport ABSENT, PRESENT, STRAY, TOO_OLD, UNMAPPED, Hit, Index, Outcome
+from mmapkv.index cimport ABSENT, PRESENT, REPLACED, STRAY, TOO_OLD, UNMAPPED, Hit, Index, Outcome
 from mmapkv.reader cimport StoreReader
+from mmapkv.slots cimport known_slot
 from mmaplog.checksum cimport xxh3
 from mmaplog.format cimport Record
 from mmaplog.replay cimport Replay
@@ -142,7 +143,7 @@ cdef class Walk:
             if self.replay.segment is not segment:
                 segment = self.replay.segment
                 self.segments.append(segment)
-                slot = slot_in(index, segment.id)
+                slot = known_slot(index.state, index.slot_table, segment.id)
             if payload.kind != KIND_PUT:
                 continue
             probe = &self.probes[self.count]
@@ -200,17 +201,14 @@ cdef class Walk:
                 if outcome == PRESENT:
                     return hit.seq == seq
                 if outcome == STRAY or outcome == UNMAPPED or outcome == TOO_OLD:
-                    self.store.settle(index, outcome, &hit, self.pin is not None)
-                    outcome = PRESENT
+                    try:
+                        self.store.settle(index, outcome, &hit, self.pin is not None)
+                        outcome = PRESENT
+                    except SnapshotTooOld:
+                        if index.private or not index.retired:
+                            raise
+                        # It was replaced while the version was looked for. The new one leads there, too.
+                        outcome = REPLACED
             if outcome == ABSENT:
                 return False
             self.store.settle(index, outcome, &hit)
-
-
-cdef uint64_t slot_in(Index index, uint64_t segment_id) noexcept:
-    # The slot of a log segment in an index, or SLOTS.
-    cdef uint64_t at
-    for at in range(min(memory.load_acquire(&index.state.slots_used), <uint64_t>SLOTS)):
-        if index.slot_table[at] == segment_id:
-            return at
-    return SLOTS

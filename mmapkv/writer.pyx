@@ -31,9 +31,10 @@ from mmapkv.format cimport (
     make_address,
     value_offset,
 )
-from mmapkv.index cimport ABSENT, PRESENT, Index, Outcome, superseded_size
+from mmapkv.index cimport ABSENT, PRESENT, Index, Outcome
 from mmapkv.reader cimport as_bytes
 from mmapkv.sharer cimport Sharer
+from mmapkv.slots cimport SlotMap
 from mmaplog.appender cimport RECORD_START_END, record_size
 from mmaplog.checksum cimport xxh3
 from mmaplog.format cimport RECORD_HEADER_SIZE
@@ -66,6 +67,11 @@ cdef class StoreWriter(Sharer):
         # It is a cache from now on.
         self.bound = bound
         self.due = 0
+        self.index.whole = True
+
+    def _use(self, Index index, SlotMap slots):
+        Sharer._use(self, index, slots)
+        index.whole = self.bound != 0
 
     def __setitem__(self, key, value):
         self.put_pair(key, value, 0, False)
@@ -278,7 +284,7 @@ cdef class StoreWriter(Sharer):
             log.commit(payload_size)
 
         if spot.known and not spot.hit.deleted:
-            index.add_dead(spot.hit.slot, superseded_size(&spot.hit))
+            index.add_dead(spot.hit.slot, index.superseded_size(&spot.hit))
         index.add_written(self.tail_slot, version.kind, flags, record_size(payload_size, False))
         # Committed. A reader that sees the entry now sees a record that no crash takes away.
         if version.expires:

@@ -128,13 +128,16 @@ def _attach_locked(
         # A reader did so by a set of its own.
         segments.relist()
         manifest = segments.manifest
+    # The segment that it names counts, also where a roll that was not finished begins where the log does.
+    segments.watch(control)
     if control is None or not (vouched or recovery.confirm(segments, control)):
+        segments.watch(None)
         # CONTROL that goes with this page cache knows how much there was, even where it cannot say more.
         floor = 0 if control is None else control.tail[0]
         # Nor is every page what it seems to be, where it says that syncs failed, or may have.
         again = control is not None and bool(control.poison or control.sync_inflight)
         control = _recover(path, directory, locks, manifest, segments, writing, floor, again)
-        segments.relist()
+        segments.watch(control)
         recovered = True
     elif writing and not vouched and control.sync_inflight and not control.poison:
         _repeat_sync(segments, control)
@@ -146,9 +149,10 @@ def _attach_locked(
                 "next writer that opens alone, so close every other handle first",
                 path,
             )
+        segments.watch(None)
         control = _salvage(directory, manifest, segments, control)
+        segments.watch(control)
         recovered = True
-    segments.watch(control)
     if writing and not vouched:
         strays = segments.strays()
         if strays:

@@ -130,7 +130,7 @@ def _plan(log: Log, *, last: bool) -> _Plan | None:
     log.segments.relist()
     names, manifest = log.segments.listing(), log.segments.manifest
     if manifest.cut is not None or manifest.first_seq > committed:
-        # The end is being dropped: what is beyond it goes any moment. Or all of that moment was dropped since.
+        # The end is being dropped: what is beyond it goes any moment. Or all of it was dropped since.
         return None
     tails = [entry for entry in names if entry[1] == tail_id]
     before = [entry for entry in names if tails and entry[0] < tails[0][0]]

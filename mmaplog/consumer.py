@@ -91,7 +91,7 @@ class Consumer(Subscription):
         while True:
             try:
                 entry = self._following().poll()
-            except TooOld as error:
+            except IndexError as error:
                 self._go_round(error)
                 continue
             if entry is not None:
@@ -112,7 +112,7 @@ class Consumer(Subscription):
             try:
                 if self._following().wait(max(left, 0)):
                     return True
-            except TooOld as error:
+            except IndexError as error:
                 self._go_round(error)
                 continue
             if deadline is not None and time.monotonic() >= deadline:
@@ -211,9 +211,11 @@ class Consumer(Subscription):
         self._position = seq
         self._follower = None
 
-    def _go_round(self, error: TooOld) -> None:
+    def _go_round(self, error: IndexError) -> None:
         # Unless the log was cut behind what was read, which looking anew takes care of.
         if self._log.epoch == self._epoch:
+            if not isinstance(error, TooOld):
+                raise error
             self._move(self._pass_over(error, self._position))
 
     def _following(self) -> Follower:

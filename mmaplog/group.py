@@ -223,8 +223,12 @@ class GroupMember(Subscription):
                 made = self._log.replay(hand.given, hand.stop, verify=self._verify)
                 self._replay = hand.given, hand.stop, made
             entry = next(self._replay[2], None)
-        except TooOld as error:
-            hand.given = min(self._pass_over(error, hand.given), hand.stop)
+        except IndexError as error:
+            # Unless the log was cut since it was looked at, which who looks again sees.
+            if self._log.epoch == self._epoch:
+                if not isinstance(error, TooOld):
+                    raise
+                hand.given = min(self._pass_over(error, hand.given), hand.stop)
             return None
         # Numbers that compaction left out are passed over.
         hand.given = hand.stop if entry is None else entry.seq + 1

@@ -139,8 +139,7 @@ def confirm(SegmentSet segments, Control control):
         segment = segments.by_id(slot.segment_id)
     except (OSError, ValueError):
         return False
-    segment.refresh()
-    if end < SEGMENT_HEADER_SIZE or end > segment.limit or control.durable > slot.seq:
+    if not segment.refresh() or end < SEGMENT_HEADER_SIZE or end > segment.limit or control.durable > slot.seq:
         return False
     if control.first_seq > segments.manifest.first_seq:
         # MANIFEST says it first, and no checksum covers this word.

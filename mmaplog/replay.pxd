@@ -2,7 +2,7 @@ from libc.stdint cimport uint64_t
 
 cimport cython
 
-from mmaplog.format cimport Record
+from mmaplog.format cimport Footer, Record
 from mmaplog.segment cimport Segment
 from mmaplog.segment_set cimport SegmentSet
 
@@ -25,7 +25,8 @@ cdef class Replay:
     cdef Segment segment        # that holds the record last read ...
     cdef uint64_t start         # ... which started here ...
     cdef uint64_t offset        # ... and ended here
-    cdef uint64_t seq
+    cdef uint64_t seq           # of the next record ...
+    cdef uint64_t sought        # ... or of one on the way to this one
     cdef uint64_t stop
     cdef uint64_t tail_id       # of the segment that was the last when `stop` was committed; 0: not known
     cdef uint64_t boundary      # the first number that is not in `segment`, whatever bytes may follow
@@ -41,4 +42,6 @@ cdef class Replay:
     cdef bint read(self, Record *record, bint verify) except -1
     cdef int deny_reuse(self, Segment before) except -1
     cdef int deny_missing(self) except -1
+    cdef bint lacks_successor(self, Footer *footer) noexcept
+    cdef bint has_moved(self, uint64_t expected) except -1
     cdef bint step(self, Record *record, bint verify) except -1

@@ -80,6 +80,7 @@ cdef class Replay:
         # To the first record of at least this number, in the segment that has it or its gap.
         cdef Record record
         cdef uint64_t base, offset
+        self.sought = seq
         self.segment = self.segments.holding(seq, self.tail_id)
         self.look_ahead()
         base = self.segment.base_seq
@@ -105,11 +106,9 @@ cdef class Replay:
         if not self.followed:
             self.boundary = self.stop
         # The writer may have grown the file since it was mapped here.
-        self.segment.follow_growth()
-        if self.followed:
-            self.segment.settled = True
-            if self.stop - self.seq >= SCAN_LEAST:
-                self.scan = Scan(self.segment)
+        self.segment.refresh()
+        if self.followed and self.stop - self.seq >= SCAN_LEAST:
+            self.scan = Scan(self.segment)
         if self.segment.sparse:
             if not self.segment.load_footer(&footer):
                 raise CorruptionError(
@@ -127,7 +126,7 @@ cdef class Replay:
                 self.go_to(seq)
             elif not self.followed:
                 if self.segment.id == tail_id:
-                    self.segment.follow_growth()
+                    self.segment.refresh()
                     self.boundary = stop
                 else:
                     self.look_ahead()
@@ -154,7 +153,7 @@ cdef class Replay:
                     return True
                 self.offset -= record.size
                 self.seq = self.stop
-            else:
+            elif self.seq < self.boundary:
                 self.deny_missing()
                 self.seq = self.boundary
         self.scan = None
@@ -169,25 +168,55 @@ cdef class Replay:
                 return 0
         raise TooOld(f"records before {seq} were truncated after they had been read, and their numbers are used again", self.segments.path)
 
-    cdef int deny_missing(self) except -1:
+    cdef bint lacks_successor(self, Footer *footer) noexcept:
         # A segment that is finished says where the next one begins.
+        return (self.followed and self.segment.load_footer(footer) and footer.seq < self.boundary
+                and (footer.seq <= self.seq or self.segment.sparse and self.offset >= self.records_end))
+
+    cdef int deny_missing(self) except -1:
         cdef Footer footer
-        if not self.followed or not self.segment.load_footer(&footer) or footer.seq >= self.boundary:
-            return 0
-        if footer.seq <= self.seq or self.segment.sparse and self.offset >= self.records_end:
+        if self.lacks_successor(&footer) and not self.has_moved(max(footer.seq, self.seq)):
             raise CorruptionError(
                 f"the segment that begins with record {footer.seq} is missing; restore it from a backup", self.segments.path)
         return 0
 
+    cdef bint has_moved(self, uint64_t expected) except -1:
+        # What is not where it was expected is no damage when the log has changed since this segment was looked up, though that shows by the
+        # names alone: all may have been undone, and the numbers given out again. True when its place is to be looked up anew, for which
+        # it is left as at an end. TooOld when it was truncated, or what would be at `expected`.
+        cdef SegmentSet segments = self.segments
+        cdef uint64_t seq = max(self.seq, self.sought), generation, tail_id, boundary
+        cdef Segment found
+        if segments.control is None:
+            segments.deny_truncated(seq)
+            return False
+        while True:
+            generation = segments.generation_now()
+            # Before it is asked which is the last segment: what is committed is in there, or before it.
+            segments.deny_truncated(max(seq, expected))
+            tail_id = segments.tail_id()
+            segments.relist()
+            # Again: MANIFEST may say so, whose writer was killed before CONTROL did.
+            segments.deny_truncated(seq)
+            found = segments.holding(seq, tail_id)
+            boundary = segments.boundary_of(found, tail_id)
+            if segments.generation_now() == generation:
+                break
+        if found.id == self.segment.id and (boundary or self.stop) == self.boundary:
+            return False
+        self.tail_id = tail_id
+        self.boundary = self.seq
+        return True
+
     cdef bint step(self, Record *record, bint verify) except -1:
-        # The record at `offset`; False at the end of a segment with gaps. In any other each number below the boundary has its record:
-        # they were committed, so what is missing is damage.
+        # The record at `offset`; False at the end of a segment with gaps, and where it is to be looked up anew. In any other each number
+        # below the boundary has its record: they were committed, so what is missing is damage.
         cdef Found found
-        cdef int attempt
-        cdef uint64_t committed
+        cdef uint64_t generation = 0
+        cdef bint is_judged = False
         if self.segment.sparse and self.offset >= self.records_end:
             return False
-        for attempt in range(2):
+        while True:
             found = read_record(
                 self.segment.base, self.offset, self.segment.limit, self.segment.id, self.segment.base_seq, verify, record)
             self.segment.region.check()
@@ -203,19 +232,16 @@ cdef class Replay:
                 raise FormatError(
                     f"record {self.seq} at offset {self.offset} is of a kind this code does not know; upgrade mmapkv",
                     self.segment.path)
-            if self.seq < self.segments.first():
-                raise TooOld(
-                    f"record {self.seq} was truncated; the log begins with {self.segments.first()}", self.segments.path)
-            if self.segments.control is None:
+            if is_judged and self.segments.generation_now() == generation:
                 break
-            # It was committed when `stop` was read. If the log was cut since then, it may just have been given out again.
-            committed = self.segments.control.committed().seq
-            if self.seq >= committed:
-                raise TooOld(f"record {self.seq} was truncated; the log ends before {committed}", self.segments.path)
-            self.segment.follow_growth()
-        # Perhaps it is the next segment that is not what its name says.
-        self.segments.following(self.segment, self.tail_id)
-        self.segments.deny_truncated(self.seq)
+            # First whether it is to be here, then once more whether it is: where the log was cut, it may have been given out again just now.
+            generation = self.segments.generation_now()
+            # Perhaps it is the next segment that is not what its name says.
+            self.segments.following(self.segment, self.tail_id)
+            if self.has_moved(self.seq):
+                return False
+            self.segment.refresh()
+            is_judged = True
         self.deny_missing()
         raise CorruptionError(
             f"record {self.seq} at offset {self.offset} is damaged, though records up to {self.stop - 1} were committed; "

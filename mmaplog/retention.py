@@ -67,9 +67,7 @@ def _within_bytes(
     return log.first_seq
 
 
-def _within_age(
-    log: Log, listing: list[tuple[int, int, str]], boundaries: list[int], max_age: float
-) -> int:
+def _within_age(log: Log, listing: list[tuple[int, int, str]], boundaries: list[int], max_age: float) -> int:
     # What was made before a segment in front of it, or in the future, was made by a clock that was wrong: of
     # its age nobody knows.
     now, made, wanted = time.time_ns(), 0, log.first_seq

@@ -13,7 +13,7 @@ cdef class Segment:
     cdef object log_uuid
     cdef bint writable
     cdef uint64_t scans         # under way, of which the kernel was told
-    cdef bint settled           # it has a successor, and its length was learnt since: it does not grow any more
+    cdef bint settled           # it is finished, and its length was learnt since: it does not grow any more
     cdef Region region          # what `base` points into, whatever becomes of `file`
     cdef char *base
     cdef uint64_t limit         # bytes of the file that may be touched
@@ -34,8 +34,7 @@ cdef class Segment:
     cdef void begin_scan(self) noexcept
     cdef void end_scan(self) noexcept
     cdef int expect(self, uint64_t start, uint64_t count) except -1
-    cdef int refresh(self) except -1
-    cdef int follow_growth(self) except -1
+    cdef bint refresh(self) except -1
     cdef int sync(self) except -1
     cdef int sync_through(self, MappedFile file) except -1
     cdef int store_again(self, uint64_t start, uint64_t stop) except -1

@@ -100,32 +100,31 @@ cdef class Segment:
             _vm.advise(self.base + start, min(count, self.limit - start), _vm.ADVICE_WILL_NEED)
         return 0
 
-    cdef int refresh(self) except -1:
-        # Another process may have grown the file. A full one has nowhere to grow.
+    cdef bint refresh(self) except -1:
+        # Another process may have grown the file. A full one has nowhere to grow, and one with a footer does not grow any more; of any other
+        # CONTROL alone says whether it does, not what follows it: that may be what somebody left who was killed, or is about to go.
+        # False when the file is gone and nothing says how long it was: truncated, or an empty one that was replaced.
         cdef Footer footer
         cdef uint64_t size
+        cdef bint is_finished
         if self.limit < self.capacity and not self.settled:
+            is_finished = self.load_footer(&footer)
             try:
                 size = self.handle().refresh()
             except FileNotFoundError:
                 # Compaction, which touches nothing without a footer, has replaced it a moment ago; what is mapped is all there.
                 if not self.load_footer(&footer):
-                    raise
+                    return False
                 size = footer.end
             if self.settled:
                 # Made shorter meanwhile, by its writer who has gone on.
-                return 0
+                return True
             # Never down: of a file that was cut, reads and syncs find out.
             self.limit = max(self.limit, min(size, self.capacity))
-        return 0
-
-    cdef int follow_growth(self) except -1:
-        # For who reads: one that was truncated does not grow any more, and says so by the records that it lacks.
-        try:
-            self.refresh()
-        except FileNotFoundError:
-            pass
-        return 0
+            if is_finished:
+                self.settled = True
+                self.release()
+        return True
 
     cdef int sync(self) except -1:
         return self.sync_through(self.handle())

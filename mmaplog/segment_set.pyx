@@ -2,6 +2,7 @@
 """The segment files of a log, found by number and mapped on first use."""
 
 import bisect
+import time
 
 from libc.stdint cimport uint64_t
 
@@ -20,6 +21,9 @@ from mmaplog.segment import list_segments, open_segment
 cdef int ATTEMPTS = 4
 # So many segments are kept mapped, or some more. A process has 65,530 mappings at the most, and a segment takes up to three.
 cdef Py_ssize_t OPENED_MAX = 4096
+# Who does not know what was there before the end began to be dropped waits for the end of that so often, unless the one at it was killed.
+cdef int PAUSES = 100
+PAUSE_SECONDS = 0.001
 
 
 cdef class SegmentSet:
@@ -35,30 +39,73 @@ cdef class SegmentSet:
         self.log_uuid = manifest.log_uuid
         self.writable = writable
         self.opened = {}
+        self.settled_at = <uint64_t>-1
         self.relist()
 
     def watch(self, Control control):
-        """Go by this CONTROL from now on: it tells when segments were replaced or removed."""
+        """Go by this CONTROL from now on: it tells when segments were replaced or removed. None: by the files alone."""
         self.control = control
         self.relist()
 
     def relist(self):
         """Read the directory again, and MANIFEST."""
         cdef uint64_t changes, generation
+        attempts = PAUSES
         while True:
             # Another thread may add or discard a segment while this one reads; a listing from before must not undo that. Nor may files
             # be judged by a MANIFEST that another process replaced meanwhile: who does so raises `generation` before he removes any.
             changes = self.changes
             generation = self.generation_now()
-            manifest = self.manifest_now()
-            names = manifest.counting(self.list_all(), self.tail_id())
+            manifest = judge = self.manifest_now()
+            listing = self.list_all()
+            if manifest.cut is not None and self.control is not None and not self.is_cut(listing, manifest.cut):
+                # MANIFEST says so first; until CONTROL does, the log is what it was, and all of that is there.
+                if self.settled_at == generation:
+                    judge = self.settled
+                    listing = self.without_successor(listing, manifest.cut)
+                elif attempts:
+                    attempts -= 1
+                    time.sleep(PAUSE_SECONDS)
+                    continue
+            names = judge.counting(listing, self.tail_id())
             if self.changes != changes or self.generation_now() != generation:
                 continue
-            if self.control is not None or self.manifest_now() == manifest:
+            # Who drops the end says so first, gives a segment its name then, and raises `generation` last.
+            if (self.control is not None and not self.adds_to_known(names)) or self.manifest_now() == manifest:
                 break
+        self.take_manifest(manifest, generation)
+        self.take_names(names)
+
+    cdef int take_manifest(self, manifest, uint64_t generation) except -1:
         self.manifest = manifest
         self.generation = generation
-        self.take_names(names)
+        if manifest.cut is None:
+            self.settled = manifest
+            self.settled_at = generation
+        return 0
+
+    cdef bint is_cut(self, list listing, cut) except -1:
+        # Whether CONTROL names the segment with which the log goes on from there. While MANIFEST says that it is being cut, nobody rolls.
+        cdef uint64_t tail_id = self.tail_id()
+        for entry in listing:
+            if entry[1] == tail_id:
+                return self.is_successor(entry, cut)
+        return True
+
+    cdef list without_successor(self, list listing, cut):
+        return [entry for entry in listing if not self.is_successor(entry, cut)]
+
+    cdef bint is_successor(self, entry, cut) except -1:
+        if entry[0] != cut.seq:
+            return False
+        found = self.open(entry)
+        return found is None or (<Segment>found).epoch == cut.epoch
+
+    cdef bint adds_to_known(self, list names) except -1:
+        # Whether there is a segment that this handle has not heard of, other than the one that is written.
+        known = {entry[1] for entry in self.names or ()}
+        known.add(self.tail_id())
+        return any(entry[1] not in known for entry in names)
 
     cdef int catch_up(self) except -1:
         # For who takes care of the log: what others have added or removed.
@@ -78,8 +125,7 @@ cdef class SegmentSet:
             if self.changes == changes:
                 break
         self.changes += 1
-        self.manifest = manifest
-        self.generation = self.generation_now()
+        self.take_manifest(manifest, self.generation_now())
         self.take_names(names)
         return 0
 
@@ -206,17 +252,19 @@ cdef class SegmentSet:
     cdef Segment holding(self, uint64_t seq, uint64_t tail_id):
         # The segment with the number `seq`, which must be committed.
         cdef Segment found
-        self.follow_changes()
-        for attempt in range(ATTEMPTS):
-            at = self.beyond(seq) - 1
-            # The last one known may have been followed by others since.
-            if at >= 0 and (attempt or at + 1 < len(self.names) or self.names[at][1] == tail_id):
-                found = self.at_base(self.names[at][0])
-                if found is not None:
-                    return found
-            self.relist()
-        self.deny_truncated(seq)
-        raise CorruptionError(f"no segment holds record {seq}; restore the missing file from a backup", self.path)
+        while True:
+            self.follow_changes()
+            for attempt in range(ATTEMPTS):
+                at = self.beyond(seq) - 1
+                # The last one known may have been followed by others since.
+                if at >= 0 and (attempt or at + 1 < len(self.names) or self.names[at][1] == tail_id):
+                    found = self.at_base(self.names[at][0])
+                    if found is not None:
+                        return found
+                self.relist()
+            self.deny_truncated(seq)
+            if self.generation_now() == self.generation:
+                raise CorruptionError(f"no segment holds record {seq}; restore the missing file from a backup", self.path)
 
     cdef int deny_truncated(self, uint64_t seq) except -1:
         # What is not where it was expected is no damage when it was dropped meanwhile, or is being dropped now.

@@ -410,9 +410,9 @@ cdef class Syncer:
             if segment.base_seq < self.segments.first():
                 return  # truncated meanwhile
             raise CorruptionError("the segment that follows is missing; restore it from a backup", segment.path)
-        if segment.end == 0:
-            # Perhaps others wrote it.
-            segment.refresh()
+        # Perhaps others wrote it.
+        if segment.end == 0 and not segment.refresh():
+            return  # truncated meanwhile
         footer.seq = successor.base_seq
         footer.end = segment.end or end_of_records(segment, successor.base_seq)
         footer.records = footer.seq - segment.base_seq

@@ -145,7 +145,7 @@ cdef class TailHolder(Syncer):
         try:
             self.hold_sync()
             try:
-                manifest = self.segments.manifest
+                manifest = self.segments.manifest_now()
                 if manifest.cut is None:
                     recovery.cleanse(self.segments, self.control, ())
                 else:

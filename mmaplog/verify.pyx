@@ -1,7 +1,7 @@
 # cython: language_level=3, auto_pickle=False, boundscheck=False, wraparound=False
 """Looking at every byte of a log that counts, without changing any."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from libc.stdint cimport uint64_t
 
@@ -37,17 +37,27 @@ class Verified:
 
 def verify_log(log, progress=None):
     """What :meth:`mmaplog.Log.verify` does. When records are removed meanwhile, what is missing for that is looked for anew."""
+    cdef SegmentSet segments = log.segments
     while True:
-        first, committed, generation = log.first_seq, log.committed, log.control.generation
+        # In this order: who drops the end once it was looked at raises `generation`.
+        first = log.first_seq
+        generation = log.control.generation
+        committed = log.committed
+        cut = segments.manifest_now().cut
         try:
-            found = verify(log.segments, first, committed, progress)
+            found = verify(segments, first, committed, progress)
         except TooOld:
             if log.control.generation == generation and log.first_seq == first:
                 raise
             continue
-        # Asks whether the log was closed, too: the GIL was let go of.
-        if not found.damages or (log.committed >= committed and log.control.generation == generation):
+        if not found.damages:
             return found
+        # Asks whether the log was closed, too: the GIL was let go of.
+        if log.committed >= committed and segments.manifest_now().cut == cut and log.control.generation == generation:
+            if cut is None:
+                return found
+            # What is being cut off does not count any more, also where who was at it was killed.
+            return replace(found, damages=tuple(damage for damage in found.damages if damage.seq < cut.seq))
 
 
 def verify(SegmentSet segments, uint64_t first, uint64_t committed, progress=None):
@@ -58,6 +68,8 @@ def verify(SegmentSet segments, uint64_t first, uint64_t committed, progress=Non
     """
     cdef uint64_t seq = first, boundary, records = 0, size = 0
     cdef Segment segment, following
+    cdef Footer footer
+    cdef bint sealed
     damages = []
     count = 0
     while seq < committed or count == 0:
@@ -67,10 +79,15 @@ def verify(SegmentSet segments, uint64_t first, uint64_t committed, progress=Non
             damages.append(Damage(segments.path, seq, 0, error.strerror))
             break
         count += 1
+        # Before the rest: another one may be rolled to meanwhile, and this one be made longer and sealed.
+        sealed = segment.load_footer(&footer)
         following = segments.following(segment, 0)
         boundary = following.base_seq if following is not None else committed
-        segment.follow_growth()
-        check_footer(segment, following, boundary, damages)
+        segment.refresh()
+        if sealed:
+            check_footer(segment, &footer, following, boundary, damages)
+        elif segment.sparse:
+            damages.append(Damage(segment.path, segment.base_seq, 0, "compaction wrote it, and it has no footer that verifies"))
         records += walk(segment, first, boundary, committed, &size, damages, progress)
         segment.region.check()
         seq = boundary
@@ -125,13 +142,8 @@ cdef dict REASONS = {
 }
 
 
-cdef int check_footer(Segment segment, Segment following, uint64_t boundary, damages) except -1:
+cdef int check_footer(Segment segment, Footer *footer, Segment following, uint64_t boundary, damages) except -1:
     # What a sealed segment says of itself. A truncation since then ended it earlier: there a newer epoch begins.
-    cdef Footer footer
-    if not segment.load_footer(&footer):
-        if segment.sparse:
-            damages.append(Damage(segment.path, segment.base_seq, 0, "compaction wrote it, and it has no footer that verifies"))
-        return 0
     cut = following is not None and boundary < footer.seq and following.epoch > segment.epoch
     if following is None or not (footer.seq == boundary or cut) or footer.end > segment.limit:
         damages.append(Damage(

@@ -6,14 +6,11 @@ follow from the seed; the instruction that a kill hits does not.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import itertools
-import logging
 import random
 import shutil
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -27,10 +24,9 @@ from tests.crash.child import Child
 from tests.crash.model import Model
 from tests.crash.operations import Operation, operations, value_of
 from tests.crash.plan import Plan
+from tests.crash.storm_command import VIOLATIONS_MAX, run_storm
 from tests.crash.writer import write
 
-EXIT_VIOLATED = 1
-VIOLATIONS_MAX = 5
 MAX_BYTES = 256 << 10
 # So much of what was written last is not evicted when no more is written in a round, though all that was
 # there has been read, and for each byte that goes three are spared. Records have more than key and value.
@@ -164,30 +160,7 @@ def _size(operation: Operation) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the storm that the command line asks for; 0 when nothing was violated."""
-    parser = argparse.ArgumentParser(prog="python -m tests.crash.cache_kill_storm", description=__doc__)
-    parser.add_argument("--kills", type=int, default=1000, help="how many writers to kill (1000)")
-    parser.add_argument("--seed", type=int, default=1, help="what everything is drawn from (1)")
-    parser.add_argument("--round", type=int, default=1, dest="first_round", help="where to begin (1)")
-    parser.add_argument("--dir", type=Path, help="where the stores go; a temporary directory if not given")
-    parser.add_argument("--defect", choices=DEFECTS, help="plant a defect, which must be caught")
-    chosen = parser.parse_args(arguments)
-    if min(chosen.kills, chosen.first_round) < 1:
-        parser.error("--kills and --round are at least 1")
-    directory = Path(tempfile.mkdtemp(prefix="cache-kill-storm-", dir=chosen.dir))
-    # That an index is rebuilt is part of what this is about.
-    logging.disable(logging.WARNING)
-    begun = time.perf_counter()
-    storm = Storm(chosen.seed, directory, chosen.defect, lambda text: print(text, flush=True))
-    storm.run(chosen.first_round, chosen.kills, VIOLATIONS_MAX if chosen.defect is None else 1)
-    width = max(map(len, storm.counts)) + 2
-    for what, count in sorted(storm.counts.items()):
-        print(f"{what:<{width}}{count:,}")
-    print(f"seed {chosen.seed}, {time.perf_counter() - begun:.0f} s")
-    if storm.counts["rounds with a violation"]:
-        print(f"The violating stores are kept in {directory}.")
-        return EXIT_VIOLATED
-    shutil.rmtree(directory)
-    return 0
+    return run_storm("cache_kill_storm", __doc__, Storm, DEFECTS, arguments)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,9 @@ does not, so a violation may take a few repetitions to show again.
 
 from __future__ import annotations
 
-import argparse
-import faulthandler
-import logging
 import random
 import shutil
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -26,9 +22,8 @@ from tests.crash.child import Child
 from tests.crash.crowd.model import Model
 from tests.crash.crowd.operations import WRITERS, Kind, Operation, operations
 from tests.crash.crowd.writer import EARLY_ACK, HALF_CLEAR, LOST_UPDATE, Board, open_shared, write
+from tests.crash.storm_command import run_storm
 
-EXIT_VIOLATED = 1
-VIOLATIONS_MAX = 5
 # How far each of the others must come after a kill, and how long that may take.
 PROGRESS = 20
 STUCK_SECONDS = 300
@@ -189,33 +184,7 @@ class Storm:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the storm that the command line asks for; 0 when nothing was violated."""
-    parser = argparse.ArgumentParser(prog="python -m tests.crash.shared_kill_storm", description=__doc__)
-    parser.add_argument("--kills", type=int, default=1000, help="how many writers to kill (1000)")
-    parser.add_argument("--seed", type=int, default=1, help="what everything is drawn from (1)")
-    parser.add_argument(
-        "--round", type=int, default=1, dest="first_round", help="the round to begin with (1)"
-    )
-    parser.add_argument("--dir", type=Path, help="where the stores go; a temporary directory if not given")
-    parser.add_argument("--defect", choices=DEFECTS, help="plant a defect, which must be caught")
-    chosen = parser.parse_args(arguments)
-    if min(chosen.kills, chosen.first_round) < 1:
-        parser.error("--kills and --round are at least 1")
-    directory = Path(tempfile.mkdtemp(prefix="shared-kill-storm-", dir=chosen.dir))
-    # That an index is rebuilt is part of what this is about.
-    logging.disable(logging.WARNING)
-    faulthandler.enable()
-    begun = time.perf_counter()
-    storm = Storm(chosen.seed, directory, chosen.defect, lambda text: print(text, flush=True))
-    storm.run(chosen.first_round, chosen.kills, VIOLATIONS_MAX if chosen.defect is None else 1)
-    width = max(map(len, storm.counts)) + 2
-    for what, count in sorted(storm.counts.items()):
-        print(f"{what:<{width}}{count:,}")
-    print(f"seed {chosen.seed}, {time.perf_counter() - begun:.0f} s")
-    if storm.counts["rounds with a violation"]:
-        print(f"The violating stores are kept in {directory}.")
-        return EXIT_VIOLATED
-    shutil.rmtree(directory)
-    return 0
+    return run_storm("shared_kill_storm", __doc__, Storm, DEFECTS, arguments)
 
 
 if __name__ == "__main__":

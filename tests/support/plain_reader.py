@@ -100,19 +100,6 @@ def read_store(log: Log, now: int = 0) -> dict[bytes, bytes]:
     return {key: value for key, (_, value) in found.items()}
 
 
-def live_bytes(log: Log) -> int:
-    """Bytes of the records of all keys, expired or not, without what leads to the version before."""
-    found: dict[bytes, tuple[int, int]] = {}
-    for record, change in zip(log.records, changes_of(log), strict=True):
-        if change.below is not None:
-            found = {key: version for key, version in found.items() if version[0] >= change.below}
-        found.pop(change.key, None)
-        if change.value is not None:
-            head = 16 + 8 * (record.time is not None) - 16 * (change.previous is not None)
-            found[change.key] = record.seq, -(-(head + len(record.payload)) // 8) * 8
-    return sum(size for _, size in found.values())
-
-
 def check_store(path: str | os.PathLike[str]) -> dict[bytes, bytes]:
     """The content of the store at `path`. AssertionError naming what is violated in its log or its index.
 

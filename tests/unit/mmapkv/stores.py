@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 from mmapio import FlushPolicy
@@ -41,3 +42,12 @@ def lose(path: Path, *names: str) -> Path:
     for name in names:
         (path / name).unlink()
     return path
+
+
+def dead_bytes(path: Path) -> dict[int, int]:
+    """What the index of a closed store counts as superfluous, by segment."""
+    data = (path / "INDEX").read_bytes()
+    (used,) = struct.unpack_from("<Q", data, 4096 + 160)
+    slots = struct.unpack_from(f"<{used}Q", data, 8192)
+    dead = struct.unpack_from(f"<{used}I", data, 139264)
+    return {key: units for key, units in zip(slots, dead, strict=True) if key}

@@ -6,12 +6,15 @@ import logging
 import random
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mmapio import FlushPolicy
 from mmapkv import KVStore, compaction, victims
+from mmaplog import reserve
 from tests.support.plain_reader import check_store
 from tests.support.waiting import until
 from tests.unit.mmapio.processes import in_child
@@ -26,6 +29,11 @@ def fill(kv: KVStore, keys: int = 600, ttl: float | None = None) -> None:
     """Several segments."""
     for number in range(keys):
         kv.put(b"%d" % number, VALUE, ttl=ttl)
+
+
+def shared(path: Path) -> KVStore:
+    """The store as one of its writers."""
+    return KVStore.open(path, shared=True, flush_policy=FlushPolicy.MANUAL, segment_bytes=SEGMENT)
 
 
 def make_hints(kv: KVStore) -> set[str]:
@@ -121,6 +129,40 @@ def add(path: Path) -> int:
     with KVStore.open(path, "w", shared=True) as kv:
         kv[b"8"] = b"child"
         return len(kv)
+
+
+def test_an_index_that_another_builds_meanwhile_leads_to_nothing_that_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A compaction had taken what was cleared out of its own, and then removed the segments."""
+    path = tmp_path / "kv"
+    real = reserve.spend_if_full
+    building: list[threading.Thread] = []
+    with shared(path) as kv, shared(path) as other:
+        fill(kv)
+        kv.clear()
+        fill(kv, 50)
+        expected = agreeing(kv)
+
+        def build() -> None:
+            other._rebuild_index(other._open_parts()[1])
+
+        def spend(directory: Any, operation: Callable[[], None]) -> None:
+            if not building:
+                building.append(threading.Thread(target=build))
+                building[0].start()
+                # It is through at once, or waits for this thread.
+                building[0].join(0.3)
+            real(directory, operation)
+            with opened(path, "r") as reader:
+                assert {key: reader[key] for key in expected} == expected
+                assert all(reader.get(b"%d" % number) is None for number in range(50, 600))
+
+        monkeypatch.setattr(reserve, "spend_if_full", spend)
+        kv.compact()
+        building[0].join()
+        assert agreeing(kv) == agreeing(other) == expected
+        assert other.verify().damages == ()
 
 
 def test_several_clear_while_several_write(tmp_path: Path) -> None:

@@ -100,6 +100,25 @@ def test_space_is_bounded_throughout(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert contents(path, "w") == model
 
 
+def test_ways_back_are_dead_weight_too(tmp_path: Path) -> None:
+    """Where each key is put once in a turn, soon all that is current leads to a version before."""
+    chance = random.Random(1)
+    path = tmp_path / "kv"
+    with opened(path) as kv:
+        for key in KEYS:
+            kv[key] = value(chance)
+        live = kv.stats()["live_bytes"]
+        # What is borne, and a segment until the next look; and what stands at the ends of segments.
+        bound = live + victims.Limits(live, UNIT).dead_max + UNIT + (8 << 10)
+        for _ in range(2):
+            for at, key in enumerate(chance.sample(KEYS, len(KEYS))):
+                kv[key] = value(chance)
+                if at % 100 == 0:
+                    figures = kv.stats()
+                    assert figures["live_bytes"] + figures["dead_bytes"] <= bound
+        assert agreeing(kv).keys() == set(KEYS)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_store_that_is_compacted_meanwhile_is_a_dict(tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)

@@ -1,147 +1,164 @@
-"""What is dead is counted once, and in the segment that holds it, whatever a compaction does meanwhile.
-
-What was counted twice a cache would take for room, and hold more than its bound.
-"""
+"""What counts as superfluous in each segment: old values, deletions, and ways back from what is current."""
 
 from __future__ import annotations
 
-import threading
+import random
+import struct
+from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from mmapio import FlushPolicy
-from mmapkv import KVStore, compaction, relocation
+from mmapkv import KVStore
 from tests.support.plain_log import read_log
-from tests.support.plain_reader import live_bytes
+from tests.support.plain_reader import changes_of
+from tests.unit.mmapkv.stores import agreeing, dead_bytes, lose, opened
 
-MAX = 512 << 10
-SEGMENT = 64 << 10
-VALUE = b"v" * 400
-
-
-def key(number: int) -> bytes:
-    return b"key-%d" % number
+KEYS = [b"key %d" % number for number in range(400)]
+PREVIOUS = 16
+"""Bytes in a record that lead to the version before."""
 
 
-def cache(path: Path) -> KVStore:
-    return KVStore.open(path, flush_policy=FlushPolicy.MANUAL, segment_bytes=SEGMENT, max_bytes=MAX)
+def expected(path: Path) -> dict[int, int]:
+    """What is superfluous by the records of a closed store, in units of 8 bytes, by segment."""
+    log = read_log(path)
+    changes = changes_of(log)
+    newest = {change.key: at for at, change in enumerate(changes)}
+    found = dict.fromkeys((record.segment_id for record in log.records), 0)
+    for at, (record, change) in enumerate(zip(log.records, changes, strict=True)):
+        if change.value is None or newest[change.key] != at:
+            found[record.segment_id] += -(-(16 + len(record.payload)) // 8)
+        elif change.previous is not None:
+            found[record.segment_id] += PREVIOUS // 8
+    return found
 
 
-def assert_counted_right(kv: KVStore) -> None:
-    assert kv.stats()["live_bytes"] == live_bytes(read_log(kv.path))
+def found_ways(path: Path) -> Counter[int]:
+    """How many current values there are in each segment that lead to a version before."""
+    log = read_log(path)
+    changes = changes_of(log)
+    newest = {change.key: at for at, change in enumerate(changes)}
+    return Counter(log.records[at].segment_id for at in newest.values() if changes[at].previous is not None)
 
 
-def test_what_is_evicted_while_entries_are_led_elsewhere(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its entry may still lead to the segment that is replaced; its copy is counted when it is led to."""
-    real = relocation.carry_out
-    number = 0
-    evicted = []
+def scribble(kv: KVStore, chance: random.Random, count: int) -> dict[bytes, bytes]:
+    """Change a store in all ways, and a dict."""
+    model: dict[bytes, bytes] = {}
+    for _ in range(count):
+        key, value = chance.choice(KEYS), chance.randbytes(chance.choice((0, 8, 100, 700)))
+        what = chance.random()
+        if what < 0.3:
+            kv.put(key, value, ttl=chance.choice((None, 1e6)))
+            model[key] = value
+        elif what < 0.4:
+            assert kv.replace(key, value) == (key in model)
+            model |= {key: value} if key in model else {}
+        elif what < 0.6:
+            assert kv.pop(key, None) == model.pop(key, None)
+        elif what < 0.8:
+            pairs = dict.fromkeys(chance.sample(KEYS, 5), value)
+            kv.put_many(pairs)
+            model.update(pairs)
+        else:
+            gone = chance.sample(KEYS, 3)
+            kv.delete_many(gone)
+            for each in gone:
+                model.pop(each, None)
+    return model
 
-    def put(kv: KVStore) -> None:
-        nonlocal number
-        for _ in range(60):
-            number += 1
-            kv[key(number)] = VALUE
 
-    with cache(tmp_path / "kv") as kv:
+@pytest.mark.parametrize("seed", range(3))
+def test_as_much_is_counted_as_there_is(tmp_path: Path, seed: int) -> None:
+    """By who writes, and by an index that is built from hints, or from records."""
+    path = tmp_path / "kv"
+    with opened(path) as kv:
+        model = scribble(kv, random.Random(seed), 2500)
+        assert agreeing(kv) == model
+        kv.flush()
+        log, index = kv._open_parts()
+        while not kv._hinter.make(log, index):
+            pass
+    found = expected(path)
+    assert len(found) > 5
+    assert all(found.values())
+    assert dead_bytes(path) == found
+    with opened(lose(path, "INDEX")) as kv:
+        assert agreeing(kv) == model
+    assert dead_bytes(path) == found
+    hints = [each.name for each in path.glob("*.hint")]
+    assert hints
+    with opened(lose(path, "INDEX", *hints)):
+        pass
+    assert dead_bytes(path) == found
 
-        def carry_out(*arguments: Any) -> bool:
-            # The first is the oldest, in which the hand is.
-            if not evicted:
-                before = kv.stats()["evictions"]
-                writer = threading.Thread(target=put, args=(kv,))
-                writer.start()
-                writer.join()
-                evicted.append(kv.stats()["evictions"] - before)
-            return real(*arguments)
 
-        for _ in range(30):
-            put(kv)
-        # Something to compact in the oldest segments, which are about to be evicted.
-        for each in list(kv)[:300:10]:
-            kv[each] = b"short"
-        with monkeypatch.context() as patched:
-            patched.setattr(relocation, "carry_out", carry_out)
-            kv.compact()
-        assert evicted[0] > 40
-        assert_counted_right(kv)
-        assert kv.stats()["live_bytes"] <= MAX
+def test_what_a_snapshot_goes_back_by_stays_and_counts(tmp_path: Path) -> None:
+    """And leaves when that is closed, though each record stays."""
+    path = tmp_path / "kv"
+    with opened(path) as kv:
+        kv.update((key, b"1" * 1000) for key in KEYS)
+        with kv.snapshot() as before:
+            for key in KEYS:
+                kv[key] = b"2" * 1000
+            done = kv.compact()
+            assert done.records_removed == 0
+            assert kv.stats()["dead_bytes"] > len(KEYS) * 1000
+            assert set(before.values()) == {b"1" * 1000}
+        assert kv.compact().records_removed == len(KEYS)
+        assert kv.stats()["dead_bytes"] == 0
+        assert agreeing(kv) == dict.fromkeys(KEYS, b"2" * 1000)
+        assert kv.verify().damages == ()
+    assert not any(dead_bytes(path).values())
+    assert not any(expected(path).values())
+
+
+def test_a_copy_that_keeps_its_way_back_counts_that(tmp_path: Path) -> None:
+    """Else the segment would never be looked at again for it."""
+    path = tmp_path / "kv"
+    with opened(path) as kv:
+        kv.update((key, b"1" * 100) for key in KEYS)
+        snapshot = kv.snapshot()
+        kv.update((key, b"2" * 100) for key in KEYS)
+        kv.update((key, b"3" * 100) for key in KEYS[::2])
         kv.compact()
-        assert_counted_right(kv)
+        held = kv.stats()["dead_bytes"]
+        assert dict(snapshot) == dict.fromkeys(KEYS, b"1" * 100)
+    found = expected(path)
+    assert dead_bytes(path) == found
+    assert 8 * sum(found.values()) == held
+    with opened(path) as kv:
+        # Of each key one record is left, which leads nowhere.
+        assert kv.compact().records_removed == len(KEYS) + len(KEYS[::2])
+        size = kv.stats()["live_bytes"]
+        kv.update((key, b"4" * 100) for key in KEYS)
+        before = kv.stats()
+        assert before["dead_bytes"] == size + PREVIOUS * len(KEYS)
+        # Nothing but the values of before, and the ways back to these.
+        done = kv.compact()
+        assert done.records_removed == len(KEYS)
+        after = kv.stats()
+        assert (after["live_bytes"], after["dead_bytes"]) == (size, 0)
+        assert kv.compact().segments_replaced == 0
 
 
-def test_what_is_evicted_behind_a_gap(tmp_path: Path) -> None:
-    """Where the last numbers of a segment are missing, the next record is of another one."""
-    with cache(tmp_path / "kv") as kv:
-        for number in range(1000):
-            kv[key(number)] = VALUE
-            if number % 3 == 0:
-                # In most segments what ends them is superseded.
-                kv["again"] = b"%d" % number
+def test_a_store_from_before_that_counted_is_put_right(tmp_path: Path) -> None:
+    """There, ways back did not count. A look at a segment tells what there is."""
+    path = tmp_path / "kv"
+    with opened(path) as kv:
+        for value in (b"1", b"2", b"3"):
+            kv.update((key, value * 300) for key in KEYS[:: int(value)])
+        found = expected(path)
+        table = (path / "INDEX").read_bytes()[8192:]
+        with (path / "INDEX").open("r+b", buffering=0) as index:
+            for slot in range(len(found)):
+                (segment_id,) = struct.unpack_from("<Q", table, 8 * slot)
+                ways = PREVIOUS // 8 * found_ways(path)[segment_id]
+                index.seek(139264 + 4 * slot)
+                index.write(struct.pack("<I", found[segment_id] - ways))
+        assert kv.stats()["dead_bytes"] < 8 * sum(found.values())
+        for key in KEYS[::5]:
+            kv[key] = b"5" * 300
         kv.compact()
-        for number in range(1000, 1600):
-            kv[key(number)] = VALUE
-            if number % 50 == 0:
-                assert_counted_right(kv)
-
-
-def test_what_is_evicted_before_a_survey(tmp_path: Path) -> None:
-    """The compaction has begun, and does not know that it was cleared."""
-    with cache(tmp_path / "kv") as kv:
-        for number in range(2000):
-            kv[key(number)] = VALUE
-        oldest = next(iter(kv))
-        kv[oldest] = b"short"
-        calls = 0
-
-        def between() -> None:
-            nonlocal calls
-            calls += 1
-            if calls == 1:
-                # The oldest segment was looked at; what is evicted reaches into the next one.
-                before = kv.stats()["evictions"]
-                for number in range(2000, 2230):
-                    kv[key(number)] = VALUE
-                assert kv.stats()["evictions"] - before > SEGMENT // 450
-
-        compaction.compact(kv, kv._pins, between)
-        assert_counted_right(kv)
-
-
-@pytest.mark.parametrize("when", ["before it is come to", "after"])
-def test_what_is_superseded_during_a_survey(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
-) -> None:
-    """A compaction corrects the count of each segment that it looks at, by what it saw there."""
-    keys = [b"%d" % number for number in range(105_000)]
-    with KVStore.open(tmp_path / "kv", flush_policy=FlushPolicy.MANUAL, compaction=False) as kv:
-        kv.put_many((each, b"") for each in keys)
-        del kv[keys[0]]
-        superseded = False
-
-        def between() -> None:
-            # 100,000 records were looked at.
-            nonlocal superseded
-            if not superseded:
-                superseded = True
-                some = keys[100_000:101_000] if when != "after" else keys[1:1_001]
-                kv.put_many((each, b"") for each in some)
-
-        rewrite = compaction.rewrite  # type: ignore[attr-defined]
-
-        def assert_right() -> None:
-            # Each of the new ones leads to the version before, which is 16 bytes.
-            assert kv.stats()["live_bytes"] == kv.verify().live_bytes - 1000 * 16
-
-        def surveyed(*arguments: Any) -> None:
-            assert superseded
-            assert_right()
-            rewrite(*arguments)
-
-        monkeypatch.setattr(compaction, "rewrite", surveyed)
-        assert compaction.compact(kv, kv._pins, between).records_removed >= 2
-        assert_right()
+        assert kv.stats()["dead_bytes"] == 0
+        assert len(agreeing(kv)) == len(KEYS)
+    assert not any(expected(path).values())

@@ -24,7 +24,7 @@ from tests.support.plain_log import read_log
 from tests.support.waiting import until
 from tests.unit.mmapio.processes import killed_after
 from tests.unit.mmapkv.colliding_keys import HashInverter, seed_of
-from tests.unit.mmapkv.stores import SEGMENT, agreeing, lose, opened
+from tests.unit.mmapkv.stores import SEGMENT, agreeing, dead_bytes, lose, opened
 from tests.unit.mmaplog.damage import overwrite, overwrite_whole
 
 Content = dict[bytes, bytes]
@@ -35,15 +35,6 @@ BIG = 6_000
 def hint_files(path: Path) -> list[Path]:
     """The hints of a store, in the order of their segments."""
     return sorted(path.glob("*.hint"))
-
-
-def dead_bytes(path: Path) -> dict[int, int]:
-    """What the index of a closed store counts as superfluous, by segment."""
-    data = (path / "INDEX").read_bytes()
-    (used,) = struct.unpack_from("<Q", data, 4096 + 160)
-    slots = struct.unpack_from(f"<{used}Q", data, 8192)
-    dead = struct.unpack_from(f"<{used}I", data, 139264)
-    return dict(zip(slots, dead, strict=True))
 
 
 def rebuilt(path: Path) -> tuple[Content, dict[int, int], int]:

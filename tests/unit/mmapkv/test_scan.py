@@ -7,11 +7,13 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mmapio import Closed
 from mmapkv import KVStore
+from mmapkv.decode import note_presence
 from mmapkv.ordered import OrderedKeys
 from mmapkv.scan import BLOCK_MAX, BLOCK_MIN, bounds
 from mmaplog import Log
@@ -452,3 +454,32 @@ def test_what_a_compaction_removed_is_read_anew_only_for_deletions(
         kv.compact()
         assert list(reader.scan()) == sorted(model.items())
         assert len(built) == 2
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_what_is_cleared_while_the_keys_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: bool
+) -> None:
+    """And taken off the beginning of the log, some of it or all that there was. The scan begins anyhow."""
+    real, cleared = note_presence, []
+
+    def meanwhile(*arguments: Any) -> Any:
+        if not cleared:
+            kv.clear()
+            kv[b"new"] = b"v" * 60_000
+            kv[b"newer"] = b"v" * 60_000
+            kv.flush()
+            kv.compact()
+            cleared.append(kv._log.first_seq)
+        return real(*arguments)
+
+    with opened(tmp_path / "kv") as kv:
+        for number in range(300):
+            kv[b"%d" % number] = b"v" * 1_000
+        if left:
+            kv.clear()
+            kv[b"after"] = b"v"
+        with monkeypatch.context() as patched, opened(tmp_path / "kv", "r") as reader:
+            patched.setattr("mmapkv.ordered.note_presence", meanwhile)
+            assert list(reader.scan(values=False)) == [b"new", b"newer"]
+        assert cleared[0] > 200

@@ -14,6 +14,7 @@ from mmapkv import CorruptionError, Snapshot, compaction
 from mmapkv.frozen import Frozen
 from mmapkv.pins import Pin, Pins
 from mmaplog import Log
+from tests.unit.mmapio.processes import run_python
 from tests.unit.mmapkv.colliding_keys import HashInverter, seed_of
 from tests.unit.mmapkv.stores import MANUAL, SEGMENT, opened
 from tests.unit.mmaplog.damage import first, overwrite
@@ -171,3 +172,59 @@ def test_a_snapshot_that_is_dropped_while_another_is_taken(tmp_path: Path) -> No
     assert held
     kept.release()
     assert not held
+
+
+@pytest.mark.parametrize("mode", ["r", "w"])
+def test_a_version_that_is_moved_while_it_is_searched_for(tmp_path: Path, mode: str) -> None:
+    """By its number, in a segment that is replaced just then. Who reads takes no slot of the index for it."""
+    code = """
+import os
+from mmapio import FlushPolicy
+from mmapkv import KVStore
+from mmaplog import segment_set
+
+def opened(mode="c"):
+    shared = arguments[1] == "w"
+    options = dict(segment_bytes=64 << 10, compaction=False, flush_policy=FlushPolicy.MANUAL)
+    return KVStore.open(arguments[0], mode, shared=shared and mode != "r", **options)
+
+kv = opened()
+kv.put_many([(b"k", b"old")] + [(b"a%d" % number, b"x" * 1000) for number in range(40)])
+kv.delete_many(b"a%d" % number for number in range(10))
+# Keeps some of it for the second time.
+first = kv.snapshot()
+kv.delete_many(b"a%d" % number for number in range(10, 20))
+other = opened(arguments[1])
+snapshot = other.snapshot()
+for value in (b"new", b"newer"):
+    kv[b"k"] = value
+    for number in range(100):
+        kv[value + b"%d" % number] = b"x" * 1000
+kv.flush()
+assert kv.compact().segments_replaced == 1
+first.close()
+
+real, moved = segment_set.open_segment, []
+def meanwhile(directory, name, *rest):
+    found = real(directory, name, *rest)
+    if ".compact" in name and not moved:
+        moved.append(name)
+        assert kv.compact().segments_replaced == 1
+    return found
+segment_set.open_segment = meanwhile
+assert snapshot[b"k"] == b"old"
+assert moved
+assert dict(snapshot)[b"k"] == b"old" and len(dict(snapshot)) == len(snapshot) == 21
+assert kv[b"k"] == other[b"k"] == b"newer"
+assert kv.verify().damages == ()
+before = os.stat(arguments[0] + "/INDEX").st_ino
+other.close()
+kv.close()
+answer(before)
+"""
+    path = tmp_path / "kv"
+    before = run_python(code, path, mode)
+    with opened(path) as kv:
+        assert kv[b"k"] == b"newer"
+    # An index that names a segment which is gone would have been built anew.
+    assert (path / "INDEX").stat().st_ino == before

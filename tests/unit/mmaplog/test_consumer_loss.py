@@ -196,6 +196,29 @@ def test_a_log_that_is_cut_at_the_very_moment(log: Log) -> None:
         assert (entry.seq, bytes(entry.payload)) == (5, b"new")
 
 
+@pytest.mark.parametrize("too_old", ["raise", "skip"])
+def test_a_log_that_is_cut_while_a_member_reads_what_it_took(log: Log, too_old: str) -> None:
+    """It was told that they were too old, or began with the first record of the log, whosever that was."""
+    with log.group("g", too_old=too_old) as member:
+        assert [next(member).seq for _ in range(3)] == [0, 1, 2]
+        assert member._replay is not None
+        given, stop, _ = member._replay
+
+        class Cutting:
+            def __iter__(self) -> Iterator[object]:
+                return self
+
+            def __next__(self) -> object:
+                log.truncate_after(2)
+                log.append(b"new")
+                raise TooOld("as of a replay that goes on into another segment")
+
+        member._replay = given, stop, Cutting()  # type: ignore[assignment]
+        entry = next(member)
+        assert (entry.seq, bytes(entry.payload)) == (2, b"new")
+        assert member.poll() is None
+
+
 def test_compaction_leaves_gaps(path: Path) -> None:
     """They are passed over, and count as processed."""
     with Log.open(path, segment_bytes=1 << 16) as log:

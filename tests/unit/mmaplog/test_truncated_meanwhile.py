@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mmapio import FlushPolicy
-from mmaplog import Log, attach
+from mmaplog import Consumer, Follower, GroupMember, Log, attach, truncation
+from mmaplog import manifest as manifest_file
 from mmaplog.errors import TooOld
+from mmaplog.verify import verify_log
 from tests.unit.mmaplog.segment_file import segment_paths
 
 FOOTERS = 1536, 2560
@@ -111,3 +116,127 @@ def test_following_out_of_a_segment_that_was_removed_before_it_was_sealed(tmp_pa
             log.truncate_before(1)
             assert len(segment_paths(path)) == 1
             assert [entry.seq for entry in follower] == [1]
+
+
+def reads_by(reader: Log, kind: str) -> Follower | Consumer | GroupMember:
+    """Somebody who follows a log from its beginning, in one of three ways."""
+    if kind == "follower":
+        return reader.follow(0, timeout=0)
+    if kind == "consumer":
+        return reader.consumer("c", timeout=0, too_old="skip")
+    return reader.group("g", timeout=0, batch=1, too_old="skip")
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+@pytest.mark.parametrize("early", [False, True])
+@pytest.mark.parametrize("kind", ["follower", "consumer", "member"])
+def test_what_is_being_dropped_is_there_until_control_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, early: bool, compacted: bool
+) -> None:
+    """Who looked at the directory meanwhile went into the new segment, and was told that it was too old.
+
+    A consumer that was to pass over such records began again and again with the first one. `early`: he has
+    read `MANIFEST` before it said so.
+    """
+    held, onward = threading.Event(), threading.Event()
+    publish, read = truncation.publish_segment, manifest_file.read
+    with filled(tmp_path / "log", 1) as log, Log.open(tmp_path / "log", "r") as reader:
+        reading = reads_by(reader, kind)
+        assert next(reading).seq == 0
+        expected = [1, 2, 3, 4]
+        for number in expected:
+            log.append(b"%d" % number * 40_000)
+        log.flush()
+        if compacted:
+            # From there on MANIFEST lists it no more.
+            log.compact(lambda entry: entry.seq != 3)
+            assert len(reader) == 4
+            log.append(b"5" * 40_000)
+            log.append(b"6" * 40_000)
+            expected = [1, 2, 4, 5, 6]
+
+        def publish_and_wait(*arguments: Any) -> None:
+            publish(*arguments)
+            held.set()
+            onward.wait()
+
+        cutting = threading.Thread(target=log.truncate_after, args=(2,))
+
+        def read_then_cut(*arguments: Any) -> Any:
+            found = read(*arguments)
+            if early and cutting.ident is None:
+                cutting.start()
+                held.wait()
+            return found
+
+        monkeypatch.setattr(truncation, "publish_segment", publish_and_wait)
+        monkeypatch.setattr(manifest_file, "read", read_then_cut)
+        if not early:
+            cutting.start()
+            held.wait()
+        try:
+            assert [entry.seq for entry in itertools.islice(reading, 10)] == expected
+        finally:
+            onward.set()
+            cutting.join()
+        log.append(b"new")
+        if kind == "follower":
+            with pytest.raises(TooOld, match="after they had been read"):
+                next(reading)
+        else:
+            assert [(entry.seq, bytes(entry.payload)) for entry in reading] == [(2, b"new")]
+
+
+def test_cut_through_a_segment_with_gaps_that_is_being_read(tmp_path: Path) -> None:
+    """Its footer then says that another one follows earlier: who knew of a later one missed a segment."""
+    with (
+        Log.open(tmp_path / "log", segment_bytes=65536, flush_policy=FlushPolicy.MANUAL) as log,
+        Log.open(tmp_path / "log", "r") as reader,
+    ):
+        log.append_many([b"x" * 1000] * 200)
+        log.flush()
+        log.compact(lambda entry: entry.seq % 10 == 0)
+        reading = reader.replay()
+        assert next(reading).seq == 0
+        log.truncate_after(45)
+        log.append_many([b"y" * 1000] * 200)
+        with pytest.raises(TooOld, match="truncated"):
+            list(reading)
+
+
+def test_reading_on_into_a_new_end_that_others_go_on_from(tmp_path: Path) -> None:
+    """Who came to it when it was the last segment took it for the last, and what followed for damaged."""
+    with filled(tmp_path / "log", 5) as log, Log.open(tmp_path / "log", "r") as reader:
+        reading = reader.replay()
+        assert next(reading).seq == 0
+        log.truncate_after(1)
+        log.append(b"new 1")
+        assert bytes(next(reading).payload) == b"new 1"
+        for number in range(2, 6):
+            log.append(b"new %d" % number * 12_000)
+        assert [(entry.seq, bytes(entry.payload[:5])) for entry in reading] == [
+            (number, b"new %d" % number) for number in range(2, 5)
+        ]
+
+
+def test_verifying_what_is_cut_and_written_anew(tmp_path: Path) -> None:
+    """Between a look at the end and one at the generation, it looked for the old end in the new log."""
+    with filled(tmp_path / "log", 5) as log, Log.open(tmp_path / "log", "r") as reader:
+
+        class Cut:
+            first_seq = 0
+            control = reader.control
+            segments = reader.segments
+            looks = 0
+
+            @property
+            def committed(self) -> int:
+                self.looks += 1
+                if self.looks > 1:
+                    log.append_many([b"new"] * 3)
+                    return reader.committed
+                found = reader.committed
+                log.truncate_after(2)
+                return found
+
+        assert verify_log(Cut()).damages == ()
