@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -35,14 +36,20 @@ class Hinter(Worker):
     def __init__(self, store: KVStore, *, threaded: bool) -> None:
         super().__init__(store)
         self._threaded = threaded
+        # Whether the thread was called and has not looked since.
+        self._called = False
         self._making = _fork.Lock()
         # Names of segments that have one, or for which none can be made.
         self._known: set[str] = set()
 
     def segment_filled(self) -> None:
         """Another segment is written to now. For the native half."""
-        if self._threaded:
-            self._wake()
+        # Who writes fast fills segments sooner than they are sealed: to wake the thread for each costs the
+        # writer the GIL, and finds nothing.
+        if self._threaded and not self._called:
+            self._called = True
+            if not self._wake():
+                self._called = False
 
     def flushed(self, log: Log, index: Index) -> None:
         """What was filled may be sealed now."""
@@ -104,10 +111,18 @@ class Hinter(Worker):
         while not self._ending:
             self._told.get()
             for delay in DELAYS_SECONDS:
-                with suppress(queue.Empty):
-                    self._told.get(timeout=delay)
+                self._rest(delay)
+                # Before the look: what is filled from here on calls again.
+                self._called = False
                 if self._ending or self._made_all():
                     break
+
+    def _rest(self, seconds: float) -> None:
+        # The end of the handle or of the store ends it, another call does not.
+        until = time.monotonic() + seconds
+        with suppress(queue.Empty):
+            while not self._ending and self._store() is not None and (left := until - time.monotonic()) > 0:
+                self._told.get(timeout=left)
 
     def _made_all(self) -> bool:
         store = self._store()

@@ -191,7 +191,7 @@ cdef class StoreWriter(Sharer):
                 index.make_room()
                 continue
             if ahead:
-                fetch_tail(log.base + log.end)
+                fetch_tail(log.base + log.end + record_size(worst, False))
                 fetch_record(index, hash)
             outcome = index.find(hash, version.key, key_size, verify, &spot.hit)
             if _fault.faults() != self.faults:
@@ -470,7 +470,7 @@ cdef inline void lay_out_body(char *payload, int flags, Version *version) noexce
 
 
 cdef inline void fetch_tail(char *end) noexcept nogil:
-    # Where the record will be written.
+    # Where the record after this one will be written: for the lines of this one the time since would have been too short.
     memory.prefetch_write(end)
     memory.prefetch_write(end + LINE)
     memory.prefetch_write(end + 2 * LINE)

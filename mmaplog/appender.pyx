@@ -14,6 +14,7 @@ from libc.string cimport memcpy, memmove, memset
 from mmapio cimport _fault
 from mmapio cimport _memory as memory
 from mmapio._os cimport now_ns, size_of, write_all, zero_range
+from mmapio cimport _vm
 from mmapio._vm cimport PAGE
 from mmapio.mapping cimport MappedFile
 from mmapio.mutable cimport MappedSliceMut, mutable_of
@@ -349,8 +350,7 @@ cdef class Appender(TailHolder):
         # Room for so many bytes, in one segment, of so many records; with `ahead`, more will be needed soon. By who holds the tail.
         cdef uint64_t step
         if self.marked:
-            self.unmark()
-            self.marked = False
+            self.begin_writing()
         if self.narrow:
             self.break_up()
         if (self.end + need > self.tail.capacity or self.end >= RECORD_START_END
@@ -383,6 +383,10 @@ cdef class Appender(TailHolder):
         cdef bint written = self.syncs >= SYNCS_LEAST
         cdef uint64_t size = PREPARED_LEAST if written else min(self.bytes_pending, STEP_MAX) & ~(PREPARED_LEAST - 1)
         cdef uint64_t stop = min(min(self.tail.limit + size, self.tail.capacity), self.roll_bytes)
+        cdef uint64_t boundary = (self.tail.limit // _vm.HUGE + 1) * _vm.HUGE
+        if stop > boundary:
+            # Whole huge pages, as many as there are, or what is missing up to the first.
+            stop = stop // _vm.HUGE * _vm.HUGE if self.tail.limit % _vm.HUGE == 0 else boundary
         self.syncs = 0
         if stop <= self.tail.limit:
             return 0
@@ -454,12 +458,15 @@ cdef class Appender(TailHolder):
         cdef uint64_t end = self.end
         # Who writes fast has pages made ready here too, and meets none that the kernel has to bring one by one.
         cdef bint fast = ahead and self.append_mutex is None and self.syncs < SYNCS_LEAST and self.bytes_pending >= PREPARED_LEAST
-        if fast:
+        cdef bint together = fast and self.bytes_pending >= _vm.HUGE and size >= _vm.HUGE and SEGMENT_HEADER_SIZE + need <= _vm.HUGE
+        if together:
+            size = _vm.HUGE
+        elif fast:
             size = min(size, max(FIRST_ALLOCATION, SEGMENT_HEADER_SIZE + need))
         cdef Segment made
         try:
             made = create_segment(
-                self.directory, self.segments.log_uuid, self.seq, self.tail.epoch, capacity, size)
+                self.directory, self.segments.log_uuid, self.seq, self.tail.epoch, capacity, size, together=together)
         except OSError as error:
             if not is_full(error):
                 raise
@@ -496,7 +503,11 @@ cdef class Appender(TailHolder):
                     # Memory that was abandoned may be in use for ever.
                     left.give_back_behind(end)
             left.release()
-        if fast:
+        if together:
+            with nogil:
+                _vm.advise(self.base, _vm.HUGE, _vm.ADVICE_POPULATE_WRITE)
+            self.large_end = self.tail.limit
+        elif fast:
             self.make_ready_now()
         return 0
 

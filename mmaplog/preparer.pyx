@@ -161,7 +161,12 @@ cdef int make_ready(int fd, char *base, uint64_t start, uint64_t stop, size_t pi
     cdef int failure
     if _os.size_of(fd) < <long long>start:
         return -EFAULT  # cut by others: zeros would stand for what is gone
-    failure = _os.allocate_written(fd, start, stop - start, piece)
+    if piece != SMALL and start % _vm.HUGE == 0 and (stop - start) % _vm.HUGE == 0:
+        failure = _os.allocate(fd, start, stop - start)
+        if failure == 0:
+            _vm.gather(fd, start, stop - start)
+    else:
+        failure = _os.allocate_written(fd, start, stop - start, piece)
     while failure == 0 and at < stop:
         failure = _vm.advise(base + at, min(PIECE, stop - at), _vm.ADVICE_POPULATE_WRITE)
         at += PIECE

@@ -16,6 +16,7 @@ from xxhash import xxh3_64_intdigest
 from mmapio import FlushPolicy, _os
 from mmapkv import KVStore, hints, repair, verify
 from mmapkv.hint import Hint, read
+from mmapkv.hinter import Hinter
 from mmaplog.errors import CorruptionError
 from mmaplog.log import Log
 from mmaplog.segment import Segment
@@ -431,6 +432,36 @@ def test_who_flushes_makes_them_where_there_is_no_thread(tmp_path: Path) -> None
         assert hint_files(path) == []
         kv.flush()
         assert len(hint_files(path)) == 2
+
+
+def test_who_fills_many_segments_calls_the_thread_once(tmp_path: Path) -> None:
+    """Until it has looked: each call would cost the writer the GIL."""
+    with opened(tmp_path / "kv") as kv, mock.patch.object(Hinter, "_start", return_value=True):
+        hinter = Hinter(kv, threaded=True)
+        for _ in range(3):
+            hinter.segment_filled()
+        assert hinter._told.qsize() == 1
+        hinter._told.get()
+        with (
+            mock.patch.object(hinter, "_rest"),
+            mock.patch.object(hinter, "_made_all", side_effect=looking(hinter)),
+        ):
+            hinter._told.put(None)
+            hinter._serve()
+        hinter._ending = False
+        hinter.segment_filled()
+        hinter.segment_filled()
+        assert hinter._told.qsize() == 1
+
+
+def looking(hinter: Hinter) -> Callable[[], bool]:
+    """A look that is the last one."""
+
+    def look() -> bool:
+        hinter._ending = True
+        return True
+
+    return look
 
 
 def test_a_full_disk_costs_a_hint_and_nothing_else(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
