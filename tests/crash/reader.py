@@ -20,7 +20,7 @@ REST_SECONDS = 0.001
 WALK_STEPS = 200
 # A follower of the log begins a little before where it had come to: what a killed writer leaves is there.
 OVERLAP_RECORDS = 10
-REPLY_SECONDS_MAX = 60
+REPLY_SECONDS_MAX = 300
 # So often while it watches, and whenever it begins to, a reader takes a snapshot; it has so many at a time.
 HOLD_EVERY = 3
 SNAPSHOTS_MAX = 2

@@ -15,6 +15,8 @@ from tests.crash.commands import count, count_of_kind, run
 
 MEMORY = Path("/dev/shm")
 KILLS = 60
+# The storm ends when it is caught.
+DEFECT_KILLS = 600
 
 
 @pytest.fixture
@@ -39,6 +41,6 @@ def test_a_cache_loses_nothing_that_is_new(directory: Path) -> None:
 @pytest.mark.parametrize("defect", DEFECTS)
 def test_a_planted_defect_is_caught(directory: Path, defect: str) -> None:
     """A storm that finds nothing wrong with a faulty cache says nothing about a good one."""
-    ran = run("cache_kill_storm", directory, "--kills", str(KILLS), "--defect", defect)
+    ran = run("cache_kill_storm", directory, "--kills", str(DEFECT_KILLS), "--defect", defect)
     assert ran.returncode == 1, ran.stdout + ran.stderr
     assert "VIOLATION in round" in ran.stdout

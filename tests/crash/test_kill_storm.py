@@ -14,7 +14,7 @@ from tests.crash.defects import DEFECTS
 KILLS = 100
 KEYS = 2000
 # Most defects show in the first rounds, those of a compaction in the first dozens; the storm ends there.
-DEFECT_KILLS = 200
+DEFECT_KILLS = 1000
 
 
 def storm(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

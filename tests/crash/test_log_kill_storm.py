@@ -14,7 +14,7 @@ from tests.crash.log_storm.defects import DEFECTS
 KILLS = 60
 # A defect shows in most rounds, or in most of those that compact; this many without it would be a storm that
 # does not look. It ends with the first one that is caught.
-DEFECT_KILLS = 200
+DEFECT_KILLS = 1000
 
 
 def storm(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

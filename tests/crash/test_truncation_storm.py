@@ -13,7 +13,7 @@ from tests.crash.truncation_storm import DEFECTS, STDLIB, SWALLOWED, ZEROS
 
 ROUNDS = 150
 # A defect shows in the first rounds; this many without it would be a storm that does not look.
-DEFECT_ROUNDS = 40
+DEFECT_ROUNDS = 400
 
 CAUGHT_BY = {
     STDLIB: "the process ended with SIGBUS",

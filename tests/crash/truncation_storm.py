@@ -43,7 +43,7 @@ STEPS = 40
 
 VIOLATIONS_MAX = 10
 # A victim that hangs must not look like a slow one.
-SILENCE_SECONDS_MAX = 60
+SILENCE_SECONDS_MAX = 300
 
 STDLIB = "stdlib-mmap"
 ZEROS = "zeros-for-faults"

@@ -26,7 +26,7 @@ from tests.crash.images.runner import Options, Runner
 from tests.crash.images.subject import Subject
 
 EXIT_VIOLATED = 1
-SILENCE_SECONDS_MAX = 60
+SILENCE_SECONDS_MAX = 300
 MEMORY = Path("/dev/shm")
 PROGRESS = "working-on"
 PREFIX = "crash-images-"

@@ -35,7 +35,7 @@ WHOLE_EVERY = 8
 CHECKER = WRITERS_MAX
 # So long those that are not killed go on after those that are.
 GO_ON_SECONDS = 0.003
-CHILD_SECONDS_MAX = 60
+CHILD_SECONDS_MAX = 300
 
 
 @dataclass(frozen=True)

@@ -550,7 +550,7 @@ def test_a_mutex_is_not_left_locked_by_the_loss_of_another(tmp_path: Path) -> No
         if ended == "":
             second.release()
         got: list[bool] = []
-        thread = threading.Thread(target=lambda: got.append(SharedMutex(healthy, 0).acquire(timeout=10)))
+        thread = threading.Thread(target=lambda: got.append(SharedMutex(healthy, 0).acquire(timeout=100)))
         thread.start()
         thread.join()
         return (ended, got[0]) if first.is_held else ("", False)

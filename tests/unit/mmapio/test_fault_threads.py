@@ -240,7 +240,7 @@ def test_a_waiter_whose_mutex_goes_as_it_falls_asleep(path: Path) -> None:
         threading.Thread(target=hold).start()
         holding.wait()
         let_sleepers_find_no_page()
-        ended = outcome(lambda: SharedMutex(mapped, 0).acquire(timeout=5))[0]
+        ended = outcome(lambda: SharedMutex(mapped, 0).acquire(timeout=100))[0]
         done.set()
         # Not join(): where Python has the C library do that, it sleeps on a word that the filter covers.
         released.wait()

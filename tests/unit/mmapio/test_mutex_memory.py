@@ -114,7 +114,7 @@ from mmapio import MappingFault, MemoryMappedFile, SharedMutex
 paths, gone, order, end = arguments
 pid = os.fork()
 if pid == 0:
-    signal.alarm(60)
+    signal.alarm(300)
     held = []
     for path in paths:
         held.append(SharedMutex(MemoryMappedFile.open_rw(path), 4096))
@@ -138,7 +138,7 @@ found = []
 for number in range(4):
     if number not in gone:
         mutex = SharedMutex(MemoryMappedFile.open_rw(paths[number]), 4096)
-        found.append([mutex.acquire(timeout=10), mutex.owner_died])
+        found.append([mutex.acquire(timeout=100), mutex.owner_died])
 answer([status, found])
 """
     orders = [(0, 1, 2, 3), (3, 2, 1, 0), (1, 3, 0, 2)] if end == "release" else [(0, 1, 2, 3)]
@@ -227,6 +227,6 @@ with ThreadPoolExecutor(1) as thread:
     os.truncate(arguments[0] + ".cut", 4096)
     wanted.release()
     taken.result()
-    answer(wanted.acquire(timeout=10))
+    answer(wanted.acquire(timeout=100))
 """
     assert run_python(code, tmp_path / "file") is True

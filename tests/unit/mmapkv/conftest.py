@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from mmapkv import attach, compactor, remover, worker
+from tests.support.waiting import PATIENCE_SECONDS
 from tests.unit.mmapio import interposer as interposing
 
 
@@ -15,6 +17,14 @@ from tests.unit.mmapio import interposer as interposing
 def interposer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The compiled interposer library."""
     return interposing.build(tmp_path_factory.mktemp("interposer"))
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bounds of waits for a thread or process are for a machine whose cores are not taken."""
+    for module in (attach, compactor, remover):
+        monkeypatch.setattr(module, "WAIT_SECONDS_MAX", float(PATIENCE_SECONDS))
+    monkeypatch.setattr(worker, "JOIN_SECONDS_MAX", float(PATIENCE_SECONDS))
 
 
 @pytest.fixture

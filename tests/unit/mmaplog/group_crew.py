@@ -16,9 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mmaplog import FlushPolicy, GroupMember, Log
+from tests.support.waiting import PATIENCE_SECONDS
 
-#: What has not happened by then never will.
-DEADLINE_SECONDS = 120
+DEADLINE_SECONDS = PATIENCE_SECONDS
 
 
 def storm(

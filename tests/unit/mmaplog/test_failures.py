@@ -209,7 +209,7 @@ from mmaplog import Log
 log = Log.open(arguments[0], flush_policy=FlushPolicy.every_millis(5))
 fail(FDATASYNC, 1, errno.EIO)
 log.append(b"x")
-for _ in range(3000):
+for _ in range(30_000):
     kind = outcome(lambda: log.append(b"y"))
     if kind:
         break

@@ -13,6 +13,7 @@ import pytest
 
 from mmapio import FlushPolicy
 from mmaplog import Log
+from tests.support.waiting import PATIENCE_SECONDS, until
 from tests.unit.mmapio.interposer import PRELUDE
 from tests.unit.mmapio.processes import killed_after, run_python
 
@@ -197,7 +198,7 @@ def test_the_background_thread_ends_with_the_log(tmp_path: Path) -> None:
     log.append(b"x")
     (thread,) = flushers()
     del log
-    thread.join(timeout=60)
+    thread.join(PATIENCE_SECONDS)
     assert flushers() == []
     Log.open(tmp_path / "log", "w", flush_policy=FlushPolicy.MANUAL).close()
     with Log.open(tmp_path / "log", "r"):
@@ -268,12 +269,8 @@ def test_without_a_thread_each_write_is_durable(tmp_path: Path, monkeypatch: pyt
 
 
 def wait_until_durable(log: Log, number: int) -> None:
-    """Wait for the background thread; a run that hangs here is a failure."""
-    for _ in range(3000):
-        if log.durable >= number:
-            return
-        time.sleep(0.01)
-    pytest.fail(f"record {number - 1} did not become durable")
+    """Wait for the background thread."""
+    until(lambda: log.durable >= number)
 
 
 def test_the_lag_of_records_says_what_was_durable(tmp_path: Path) -> None:

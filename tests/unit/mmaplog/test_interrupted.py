@@ -95,7 +95,7 @@ for place in range(1, 30):
     if not log.closed:
         log.append(b"y")
         with Log.open(log.path, "r") as reader:
-            assert reader.wait_durable(reader.committed - 1, timeout=40)
+            assert reader.wait_durable(reader.committed - 1, timeout=300)
 answer("LogError" in outcomes)
 """
     )
@@ -114,7 +114,7 @@ def append():
     inside.set()
     time.sleep(0.2)
     return log.append(b"from a destructor" * 3000)
-other = threading.Thread(target=lambda: (inside.wait(40), log.append_many([b"y" * 1000] * 500)))
+other = threading.Thread(target=lambda: (inside.wait(300), log.append_many([b"y" * 1000] * 500)))
 other.start()
 within(4, append)
 log.flush()

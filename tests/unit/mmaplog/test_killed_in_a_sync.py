@@ -67,7 +67,7 @@ def killed_at(nth, work, thread="MainThread"):
                 left[0] -= 1
                 if left[0] == 0:
                     os.kill(os.getpid(), signal.SIGKILL)
-        signal.alarm(40)
+        signal.alarm(300)
         with Listening(told):
             work()
         os._exit(0)
@@ -456,7 +456,7 @@ def die_in_a_failed_sync(**options):
     "Before anybody could say so."
     pid = os.fork()
     if pid == 0:
-        signal.alarm(40)
+        signal.alarm(300)
         log = opened(path, "w", **options)
         for number in range(20):
             log.append(b"%d/" % number * 1000)

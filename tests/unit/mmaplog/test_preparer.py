@@ -15,7 +15,7 @@ import pytest
 
 from mmapio.errors import MappingFault
 from mmaplog import FlushPolicy, Log
-from tests.support.waiting import PATIENCE_SECONDS
+from tests.support.waiting import PATIENCE_SECONDS, until
 from tests.unit.mmapio.processes import killed_after, run_python
 from tests.unit.mmapio.tracing import traced
 
@@ -153,13 +153,16 @@ answer(threading.get_native_id())
 
 def test_a_fast_writer_meets_no_fault(tmp_path: Path) -> None:
     """A fault for each page would cost as much as its records."""
-    with Log.open(tmp_path / "log", flush_policy=MANUAL) as log:
-        append(log, 1 << 20)
-        before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
-        append(log, 16 << 20)
-        assert (
-            resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before < (16 << 20) // mmap.PAGESIZE // 8
-        )
+
+    def faults(number: int) -> int:
+        with Log.open(tmp_path / f"log{number}", flush_policy=MANUAL) as log:
+            append(log, 1 << 20)
+            before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+            append(log, 16 << 20)
+            return resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before
+
+    # What the kernel writes out meanwhile, for whatever reason, it has to be told of again.
+    assert min(map(faults, range(5))) < (16 << 20) // mmap.PAGESIZE // 8
 
 
 def test_where_each_record_is_synced_blocks_are_written_ahead(tmp_path: Path) -> None:
@@ -169,8 +172,8 @@ def test_where_each_record_is_synced_blocks_are_written_ahead(tmp_path: Path) ->
             append(log, 8000)
             log.flush()
         (segment,) = (tmp_path / "log").glob("*.seg")
-        # Not all at once: the window ahead may be under way.
-        assert written_blocks(segment) * 4096 >= 400 * 8000 + (64 << 10)
+        # The window ahead may be under way.
+        until(lambda: written_blocks(segment) * 4096 >= 400 * 8000 + (64 << 10))
 
 
 def test_what_was_made_ready_for_many_is_not_written_with_each(tmp_path: Path) -> None:

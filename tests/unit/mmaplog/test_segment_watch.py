@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mmaplog import FlushPolicy, Log, SegmentChange
+from tests.support.waiting import PATIENCE_SECONDS
 
 pytest.importorskip("watchfiles", reason="NOT TESTED that changes of segments are told")
 
@@ -36,7 +37,7 @@ def test_rolls_compaction_and_retention_are_told(tmp_path: Path) -> None:
 def reached(known: set[str], changes: queue.SimpleQueue[SegmentChange], log: Log) -> set[str]:
     """The files as they are told, once they are those of the log."""
     while known != {name for _, _, name in log.segments.listing()}:
-        change = changes.get(timeout=60)
+        change = changes.get(timeout=PATIENCE_SECONDS)
         assert not known & set(change.added)
         assert known.issuperset(change.removed)
         known |= set(change.added)
@@ -60,7 +61,7 @@ def test_an_archive_of_what_is_full(tmp_path: Path) -> None:
 
         with log.watch_segments(keep):
             log.append_many([b"x" * 1000] * 200)
-            copies = [full.get(timeout=60) for _ in range(3)]
+            copies = [full.get(timeout=PATIENCE_SECONDS) for _ in range(3)]
         log.append_many([b"y" * 1000] * 10, durable=True)
         assert copies == sorted(copies)
         for name in copies:
