@@ -418,8 +418,8 @@ def boot_id():
     cdef char text[40]
     if mmio_boot_uuid(text, sizeof(text)) == 0:
         return bytes.fromhex(text[:36].decode().replace("-", ""))
-    with open("/proc/sys/kernel/random/boot_id") as source:
-        return bytes.fromhex(source.read().strip().replace("-", ""))
+    cdef Descriptor source = Descriptor(os.open("/proc/sys/kernel/random/boot_id", os.O_RDONLY | os.O_CLOEXEC), None)
+    return bytes.fromhex(os.read(source.fd, sizeof(text)).decode().strip().replace("-", ""))
 
 
 cdef uint64_t now_ns() noexcept nogil:

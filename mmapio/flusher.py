@@ -41,7 +41,7 @@ def _flush_at_exit() -> None:
 
 
 class Flusher:
-    """Flushes a handle in the background until stopped, or until nobody else holds the handle."""
+    """Flushes a handle in the background from `start` on, until stopped or nobody else holds the handle."""
 
     def __init__(self, handle: Flushable, milliseconds: int, name: str) -> None:
         self._stop = threading.Event()
@@ -54,7 +54,11 @@ class Flusher:
             name=name,
             daemon=True,
         )
-        self._thread.start()
+
+    def start(self) -> None:
+        """Start the thread, unless it was. RuntimeError when there is none to be had."""
+        if self._thread.ident is None:
+            self._thread.start()
         _running.add(self)
 
     def stop(self) -> None:
@@ -63,7 +67,8 @@ class Flusher:
         if sys.is_finalizing() or os.getpid() != self._pid:
             return
         self._stop.set()
-        if self._thread is not threading.current_thread():
+        # One that a signal kept from starting, or is about to start, ends at once.
+        if self._thread.ident is not None and self._thread is not threading.current_thread():
             self._thread.join()
 
 

@@ -68,6 +68,7 @@ cdef class MappedFile(MappedRegions):
             _fork.register(made)
             if flush_policy.trigger is Trigger.MILLIS:
                 made.flusher = Flusher(made, flush_policy.bound, "mmapio-flusher")
+                made.flusher.start()
         return made
 
     @property

@@ -153,11 +153,10 @@ def sweep(log: Log, *, opening: bool = False) -> None:
     When `opening` the store for writing, what somebody left unfinished who was killed, too. Later it is being
     made, perhaps by a thread of this very handle.
     """
-    directory = log.segments.directory
     kept = {name_of(name) for _, _, name in log.segments.listing()}
     if not opening:
         kept |= {name + TEMPORARY_SUFFIX for name in kept}
-    for name in _os.list_directory(directory):
+    for name in log.segments.beside():
         if _is_hint(name) and name not in kept:
             _remove(log, name)
 

@@ -20,10 +20,6 @@ cdef class Appender(TailHolder):
     cdef Preparer preparer      # None until somebody writes fast
     cdef char *scratch          # where records are made that go to the file many at a time, or NULL
 
-    # What the policy counts.
-    cdef uint64_t bytes_bound
-    cdef uint64_t writes_bound
-
     cdef uint64_t discarded     # id of the segment that was removed last because what came was too large for it and it had no record yet
     cdef uint64_t roll_bytes    # a segment gets no longer than this, though it has the capacity
 

@@ -350,8 +350,7 @@ cdef class Appender(TailHolder):
         # Room for so many bytes, in one segment, of so many records; with `ahead`, more will be needed soon. By who holds the tail.
         cdef uint64_t step
         if self.marked:
-            self.unmark()
-            self.marked = False
+            self.begin_writing()
         if self.narrow:
             self.break_up()
         if (self.end + need > self.tail.capacity or self.end >= RECORD_START_END

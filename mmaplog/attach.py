@@ -79,7 +79,7 @@ def attach(
         try:
             if mode != "r":
                 locks.claim_writer(shared=shared)
-            return _attach_locked(path, mode, segment_bytes, derived, directory, locks)
+            return _attach_locked(path, mode, segment_bytes, derived, shared, directory, locks)
         finally:
             locks.end()
     except BaseException:
@@ -92,6 +92,7 @@ def _attach_locked(
     mode: str,
     segment_bytes: int,
     derived: tuple[str, ...],
+    shared: bool,
     directory: _os.Descriptor,
     locks: LockFile,
 ) -> Attachment:
@@ -103,7 +104,11 @@ def _attach_locked(
             manifest_file.write(directory, Manifest(uuid.uuid4(), segment_bytes, 0, erasing=True))
     writing = mode != "r"
     manifest = _identify(path, directory, segment_bytes, derived, writing=writing, may_create=mode in "cn")
-    segments = SegmentSet(directory, path, manifest, writing)
+    control = control_file.load(directory, manifest.log_uuid, writing, not alone)
+    # A writer at work vouches for it, and moves on while we look;
+    # nobody else can begin to write before we are done.
+    vouched = locks.has_writer()
+    segments = SegmentSet(directory, path, manifest, writing, control if vouched else None, not vouched)
     # Whoever has the log open may have dropped its first segments since it was read.
     manifest = segments.manifest
     if not segments.bases() or segments.bases()[0] > manifest.first_seq:
@@ -112,11 +117,7 @@ def _attach_locked(
             f"the first segment begins with {segments.bases()[:1]}; restore the files from a backup",
             path,
         )
-    control = control_file.load(directory, manifest.log_uuid, writing, not alone)
     recovered = False
-    # A writer at work vouches for it, and moves on while we look;
-    # nobody else can begin to write before we are done.
-    vouched = locks.has_writer()
     if writing and vouched and control is None:
         raise Locked(
             "other processes write it, and CONTROL, by which they know of each other, is missing or damaged; "
@@ -164,8 +165,9 @@ def _attach_locked(
             control.change(manifest.first_seq)
         # What a layer above keeps may still lead there.
         doomed = [] if derived else strays
-        recovery.cleanse(segments, control, [*_temporaries(directory, derived), *doomed])
+        recovery.cleanse(segments, control, [*_temporaries(segments.beside(), derived), *doomed])
         control.unseal()
+    segments.sole = writing and not shared
     return Attachment(directory, locks, manifest, segments, control, recovered)
 
 
@@ -355,17 +357,17 @@ def _erase(directory: _os.Descriptor, derived: tuple[str, ...]) -> None:
     doomed = {name for name in names if name in (control_file.NAME, RESERVE_NAME, *derived)}
     doomed.update(name for name in names if bookmark_format.is_ours(name))
     doomed.update(name for name in names if is_segment(name.removesuffix(recovery.BAD_SUFFIX)))
-    for name in doomed.union(_temporaries(directory, derived)):
+    for name in doomed.union(_temporaries(names, derived)):
         _os.remove_file(directory, name)
     _os.sync(directory)
 
 
-def _temporaries(directory: _os.Descriptor, derived: tuple[str, ...]) -> list[str]:
+def _temporaries(names: list[str], derived: tuple[str, ...]) -> list[str]:
     # What a killed writer may have left half made.
     ours = (manifest_file.NAME, control_file.NAME, *derived)
     return [
         name
-        for name in _os.list_directory(directory)
+        for name in names
         if name.endswith(TEMPORARY_SUFFIX)
         and (name.removesuffix(TEMPORARY_SUFFIX) in ours or is_segment(name))
     ]

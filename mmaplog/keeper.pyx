@@ -174,8 +174,7 @@ cdef class Keeper(Appender):
         try:
             if self.tail.base_seq < self.seq:
                 if self.marked:
-                    self.unmark()
-                    self.marked = False
+                    self.begin_writing()
                 self.roll(0, False)
         finally:
             self.give_tail()

@@ -7,8 +7,6 @@ from mmaplog.keeper cimport Keeper
 
 
 cdef class Log(Keeper):
-    cdef object policy
-    cdef object flusher
     cdef object __weakref__
     cdef readonly bint recovered
 

@@ -18,7 +18,6 @@ from mmaplog.segment cimport Segment
 
 from mmapio import _fork
 from mmapio import _os as system
-from mmapio.flusher import Flusher
 from mmapio.options import FlushPolicy, Trigger
 from mmaplog import attach
 from mmaplog import control as control_file
@@ -437,21 +436,21 @@ cdef class Log(Keeper):
             self.close_carefully()
 
     cdef close_carefully(self):
-        with self.append_lock:
-            if self.growing:
-                raise self.reentered("a close")
-        # With no lock in hand that it could want: the thread may be waiting for one.
-        if self.flusher is not None:
-            self.flusher.stop()
-        # No other thread is in the middle of an append or a sync from here on, and none begins one before CONTROL is sealed.
-        with self.append_lock:
-            if self.growing:
-                raise self.reentered("a close")
-            self.take_turn()
-            try:
-                self.close_now()
-            finally:
-                self.give_turn()
+        stopped = None
+        while True:
+            # No other thread is in the middle of an append or a sync from here on, and none begins one before CONTROL is sealed.
+            with self.append_lock:
+                if self.growing:
+                    raise self.reentered("a close")
+                if self.flusher is stopped:
+                    self.take_turn()
+                    try:
+                        return self.close_now()
+                    finally:
+                        self.give_turn()
+                stopped = self.flusher
+            # With no lock in hand that it could want: the thread may be waiting for one. Meanwhile another may write, and start it.
+            stopped.stop()
 
     cdef close_now(self):
         if self.control is None:
@@ -582,12 +581,12 @@ cdef take_apart(Log log, found, mode, flush_policy, timestamps, bint shared, bin
     if shared:
         log.append_mutex, log.sync_mutex = log.control.mutexes()
     else:
-        log.segments.sole = True
         log.adopt_unsynced()
     log.marked = log.is_marked()
     log.check_faults()
     log.restore_room()
     log.control.fenced = _wait.register_for_fences() == 0
     _fork.register(log)
-    if flush_policy.trigger is Trigger.MILLIS:
-        log.flusher = Flusher(log, flush_policy.bound, "mmaplog-flusher")
+    if shared or not log.marked:
+        # Somebody may have written what is not durable. Otherwise there is nothing to do for it until this handle writes.
+        log.start_flusher()

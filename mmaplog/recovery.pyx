@@ -226,13 +226,14 @@ def cleanse(SegmentSet segments, Control control, temporaries):
 
     A whole record at the end is committed after all; of anything less the bytes are zeroed and synced before anything is
     appended: a power cut must not be able to mix a page of the dead append with one of its successor.
+
+    The caller has listed the segments since: the dead one may have been another process, whose last one nobody here had heard of.
     """
-    # The dead one may have been another process, whose last segment nobody here has heard of.
-    segments.relist()
     cdef CommitSlot slot = control.committed()
     cdef uint64_t end = <uint64_t>slot.end * UNIT
     cdef Segment segment = segments.by_id(slot.segment_id)
     cdef Segment other
+    cdef bint set_aside = False
     segment.refresh()
     cdef uint64_t stop = min(memory.load_acquire(&control.hot.in_flight), segment.limit)
     cdef Record record
@@ -255,11 +256,13 @@ def cleanse(SegmentSet segments, Control control, temporaries):
             if holds_records(other):
                 logger.warning("%s: %s is beyond the end of the log and is set aside", segments.path, name)
                 system.replace_file(segments.directory, name, name + BAD_SUFFIX)
+                set_aside = True
             else:
                 segments.discard(other)
     for name in temporaries:
         system.remove_file(segments.directory, name)
-    segments.relist()
+    if set_aside:
+        segments.relist()
 
 
 def announce(directory, manifest, tail):

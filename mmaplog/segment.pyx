@@ -2,12 +2,10 @@
 """A segment: one file of records, mapped for as long as anything refers to it."""
 
 import errno as _errno
-import re
 import time
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
-
 
 from mmapio cimport _memory as memory
 from mmapio cimport _vm
@@ -44,8 +42,22 @@ from mmaplog.reserve import is_full
 RECORDS_START = SEGMENT_HEADER_SIZE
 """Where in a segment its records start, for Python."""
 
-# A base number has 63 bits, so that no sum of two numbers of the format overflows.
-_NAME = re.compile(r"(0\d{19})-([0-9a-f]{16})(\.compact)?\.seg", re.ASCII)
+cdef extern from "Python.h":
+    bint is_ascii "PyUnicode_IS_ASCII"(str text) noexcept
+    const char *ascii_of "PyUnicode_DATA"(str text) noexcept
+
+# How a segment is called: the number it begins with, a dash, its id, and one of two endings.
+cdef Py_ssize_t BASE_DIGITS = 20
+cdef Py_ssize_t ID_DIGITS = 16
+cdef Py_ssize_t STEM = BASE_DIGITS + 1 + ID_DIGITS
+cdef bytes PLAIN_ENDING = b".seg"
+cdef bytes SPARSE_ENDING = COMPACTED_SUFFIX.encode()
+
+
+cdef struct Name:
+    uint64_t base_seq
+    uint64_t segment_id
+    bint sparse
 
 
 cdef class Segment:
@@ -246,19 +258,64 @@ cdef void write_to_header(Segment self, uint64_t offset, const void *data, size_
         memcpy(self.base + offset, data, count)
 
 
+def list_files(Descriptor directory):
+    """What is in an open directory: the segments as (base_seq, id, name), in order of their records, and the names of all else."""
+    cdef Name parsed
+    cdef list segments = [], others = []
+    for name in system.list_directory(directory):
+        (segments if parse_name(name, &parsed) else others).append(name)
+    # The order of their names is that of their records.
+    segments.sort()
+    for at, name in enumerate(segments):
+        parse_name(name, &parsed)
+        segments[at] = parsed.base_seq, parsed.segment_id, name
+    return segments, others
+
+
 def list_segments(Descriptor directory):
     """The segments of an open directory as (base_seq, id, name), in order of their records."""
-    found = []
-    for name in system.list_directory(directory):
-        match = _NAME.fullmatch(name)
-        if match:
-            found.append((int(match[1]), int(match[2], 16), name))
-    return sorted(found)
+    return list_files(directory)[0]
 
 
 def is_segment(name):
     """Whether a file name is that of a segment, finished or not."""
-    return _NAME.fullmatch(name.removesuffix(TEMPORARY_SUFFIX)) is not None
+    cdef Name parsed
+    return parse_name(name.removesuffix(TEMPORARY_SUFFIX), &parsed)
+
+
+cdef bint parse_name(str name, Name *parsed) noexcept:
+    # Whether this is the name of a segment, and what it says. A base number has 63 bits, so that no sum of two numbers of the format
+    # overflows; none begins with another digit than 0.
+    cdef Py_ssize_t length = len(name), i
+    cdef const char *text
+    cdef unsigned char each
+    if not is_ascii(name) or length <= STEM:
+        return False
+    text = ascii_of(name)
+    if length == STEM + len(PLAIN_ENDING) and memcmp(text + STEM, <const char *>PLAIN_ENDING, len(PLAIN_ENDING)) == 0:
+        parsed.sparse = False
+    elif length == STEM + len(SPARSE_ENDING) and memcmp(text + STEM, <const char *>SPARSE_ENDING, len(SPARSE_ENDING)) == 0:
+        parsed.sparse = True
+    else:
+        return False
+    if text[0] != c"0" or text[BASE_DIGITS] != c"-":
+        return False
+    parsed.base_seq = parsed.segment_id = 0
+    for i in range(BASE_DIGITS):
+        each = text[i]
+        if not c"0" <= each <= c"9":
+            return False
+        parsed.base_seq = parsed.base_seq * 10 + each - c"0"
+    for i in range(BASE_DIGITS + 1, STEM):
+        each = text[i]
+        if c"0" <= each <= c"9":
+            each -= c"0"
+        elif c"a" <= each <= c"f":
+            each -= c"a" - 10
+        else:
+            return False
+        parsed.segment_id = parsed.segment_id << 4 | each
+    return True
 
 
 def name_of(base_seq, segment_id, sparse):
@@ -318,7 +375,8 @@ cdef Segment segment_of(Descriptor opened, Descriptor directory, name, log_uuid,
     cdef Segment made = Segment.__new__(Segment)
     cdef bytes uuid_bytes = log_uuid.bytes
     cdef uint64_t size = system.file_size(opened)
-    match = _NAME.fullmatch(name.removesuffix(TEMPORARY_SUFFIX))
+    cdef Name parsed
+    cdef bint named = parse_name(name.removesuffix(TEMPORARY_SUFFIX), &parsed)
     if size < SEGMENT_HEADER_SIZE:
         raise CorruptionError(f"{size} bytes are too few for a segment's header of {SEGMENT_HEADER_SIZE}", opened.path)
     raw = system.read_at(opened, sizeof(header), 0)
@@ -333,8 +391,8 @@ cdef Segment segment_of(Descriptor opened, Descriptor directory, name, log_uuid,
         raise FormatError(f"the segment uses features {header.incompatible:#x} that this code lacks; upgrade mmapkv", opened.path)
     if memcmp(header.log_uuid, <const char *>uuid_bytes, 16) != 0:
         raise FormatError("the segment belongs to another log", opened.path)
-    if (match is None or header.base_seq != int(match[1]) or header.segment_id != int(match[2], 16)
-            or bool(match[3]) != bool(header.incompatible & INCOMPATIBLE_GAPS)):
+    if (not named or header.base_seq != parsed.base_seq or header.segment_id != parsed.segment_id
+            or parsed.sparse != bool(header.incompatible & INCOMPATIBLE_GAPS)):
         raise FormatError("the segment was renamed: its name and its header disagree", opened.path)
     if header.epoch == 0xFFFFFFFF:
         raise FormatError("the segment has the last epoch there is; copy its records to a new log", opened.path)

@@ -20,12 +20,14 @@ cdef class SegmentSet:
     cdef object removed_at
     cdef uint64_t removed_count
     cdef list names
+    cdef list others            # all other files, as they were when a sole writer opened it; None once it has looked again, or changed what is there
     cdef uint64_t changes       # how often this handle itself has changed what is there
     cdef dict opened
-    cdef bint sole              # nobody else writes the log: what is there is what this handle has put there, ...
+    cdef public bint sole       # nobody else writes the log: what is there is what this handle has put there, ...
     cdef bint tidy              # ... and since it had a look, it has left nothing behind that does not count
     cdef Segment last           # of those opened for reading, the one that keeps its descriptor
 
+    cdef bint knows(self, uint64_t segment_id) noexcept
     cdef int take_names(self, list names) except -1
     cdef Segment by_id(self, uint64_t segment_id)
     # `tail_id` is the id of the last segment there is, by a commit slot that was read after the number in question was committed;

@@ -15,7 +15,7 @@ from mmaplog.segment cimport Segment
 from mmapio import _os as system
 from mmaplog import manifest as manifest_file
 from mmaplog.errors import CorruptionError, TooOld
-from mmaplog.segment import list_segments, open_segment
+from mmaplog.segment import list_files, list_segments, open_segment
 
 # A listing can be out of date as soon as it is made: the writer, maybe another thread, replaces an empty segment.
 cdef int ATTEMPTS = 4
@@ -29,28 +29,45 @@ PAUSE_SECONDS = 0.001
 cdef class SegmentSet:
     """What is in the directory of a log and counts. Looked at again whenever a segment is not found where it should be.
 
-    `manifest` says which of the files count.
+    `manifest` says which of the files count; `control`, where it is known already and to be believed, when they are replaced or removed. While
+    a set is `sole` nobody else changes what is there, nor has since MANIFEST was read: then one look is enough.
     """
 
-    def __cinit__(self, Descriptor directory, path, manifest, bint writable):
+    def __cinit__(self, Descriptor directory, path, manifest, bint writable, Control control=None, bint sole=False):
         self.directory = directory
         self.path = path
         self.manifest = manifest
         self.log_uuid = manifest.log_uuid
         self.writable = writable
+        self.control = control
+        self.sole = sole
         self.opened = {}
         self.settled_at = <uint64_t>-1
-        self.relist()
+        if sole:
+            listed, self.others = list_files(directory)
+            self.take_manifest(manifest, self.generation_now())
+            self.take_names(manifest.counting(listed, self.tail_id()))
+            self.tidy = len(self.names) == len(listed)
+        else:
+            self.relist()
 
     def watch(self, Control control):
         """Go by this CONTROL from now on: it tells when segments were replaced or removed. None: by the files alone."""
+        if control is self.control:
+            return
         self.control = control
-        self.relist()
+        if self.others is not None and self.knows(self.tail_id()):
+            # Nothing was changed since it was listed.
+            self.take_manifest(self.manifest, self.generation_now())
+        else:
+            self.tidy = False
+            self.relist()
 
     def relist(self):
         """Read the directory again, and MANIFEST."""
         cdef uint64_t changes, generation
         attempts = PAUSES
+        self.others = None
         while True:
             # Another thread may add or discard a segment while this one reads; a listing from before must not undo that. Nor may files
             # be judged by a MANIFEST that another process replaced meanwhile: who does so raises `generation` before he removes any.
@@ -71,7 +88,7 @@ cdef class SegmentSet:
             if self.changes != changes or self.generation_now() != generation:
                 continue
             # Who drops the end says so first, gives a segment its name then, and raises `generation` last.
-            if (self.control is not None and not self.adds_to_known(names)) or self.manifest_now() == manifest:
+            if self.sole or (self.control is not None and not self.adds_to_known(names)) or self.manifest_now() == manifest:
                 break
         self.take_manifest(manifest, generation)
         self.take_names(names)
@@ -125,9 +142,13 @@ cdef class SegmentSet:
             if self.changes == changes:
                 break
         self.changes += 1
+        self.others = None
         self.take_manifest(manifest, self.generation_now())
         self.take_names(names)
         return 0
+
+    cdef bint knows(self, uint64_t segment_id) noexcept:
+        return any(listed == segment_id for _, listed, _ in self.names)
 
     cdef int take_names(self, list names) except -1:
         self.names = names
@@ -138,6 +159,8 @@ cdef class SegmentSet:
     cdef list_all(self):
         # What is made while a directory is read may be in the list or not, in any order: of two segments made then the later one alone. So
         # nothing counts that is newer than what a first look found.
+        if self.sole:
+            return list_segments(self.directory)
         newest = max((base_seq for base_seq, _, _ in list_segments(self.directory)), default=0)
         return [entry for entry in list_segments(self.directory) if entry[0] <= newest]
 
@@ -211,8 +234,14 @@ cdef class SegmentSet:
                 continue
             self.removed_at, self.removed_count = key, found
 
+    def beside(self):
+        """The names of all other files in the directory. Costs a look at it, none in who has just opened it and is the only one."""
+        return list_files(self.directory)[1] if self.others is None else self.others
+
     def strays(self):
         """The names of segment files that do not count, whether or not they ever did: while nobody else truncates or compacts."""
+        if self.sole and self.tidy:
+            return []
         listing = list_segments(self.directory)
         counting = {name for _, _, name in self.manifest.counting(listing, self.tail_id())}
         return [name for _, _, name in listing if name not in counting]

@@ -39,6 +39,10 @@ cdef class Syncer:
     cdef bint marked            # the tail is marked as closed cleanly
     cdef CommitSlot sync_target # what the sync under way covers, ...
     cdef Segment last_to_sync   # ... and the last segment of that
+    cdef object policy
+    cdef object flusher         # the thread of a policy on time, once there may be something for it
+    cdef uint64_t bytes_bound   # so much may be pending by the policy
+    cdef uint64_t writes_bound
     cdef uint64_t bytes_pending
     cdef uint64_t writes_pending
     cdef uint64_t syncs         # of the tail, since room was last made in it
@@ -70,6 +74,8 @@ cdef class Syncer:
     cdef seal(self, Segment segment)
     cdef adopt_unsynced(self)
     cdef bint is_marked(self) noexcept
+    cdef int begin_writing(self) except -1
+    cdef int start_flusher(self) except -1
     cdef int unmark(self) except -1
     cdef mark_clean(self)
     cdef int sync_mark(self, uint64_t seq, uint64_t end) except -1

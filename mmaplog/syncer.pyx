@@ -28,6 +28,8 @@ from mmaplog.segment cimport Segment
 
 from mmapio import _os as system
 from mmapio.errors import Closed, FlushFailed, InvalidMode, MappingFault
+from mmapio.flusher import Flusher
+from mmapio.options import Trigger
 from mmaplog import control as control_file
 from mmaplog import recovery
 from mmaplog.errors import CorruptionError, LogError, Poisoned, TooOld
@@ -428,15 +430,36 @@ cdef class Syncer:
         if durable >= self.seq and (durable > self.tail.base_seq or self.tail.base_seq == self.segments.bases()[0]):
             return
         self.names_unsynced = True
-        segment = self.segments.holding(durable, 0)
+        segment = self.segments.holding(durable, self.tail.id)
         while segment is not None and segment.base_seq < self.tail.base_seq:
             self.unsynced.append(segment)
-            segment = self.segments.following(segment, 0)
+            segment = self.segments.following(segment, self.tail.id)
 
     cdef bint is_marked(self) noexcept:
         # Whether the tail says that the log was closed cleanly.
         cdef DurableMark mark
         return self.tail.load_mark(&mark) and not mark.end & MARK_OPENED
+
+    cdef int begin_writing(self) except -1:
+        # Before this handle's first record, where it found the log marked.
+        self.unmark()
+        self.start_flusher()
+        self.marked = False
+        return 0
+
+    cdef int start_flusher(self) except -1:
+        if self.policy.trigger is not Trigger.MILLIS:
+            return 0
+        # It is known before it runs, to whoever closes the log or comes here again: a signal may come in between.
+        if self.flusher is None:
+            self.flusher = Flusher(self, self.policy.bound, "mmaplog-flusher")
+        try:
+            self.flusher.start()
+        except RuntimeError:
+            # There are too many threads, or the interpreter is about to end: then who writes sees to it himself, and at once.
+            self.flusher = None
+            self.writes_bound = 1
+        return 0
 
     cdef int unmark(self) except -1:
         # Before the first record since then: after a power cut its number counts as given out, though nothing be left of it.

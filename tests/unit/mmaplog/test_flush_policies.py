@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from mmapio import FlushPolicy
 from mmaplog import Log
 from tests.unit.mmapio.interposer import PRELUDE
-from tests.unit.mmapio.processes import run_python
+from tests.unit.mmapio.processes import killed_after, run_python
 
 APPENDS = """
 from mmapio import FlushPolicy
@@ -179,19 +180,21 @@ def test_a_background_flush_never_comes_without_the_policy(tmp_path: Path) -> No
         assert log.durable == 1
 
 
+def flushers() -> list[threading.Thread]:
+    """The background threads that there are."""
+    return [thread for thread in threading.enumerate() if thread.name == "mmaplog-flusher"]
+
+
 def test_the_background_thread_ends_with_the_log(tmp_path: Path) -> None:
     """Closed or dropped; a thread that stays keeps the log open, and the process from forking safely."""
-    import threading
-
-    def flushers() -> list[threading.Thread]:
-        return [thread for thread in threading.enumerate() if thread.name == "mmaplog-flusher"]
-
     log = Log.open(tmp_path / "log", flush_policy=FlushPolicy.every_millis(1))
+    log.append(b"x")
     (thread,) = flushers()
     assert thread.daemon
     log.close()
     assert flushers() == []
     log = Log.open(tmp_path / "log", flush_policy=FlushPolicy.every_millis(1))
+    log.append(b"x")
     (thread,) = flushers()
     del log
     thread.join(timeout=60)
@@ -199,6 +202,69 @@ def test_the_background_thread_ends_with_the_log(tmp_path: Path) -> None:
     Log.open(tmp_path / "log", "w", flush_policy=FlushPolicy.MANUAL).close()
     with Log.open(tmp_path / "log", "r"):
         assert flushers() == []
+
+
+def begins_with(append: Callable[[Log], object], path: Path) -> tuple[int, int]:
+    """How many background threads there are when a log was opened, and after its first write."""
+    with Log.open(path, flush_policy=FlushPolicy.every_millis(1_000_000)) as log:
+        before = len(flushers())
+        append(log)
+        return before, len(flushers())
+
+
+def reserved(log: Log) -> None:
+    """Append a record that is written in place."""
+    with log.reserve(1) as buffer:
+        buffer[0:1] = b"x"
+
+
+@pytest.mark.parametrize(
+    "append",
+    [
+        lambda log: log.append(b"x"),
+        lambda log: log.append(b"x", durable=True),
+        lambda log: log.append_many([b"x"]),
+        lambda log: log.append_many([b"x" * 4096] * 400),
+        lambda log: log.append_many([b"x", b"y"], atomic=True),
+        reserved,
+    ],
+)
+def test_the_background_thread_begins_with_the_first_write(
+    tmp_path: Path, append: Callable[[Log], object]
+) -> None:
+    """Who opens a log that was closed, and only reads it, need not wait for a thread."""
+    Log.open(tmp_path / "log", flush_policy=FlushPolicy.MANUAL).close()
+    assert begins_with(append, tmp_path / "log") == (0, 1)
+    assert begins_with(lambda log: log.flush(), tmp_path / "log") == (0, 0)
+
+
+def test_the_background_thread_is_there_for_what_others_wrote(tmp_path: Path) -> None:
+    """A killed writer, and those who write at the same time, may leave what is not durable."""
+    path = tmp_path / "log"
+    killed_after(lambda: Log.open(path, flush_policy=FlushPolicy.NEVER).append(b"x"))
+    with Log.open(path, flush_policy=FlushPolicy.every_millis(1)) as log:
+        assert len(flushers()) == 1
+        wait_until_durable(log, 1)
+    with Log.open(path, shared=True, flush_policy=FlushPolicy.every_millis(1)):
+        assert len(flushers()) == 1
+
+
+def test_without_a_thread_each_write_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are too many, or the interpreter is about to end: no more than the policy's bound may be lost."""
+
+    def refuse(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    path, policy = tmp_path / "log", FlushPolicy.every_millis(1_000_000)
+    with Log.open(path, flush_policy=policy) as log:
+        log.append(b"x")
+        assert log.durable == 0
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with Log.open(path, flush_policy=policy) as log:
+        for number in range(2, 4):
+            log.append(b"x")
+            assert log.durable == number
+    assert flushers() == []
 
 
 def wait_until_durable(log: Log, number: int) -> None:

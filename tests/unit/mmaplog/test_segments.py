@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from mmapio._os import open_directory
 from mmaplog import CorruptionError, FlushPolicy, FormatError, Log
+from mmaplog.segment import is_segment, list_files, name_of
 from tests.unit.mmapio.processes import in_child, killed_after
 from tests.unit.mmaplog.segment_file import (
     HEADER_SIZE,
@@ -353,3 +355,50 @@ def test_a_segment_that_is_missing_in_the_middle_is_called_so(tmp_path: Path, co
         for read in (lambda: list(log.replay()), lambda: log[number]):
             with pytest.raises(CorruptionError, match=f"begins with record {number} is missing"):
                 read()
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [
+        ("00000000000000000042-0123456789abcdef.seg", True),
+        ("09999999999999999999-ffffffffffffffff.compact.seg", True),
+        ("00000000000000000042-0123456789abcdef.seg.tmp", True),
+        ("00000000000000000042-0123456789abcdef.seg.bad", False),
+        ("00000000000000000042-0123456789abcdef.hint", False),
+        ("00000000000000000042-0123456789abcdef.Seg", False),
+        ("00000000000000000042-0123456789abcdef", False),
+        ("00000000000000000042-0123456789ABCDEF.seg", False),
+        ("00000000000000000042-0123456789abcdeg.seg", False),
+        ("00000000000000000042-0123456789abcde.seg", False),
+        ("00000000000000000042_0123456789abcdef.seg", False),
+        ("0000000000000000004a-0123456789abcdef.seg", False),
+        ("0000000000000000042-0123456789abcdef.seg", False),
+        ("000000000000000000042-0123456789abcdef.seg", False),
+        ("10000000000000000042-0123456789abcdef.seg", False),
+        ("0000000000000000004\u0662-0123456789abcdef.seg", False),
+        ("\udcff0000000000000000042-0123456789abcdef.seg", False),
+        ("00000000000000000042-0123456789abcdef.seg\n", False),
+        (" 0000000000000000042-0123456789abcdef.seg", False),
+        ("", False),
+        (".tmp", False),
+    ],
+)
+def test_what_the_name_of_a_segment_is(name: str, is_one: bool) -> None:
+    """Another file, however like it, is none of the log."""
+    assert is_segment(name) is is_one
+
+
+def test_segments_are_listed_in_the_order_of_their_records(tmp_path: Path) -> None:
+    """Whatever the order in which the system has them; of one number by their ids."""
+    names = {
+        (base_seq, segment_id, name_of(base_seq, segment_id, sparse))
+        for base_seq in (0, 9, 10, 255, 1 << 40, (1 << 63) - 1)
+        for segment_id in (1, 0xA, 0xFFFFFFFFFFFFFFFF)
+        for sparse in (False, True)
+    }
+    others = {"MANIFEST", "00000000000000000042-0123456789abcdef.hint"}
+    for name in {name for _, _, name in names} | others:
+        (tmp_path / name).touch()
+    found, beside = list_files(open_directory(str(tmp_path)))
+    assert found == sorted(names)
+    assert set(beside) == others
