@@ -76,7 +76,10 @@ def usage(StoreWriter store, dict sizes):
             if segment is None:
                 continue
             end = segment.limit
-            if segment.load_footer(&footer):
+            if segment.end:
+                # Rolled past by this handle, and perhaps not sealed for a while.
+                end = sizes[segment_id] = segment.end
+            elif segment.load_footer(&footer):
                 end = sizes[segment_id] = footer.end
         ends[segment_id] = end
         size += end - SEGMENT_HEADER_SIZE
