@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 __all__ = ["EXIT_FAILED", "UsageError", "Version", "named", "perform", "whole_number"]
@@ -45,7 +46,9 @@ def perform(program: str, arguments: argparse.Namespace) -> int:
 
     Messages about what went wrong go to stderr, in one line.
     """
-    _stand_in_for_closed()
+    if _stand_in_for_closed():
+        told = "error: the standard output is closed; have it lead to /dev/null if nobody wants it"
+        return _say(program, arguments, told, EXIT_USAGE)
     run: Callable[[argparse.Namespace], int] = arguments.run
     try:
         code = run(arguments)
@@ -64,16 +67,14 @@ def perform(program: str, arguments: argparse.Namespace) -> int:
     return code
 
 
-def _stand_in_for_closed() -> None:
-    # Whoever started the program may have closed its standard streams. Their numbers are taken before a file
-    # of the log gets one, and what is printed to nowhere is an error that is told like any other.
-    for name, mode, access in (
-        ("stdin", "r", os.O_RDONLY),
-        ("stdout", "w", os.O_RDONLY),
-        ("stderr", "w", os.O_WRONLY),
-    ):
+def _stand_in_for_closed() -> bool:
+    # Whoever started the program may have closed its standard streams: whether the output was. Their numbers
+    # are taken before a file of the log gets one.
+    closed = sys.stdout is None
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, os.fdopen(os.open(os.devnull, access), mode))
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 - to the end of the process
+    return closed
 
 
 def _give_up_output() -> None:

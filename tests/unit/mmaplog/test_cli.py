@@ -201,9 +201,9 @@ def test_a_mistaken_command_line(arguments: list[str]) -> None:
     [
         ("append", "<&-", 0, b""),
         ("stat", "2>&-", 0, b""),
-        ("replay", ">&-", 1, b"Bad file descriptor"),
-        ("stat", ">&-", 1, b"Bad file descriptor"),
-        ("tail", ">&- 2>&-", 1, b""),
+        ("replay", ">&-", 2, b"the standard output is closed"),
+        ("stat", ">&- <&-", 2, b"the standard output is closed"),
+        ("tail", ">&- 2>&-", 2, b""),
     ],
 )
 def test_standard_streams_that_are_closed(
