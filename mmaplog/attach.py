@@ -155,20 +155,31 @@ def _attach_locked(
         segments.watch(control)
         recovered = True
     if writing and not vouched:
-        strays = segments.strays()
-        if strays:
-            # MANIFEST says that they do not count; who wrote it may have been killed before it was durable.
-            manifest_file.sync(directory)
-            _os.sync(directory)
-        if strays or control.first_seq != manifest.first_seq:
-            # A writer was killed after MANIFEST said what counts, and before he had told those who read.
-            control.change(manifest.first_seq)
-        # What a layer above keeps may still lead there.
-        doomed = [] if derived else strays
-        recovery.cleanse(segments, control, [*_temporaries(segments.beside(), derived), *doomed])
-        control.unseal()
+        _clean_up(directory, segments, control, manifest, derived)
     segments.sole = writing and not shared
     return Attachment(directory, locks, manifest, segments, control, recovered)
+
+
+def _clean_up(
+    directory: _os.Descriptor,
+    segments: SegmentSet,
+    control: Control,
+    manifest: Manifest,
+    derived: tuple[str, ...],
+) -> None:
+    # After somebody who was killed, for who is about to write.
+    strays = segments.strays()
+    if strays:
+        # MANIFEST says that they do not count; who wrote it may have been killed before it was durable.
+        manifest_file.sync(directory)
+        _os.sync(directory)
+    if strays or control.first_seq != manifest.first_seq:
+        # A writer was killed after MANIFEST said what counts, and before he had told those who read.
+        control.change(manifest.first_seq)
+    # What a layer above keeps may still lead there.
+    doomed = [] if derived else strays
+    recovery.cleanse(segments, control, [*_temporaries(segments.beside(), derived), *doomed])
+    control.unseal()
 
 
 def _finish_cut(
