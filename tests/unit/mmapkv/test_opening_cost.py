@@ -102,8 +102,8 @@ def test_opening_touches_no_segment_but_the_last(tmp_path: Path, kind: str, how:
         # Where a writer is at work, he vouches for the end.
         assert sum(name.endswith(".seg") for name in found.elements()) == (how != "beside a writer")
         assert found["."] == looks
-        # Whether it is one of ours, before anything is made beside it; then under the lock. It is what was listed
-        # that shows whether a writer drops the end just now, so MANIFEST is read before and after that.
+        # Whether it is one of ours, before anything is made beside it; then under the lock. What was listed
+        # shows whether a writer drops the end just now, so MANIFEST is read before and after that.
         assert found["MANIFEST"] == (4 if how == "beside a writer" else 2)
         assert not any(call.name in ("clone", "clone3") for call in calls)
         # A larger directory takes more calls to read it.
