@@ -18,10 +18,9 @@ cdef int make_mutex(void *place) noexcept nogil
 cdef int lock_mutex(void *place, int64_t wait_ns) noexcept nogil
 cdef int unlock_mutex(void *place) noexcept nogil
 
-# Whether this thread took it at this address, without touching it; whether bytes are a mutex as make_mutex makes them, and taken.
 # The number by which the kernel knows this thread.
 cdef uint32_t thread_number() noexcept nogil
-# Whether the kernel's word says that this thread holds it.
+# Whether the kernel's word says that this thread holds it; whether bytes are a mutex as make_mutex makes them, and taken.
 cdef bint mutex_is_own(const void *place) noexcept nogil
 cdef bint mutex_is_ours(const void *bytes) noexcept nogil
 cdef bint mutex_is_taken(const void *bytes) noexcept nogil
