@@ -36,7 +36,7 @@ FIXED_BYTES = (512 << 10) + 4 * MEASURED_UNIT
 
 @pytest.fixture
 def tmp_path(memory_path: Path) -> Path:
-    """In memory: writers wait for the syncs of compactions, and none of them matters to what is looked for."""
+    """In memory: writers wait for the syncs of compactions, of which none matters to what is looked for."""
     return memory_path
 
 
