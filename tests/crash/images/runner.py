@@ -192,8 +192,7 @@ class Runner:
     ) -> None:
         """A session that begins with an image, or with what a kill left, recorded, and its images."""
         path = self._fresh()
-        image = _content(look)
-        _write(path, image)
+        _write(path, {name: content for name, (_, content) in look.items()})
         recorder = Recorder.of(path, disk)
         session = self.subject.session(path, style, rng, depth, recorder)
         with recorder.listening():
@@ -206,7 +205,7 @@ class Runner:
         session.forget()
         self.result.counts[f"sessions after a crash, {depth} before"] += 1
         if wrong:
-            self._count(f"second session at image {self.made} of workload {self.number}", image, wrong)
+            self._count(f"second session at image {self.made} of workload {self.number}", None, wrong)
             return
         self.boot += 1
         self.images(disk, recorder.steps, style, rng, SECOND_IMAGES, depth + 1)
@@ -231,8 +230,9 @@ class Runner:
         except Enough:
             raise
         except Exception:
-            label = f"kill after image {self.made} of workload {self.number}"
-            self._count(label, _content(look), [traceback.format_exc()])
+            self._count(
+                f"kill after image {self.made} of workload {self.number}", None, [traceback.format_exc()]
+            )
 
     # ---- one image ----
 
@@ -303,10 +303,6 @@ class Runner:
         most = FOUND_MAX if self.options.defect is None else 1
         if self.result.images >= self.options.images or self.result.violations >= most:
             raise Enough
-
-
-def _content(look: Look) -> Image:
-    return {name: content for name, (_, content) in look.items()}
 
 
 def _write(path: Path, files: Image) -> None:
