@@ -76,6 +76,14 @@ cdef class BulkWriter(StoreUpdater):
         batch.over = True
         self.commit_batch(batch, durable, None, NEVER, False, NEVER)
 
+    def _put_entries(self, entries, /):
+        # For what was copied from a store: (key, value, when it expires in nanoseconds since 1970, or None), all of them or none.
+        cdef Batch batch = batch_of(self, False)
+        for key, value, expires in entries:
+            batch.add(KIND_PUT, key, value, 0 if expires is None else expires)
+        batch.over = True
+        self.commit_batch(batch, False, None, NEVER, False, NEVER)
+
     def delete_many(self, keys, /, *, bint durable=False):
         """Remove many keys, all of them or none, and return how many were there. Costs less than single deletions, and memory as put_many does."""
         cdef Batch batch = batch_of(self, durable)

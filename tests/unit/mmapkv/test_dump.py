@@ -14,7 +14,8 @@ import pytest
 
 from mmapkv import KVStore
 from mmapkv.cli import main
-from mmapkv.dump_format import FORMATS, MalformedDump, read_dump
+from mmapkv.dump_format import FORMATS, TIMELESS, MalformedDump, read_dump
+from mmapkv.load_source import EXPIRES_NS_MAX, Entry
 from tests.unit.mmapio.footprint import unchanged
 from tests.unit.mmapkv.stores import contents
 from tests.unit.mmapkv.test_commands import Input, said
@@ -53,7 +54,7 @@ def test_out_and_in_again(
     assert told["keys"] == len(PAIRS)
     assert (tmp_path / "file").read_bytes() == out
     told = json.loads(said(capfdbinary, "load", tmp_path / "file", tmp_path / "filed", "--json"))
-    assert told == {"loaded": len(PAIRS), "refused": 0, "examples": []}
+    assert told == {"loaded": len(PAIRS), "expired": 0, "refused": 0, "examples": []}
     assert contents(tmp_path / "piped") == contents(tmp_path / "filed") == PAIRS
     assert said(capfdbinary, "dump", tmp_path / "piped", "--format", form).count(b"\n") == out.count(b"\n")
 
@@ -68,7 +69,10 @@ def test_an_empty_store(form: str) -> None:
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_dump_that_is_cut_or_spoilt_is_no_dump(form: str) -> None:
     """Cut anywhere, but for JSON lines at the end of one; and changed anywhere, no other error comes."""
-    whole = b"".join(FORMATS[form](list(PAIRS.items())[:6], 1000))
+    times = (None, 1, EXPIRES_NS_MAX) if form not in TIMELESS else (None,)
+    entries = [(*pair, times[at % len(times)]) for at, pair in enumerate(PAIRS.items()) if at < 6]
+    whole = b"".join(FORMATS[form](entries, 1000))
+    assert list(read_dump(io.BytesIO(whole))) == entries
     for length in range(1, len(whole)):
         try:
             found = list(read_dump(io.BytesIO(whole[:length])))
@@ -76,7 +80,7 @@ def test_a_dump_that_is_cut_or_spoilt_is_no_dump(form: str) -> None:
             continue
         # The last line end is missed by nobody.
         assert form == "jsonl" or length == len(whole) - 1
-        assert found == list(PAIRS.items())[: len(found)]
+        assert found == entries[: len(found)]
     for at in range(len(whole)):
         spoilt = bytearray(whole)
         spoilt[at] ^= 1 << at % 8
@@ -98,9 +102,9 @@ HEADER=END
  \ff value
 DATA=END
 """
-    assert list(read_dump(io.BytesIO(printed))) == [(b"a\\b\n", b"\xff value")]
+    assert list(read_dump(io.BytesIO(printed))) == [(b"a\\b\n", b"\xff value", None)]
     lines = rb'{"value":"\u00e4","key":"k","more":1}' + b"\n\n" + b'{"key": {"base64": "AA=="}, "value": ""}'
-    assert list(read_dump(io.BytesIO(lines))) == [(b"k", "ä".encode()), (b"\0", b"")]
+    assert list(read_dump(io.BytesIO(lines))) == [(b"k", "ä".encode(), None), (b"\0", b"", None)]
 
 
 MALFORMED = {
@@ -156,7 +160,7 @@ def test_lmdb_reads_what_is_dumped_for_it(store: Path, tmp_path: Path, capfdbina
         back = subprocess.run(["mdb_dump", str(tmp_path)], check=True, capture_output=True).stdout
     except FileNotFoundError:
         pytest.skip("no mdb_load: NOT TESTED that LMDB's own tool reads a dump")
-    assert dict(read_dump(io.BytesIO(back))) == PAIRS
+    assert {key: value for key, value, _ in read_dump(io.BytesIO(back))} == PAIRS
 
 
 def test_pairs_are_put_many_at_a_time(
@@ -165,10 +169,14 @@ def test_pairs_are_put_many_at_a_time(
     """One by one they took three times as long."""
     said(capfdbinary, "dump", store, "-o", tmp_path / "dump")
 
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("one by one")
+    put, sizes = KVStore._put_entries, []
 
-    monkeypatch.setattr(KVStore, "put", refuse)
+    def counted(kv: KVStore, entries: list[Entry]) -> None:
+        sizes.append(len(entries))
+        put(kv, entries)
+
+    monkeypatch.setattr(KVStore, "_put_entries", counted)
     said(capfdbinary, "load", tmp_path / "dump", tmp_path / "copy")
     monkeypatch.undo()
+    assert sizes == [len(PAIRS)]
     assert contents(tmp_path / "copy") == PAIRS
