@@ -129,7 +129,12 @@ def anonymous_file(name):
 
 def make_directory(path, Descriptor directory=None):
     """Create a directory, accessible to its owner alone; relative to `directory` if given."""
-    os.mkdir(path, 0o700, dir_fd=None if directory is None else directory.fd)
+    try:
+        os.mkdir(path, 0o700, dir_fd=None if directory is None else directory.fd)
+    except OSError as error:
+        if directory is not None:
+            error.filename = directory.locate(path)
+        raise
 
 
 def kind_of(Descriptor directory not None, name):
@@ -281,11 +286,9 @@ def prefetch(Descriptor opened not None, uint64_t offset, uint64_t count):
 def copy_content(Descriptor source not None, Descriptor target not None):
     """Make the empty file `target` equal to `source`, and return how: "reflink", "copy_file_range" or "read and write".
 
-    Blocks are shared where the file system can; else the kernel copies; else this does. Holes stay holes. The
-    permissions are copied too.
+    Blocks are shared where the file system can; else the kernel copies; else this does. Holes stay holes.
     """
     cdef uint64_t size = file_size(source)
-    os.fchmod(target.fd, _stat.S_IMODE(os.fstat(source.fd).st_mode))
     cdef int result
     with nogil:
         # It may have to write back what is dirty of the source first.
@@ -295,6 +298,11 @@ def copy_content(Descriptor source not None, Descriptor target not None):
     size, how = copy_start(source, target, size)
     set_size(target, size)
     return how
+
+
+def copy_permissions(Descriptor source not None, Descriptor target not None):
+    """Let the same users do with `target` what they may do with `source`."""
+    os.fchmod(target.fd, _stat.S_IMODE(os.fstat(source.fd).st_mode))
 
 
 def copy_start(Descriptor source not None, Descriptor target not None, uint64_t size):
