@@ -129,12 +129,7 @@ def anonymous_file(name):
 
 def make_directory(path, Descriptor directory=None):
     """Create a directory, accessible to its owner alone; relative to `directory` if given."""
-    try:
-        os.mkdir(path, 0o700, dir_fd=None if directory is None else directory.fd)
-    except OSError as error:
-        if directory is not None:
-            error.filename = directory.locate(path)
-        raise
+    os.mkdir(path, 0o700, dir_fd=None if directory is None else directory.fd)
 
 
 def kind_of(Descriptor directory not None, name):
@@ -283,13 +278,16 @@ def prefetch(Descriptor opened not None, uint64_t offset, uint64_t count):
     raise_errno(result, opened.path)
 
 
-def copy_content(Descriptor source not None, Descriptor target not None):
+def copy_content(Descriptor source not None, Descriptor target not None, bint permissions=False):
     """Make the empty file `target` equal to `source`, and return how: "reflink", "copy_file_range" or "read and write".
 
     Blocks are shared where the file system can; else the kernel copies; else this does. Holes stay holes.
+    With `permissions` those are copied too.
     """
     cdef uint64_t size = file_size(source)
     cdef int result
+    if permissions:
+        os.fchmod(target.fd, _stat.S_IMODE(os.fstat(source.fd).st_mode))
     with nogil:
         # It may have to write back what is dirty of the source first.
         result = mmio_reflink(target.fd, source.fd)
@@ -298,11 +296,6 @@ def copy_content(Descriptor source not None, Descriptor target not None):
     size, how = copy_start(source, target, size)
     set_size(target, size)
     return how
-
-
-def copy_permissions(Descriptor source not None, Descriptor target not None):
-    """Let the same users do with `target` what they may do with `source`."""
-    os.fchmod(target.fd, _stat.S_IMODE(os.fstat(source.fd).st_mode))
 
 
 def copy_start(Descriptor source not None, Descriptor target not None, uint64_t size):

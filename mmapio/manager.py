@@ -76,8 +76,7 @@ def copy_mmap(source: _Path, destination: _Path) -> str:
     temporary = f".{os.urandom(8).hex()}.tmp"
     target = _os.open_file(temporary, True, create=True, exclusive=True, directory=directory)
     try:
-        _os.copy_permissions(opened, target)
-        how = _os.copy_content(opened, target)
+        how = _os.copy_content(opened, target, permissions=True)
         _os.sync(target)
         _os.replace_file(directory, temporary, name)
     except BaseException as error:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmapio import _os
@@ -36,6 +37,8 @@ _BLOCK = 1024
 # What is put in one call has as many pairs at most, and not many more bytes than this.
 _CHUNK_BYTES = 1 << 20
 _KINDS = ("dump", "lmdb", "dbm", "sqlite", "diskcache")
+# Options that only one of them has.
+_BELONGS = {"database": "lmdb", "table": "sqlite", "key_column": "sqlite", "value_column": "sqlite"}
 
 
 def dump(arguments: argparse.Namespace) -> int:
@@ -155,6 +158,9 @@ def _put(kv: KVStore, chunk: list[Entry], refused: Refusals) -> int:
 
 def _source(arguments: argparse.Namespace, refused: Refusals, opened: ExitStack) -> Source:
     kind, path = arguments.kind, arguments.source
+    for name, whose in _BELONGS.items():
+        if getattr(arguments, name) is not None and kind != whose:
+            raise UsageError(f"--{name.replace('_', '-')} is for --from {whose}, and this is --from {kind}")
     if kind == "lmdb":
         return read_lmdb(path, arguments.database, refused)
     if kind == "dbm":
@@ -165,6 +171,8 @@ def _source(arguments: argparse.Namespace, refused: Refusals, opened: ExitStack)
         return read_diskcache(path, refused)
     if path == "-":
         return Source(0, read_dump(sys.stdin.buffer))
+    if Path(path).is_fifo() or Path(path).is_char_device():
+        raise SourceError("is no file; give - for SOURCE, and let it be the standard input")
     return Source(0, read_dump(opened.enter_context(_os.file_object(_os.open_file(path, False)))))
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
 from mmapkv.load_source import EXPIRES_NS_MAX, Entry
+from mmaplog._command import in_short
 
 __all__ = ["FORMATS", "TIMELESS", "MalformedDump", "as_json", "read_dump"]
 
@@ -73,7 +74,7 @@ def _read_json(first: bytes, stream: BinaryIO) -> Iterator[Entry]:
         except MalformedDump:
             raise
         except (ValueError, KeyError, TypeError, RecursionError, binascii.Error) as error:
-            raise MalformedDump(f"line {number} is no pair: {error!r}") from None
+            raise MalformedDump(f"line {number} is no pair: {in_short(error)}") from None
 
 
 def _check_version(number: int, version: object) -> None:

@@ -46,6 +46,8 @@ def read_sqlite(
 
 def open_database(path: str) -> sqlite3.Connection:
     """An SQLite database for reading, which is not made when there is none. Raises SourceError."""
+    if Path(path).is_dir():
+        raise SourceError("is a directory, and no SQLite database; name its file")
     with ExitStack() as opened:
         try:
             database = sqlite3.connect(Path(path).absolute().as_uri() + "?mode=ro", uri=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import random
 import subprocess
 import sys
@@ -128,6 +129,34 @@ def test_what_is_wrong_is_said(tmp_path: Path, capsys: Any, content: bytes, word
     (tmp_path / "dump").write_bytes(content)
     assert main(["load", str(tmp_path / "dump"), str(tmp_path / "kv")]) == 2
     assert word in capsys.readouterr().err
+
+
+def test_what_is_wrong_is_said_in_short(tmp_path: Path, capsys: Any) -> None:
+    # The whole line was shown, however long.
+    (tmp_path / "dump").write_bytes(b'{"key": "\xff' + bytes(100_000))
+    assert main(["load", str(tmp_path / "dump"), str(tmp_path / "kv")]) == 2
+    error = capsys.readouterr().err
+    assert "line 1 is no pair: UnicodeDecodeError: " in error
+    assert len(error) < 300
+
+
+def test_what_is_no_file_is_to_come_by_the_standard_input(tmp_path: Path, capsys: Any) -> None:
+    # Of `load <(zcat dump.gz) STORE` it was said that a pipe cannot be mapped.
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", Path(os.devnull)):
+        assert main(["load", str(path), str(tmp_path / "kv")]) == 2
+        assert "give - for SOURCE" in capsys.readouterr().err
+    assert not (tmp_path / "kv").exists()
+
+
+@pytest.mark.parametrize("option", ["--database", "--table", "--key-column", "--value-column"])
+def test_an_option_of_another_kind_of_source_is_refused(
+    store: Path, tmp_path: Path, capsys: Any, option: str
+) -> None:
+    # It was passed over.
+    assert main(["load", str(store), str(tmp_path / "new"), option, "x"]) == 2
+    assert f"{option} is for --from " in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
 
 
 def test_pairs_that_a_store_cannot_hold_are_refused(tmp_path: Path, capfdbinary: Any) -> None:

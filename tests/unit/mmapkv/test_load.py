@@ -221,6 +221,9 @@ def test_sqlite_that_is_none(tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "foreign").write_bytes(b"x" * 10_000)
     for name in ("foreign", "nothing"):
         assert "SQLite" in refused_with(capsys, "sqlite", tmp_path / name)
+    # SQLite calls it an I/O error.
+    (tmp_path / "directory").mkdir()
+    assert "name its file" in refused_with(capsys, "sqlite", tmp_path / "directory")
     assert not (tmp_path / "nothing").exists()
 
 

@@ -168,10 +168,10 @@ def test_a_flipped_bit_is_found(path: Path, capfdbinary: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (["replay", "{path}/missing"], 1, "does not exist"),
+        (["replay", "{path}/missing"], 2, "does not exist"),
         (["replay", "{path}", "--start", "21"], 2, "there is no record 21 yet"),
         (["replay", "{path}", "--start", "3", "--stop", "2"], 2, "are not all in the log"),
-        (["stat", "{path}/MANIFEST"], 1, "is a file"),
+        (["stat", "{path}/MANIFEST"], 2, "is a file"),
     ],
 )
 def test_what_goes_wrong_is_one_line(
