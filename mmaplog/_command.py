@@ -12,7 +12,6 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +44,11 @@ class UsageError(Exception):
 
 
 class Version(argparse.Action):
-    """Looks the version up when it is asked for: that reads files, which no other command needs."""
+    """Looks the version up when it is asked for: no other command needs what that reads and imports."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from importlib.metadata import version
+
         print(f"{parser.prog} {version('mmapkv')}")
         parser.exit()
 
