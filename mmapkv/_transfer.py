@@ -57,7 +57,8 @@ def dump(arguments: argparse.Namespace) -> int:
                 for piece in pieces:
                     write(piece)
                     if tally.pairs % _BLOCK == 0:
-                        meter(tally.pairs, max(total, tally.pairs))
+                        meter(tally.pairs, total)
+                meter(tally.pairs, total)
     lost = tally.expiring if arguments.format in TIMELESS else 0
     if lost:
         print(
@@ -177,10 +178,12 @@ def _source(arguments: argparse.Namespace, refused: Refusals, opened: ExitStack)
 
 
 def _metered(source: Source, meter: Meter) -> Iterator[Entry]:
-    for done, each in enumerate(source.entries):
-        if done % _BLOCK == 0:
-            meter(done, max(source.total, done))
+    done = 0
+    for done, each in enumerate(source.entries, 1):
         yield each
+        if done % _BLOCK == 0:
+            meter(done, source.total)
+    meter(done, source.total)
 
 
 def register(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:

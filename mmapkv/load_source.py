@@ -37,7 +37,7 @@ class Refusals:
 
 @dataclass(frozen=True)
 class Source:
-    """What is to be loaded, about so many pairs. Those that have expired are among them."""
+    """What is to be loaded, and what has expired; about how many pairs, or 0 when that is not known."""
 
     total: int
     entries: Iterator[Entry]

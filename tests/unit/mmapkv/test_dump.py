@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from mmapkv import KVStore
+from mmapkv import KVStore, _transfer
 from mmapkv.cli import main
 from mmapkv.dump_format import FORMATS, TIMELESS, MalformedDump, read_dump
 from mmapkv.load_source import EXPIRES_NS_MAX, Entry
+from mmaplog._progress import Meter
 from tests.unit.mmapio.footprint import unchanged
 from tests.unit.mmapkv.stores import contents
 from tests.unit.mmapkv.test_commands import Input, said
@@ -209,3 +210,20 @@ def test_pairs_are_put_many_at_a_time(
     monkeypatch.undo()
     assert sizes == [len(PAIRS)]
     assert contents(tmp_path / "copy") == PAIRS
+
+
+def test_progress_comes_to_the_end(
+    store: Path, tmp_path: Path, capfdbinary: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It stopped at the last whole block.
+    told: list[tuple[str, int, int]] = []
+
+    class Told(Meter):
+        def __call__(self, done: int, total: int) -> None:
+            told.append((self._label, done, total))
+
+    monkeypatch.setattr(_transfer, "Meter", Told)
+    said(capfdbinary, "dump", store, "-o", tmp_path / "dump")
+    assert told[-1] == ("dump", len(PAIRS), len(PAIRS))
+    said(capfdbinary, "load", tmp_path / "dump", tmp_path / "copy")
+    assert told[-1] == ("load", len(PAIRS), 0)
