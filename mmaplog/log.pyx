@@ -119,6 +119,9 @@ cdef class Log(Keeper):
     def batch(self, *, durable=False):
         """Records that are in the log together or not at all: a :class:`Batch`, appended when its ``with`` block ends.
 
+        With `durable` they are on the device then. Costs what :meth:`append_many` does, and the payloads stay in memory until the end. Raises
+        InvalidMode, Closed; at the end of the block what :meth:`append_many` does.
+
         >>> import tempfile, os
         >>> with Log.open(os.path.join(tempfile.mkdtemp(), "events")) as log:
         ...     with log.batch() as batch:
