@@ -170,6 +170,15 @@ class Run:
                 self.failures.append(f"{action.__name__}: {traceback.format_exc()}")
             self.done[action.__name__] += 1
 
+    def end_with(self, child: subprocess.Popen[str]) -> None:
+        """Wait for another process; for none that has nothing more to say, since something failed here."""
+        stopped = bool(self.failures)
+        if stopped:
+            child.terminate()
+        printed, _ = child.communicate()
+        if child.returncode and not stopped:
+            self.failures.append(f"in another process: {printed}")
+
 
 def no_defect() -> contextlib.AbstractContextManager[object]:
     """As it is."""
@@ -221,9 +230,7 @@ def run_all(path: Path, seconds: float, seed: int) -> tuple[Run, int]:
                 thread.start()
             for thread in threads:
                 thread.join()
-            printed, _ = child.communicate()
-        if child.returncode:
-            run.failures.append(f"in another process: {printed}")
+            run.end_with(child)
         if not run.failures:
             verify(kv, random.Random(seed))
         figures = kv.stats()

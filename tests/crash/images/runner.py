@@ -192,7 +192,8 @@ class Runner:
     ) -> None:
         """A session that begins with an image, or with what a kill left, recorded, and its images."""
         path = self._fresh()
-        _write(path, {name: content for name, (_, content) in look.items()})
+        image = _content(look)
+        _write(path, image)
         recorder = Recorder.of(path, disk)
         session = self.subject.session(path, style, rng, depth, recorder)
         with recorder.listening():
@@ -205,7 +206,7 @@ class Runner:
         session.forget()
         self.result.counts[f"sessions after a crash, {depth} before"] += 1
         if wrong:
-            self._count(f"second session at image {self.made} of workload {self.number}", None, wrong)
+            self._count(f"second session at image {self.made} of workload {self.number}", image, wrong)
             return
         self.boot += 1
         self.images(disk, recorder.steps, style, rng, SECOND_IMAGES, depth + 1)
@@ -230,9 +231,8 @@ class Runner:
         except Enough:
             raise
         except Exception:
-            self._count(
-                f"kill after image {self.made} of workload {self.number}", None, [traceback.format_exc()]
-            )
+            label = f"kill after image {self.made} of workload {self.number}"
+            self._count(label, _content(look), [traceback.format_exc()])
 
     # ---- one image ----
 
@@ -299,8 +299,14 @@ class Runner:
             self.options.report(f"VIOLATION: {label}; it is kept in {kept}; {command}")
             for text in wrong[:FOUND_MAX]:
                 self.options.report(f"  {text}")
-        if self.result.images >= self.options.images or self.result.violations >= FOUND_MAX:
+        # A planted defect is caught by the first.
+        most = FOUND_MAX if self.options.defect is None else 1
+        if self.result.images >= self.options.images or self.result.violations >= most:
             raise Enough
+
+
+def _content(look: Look) -> Image:
+    return {name: content for name, (_, content) in look.items()}
 
 
 def _write(path: Path, files: Image) -> None:

@@ -150,7 +150,7 @@ int renameat(int a, const char *b, int c, const char *d) {
 
 #: To be put before the code of a child that runs below the library.
 PRELUDE = """
-import ctypes, errno, threading
+import ctypes, errno, pathlib, threading, time
 library = ctypes.CDLL(None)
 FDATASYNC, FSYNC, MSYNC, FALLOCATE, PWRITE, RENAMEAT, SYNC_FILE_RANGE, FTRUNCATE, COPY_FILE_RANGE = range(9)
 def calls(call):
@@ -171,6 +171,16 @@ def outcome(work):
     return ""
 def wait_until_held():
     assert library.interposer_wait_until_held(300) == 0, "nobody made the call that was to be held"
+def until_it_waits(thread):
+    "Until a thread has ended, or sleeps on although nobody here keeps it from anything."
+    asleep_ms = 0
+    while thread.is_alive() and asleep_ms < 20:
+        time.sleep(0.001)
+        try:
+            stat = pathlib.Path(f"/proc/self/task/{thread.native_id}/stat").read_text()
+        except FileNotFoundError:
+            continue
+        asleep_ms = asleep_ms + 1 if stat.rpartition(")")[2].split()[0] == "S" else 0
 class Held:
     "Does `work` in a thread and holds it at the end of the next `call`, for as long as the block lasts."
     def __init__(self, call, work):

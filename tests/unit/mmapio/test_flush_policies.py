@@ -314,7 +314,7 @@ mapped[0] = 1
 wait_until_held()
 closer = threading.Thread(target=mapped.close)
 closer.start()
-closer.join(0.2)
+until_it_waits(closer)
 figures = [closer.is_alive(), mapped.closed]
 library.interposer_let_on()
 closer.join()

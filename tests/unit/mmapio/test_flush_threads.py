@@ -53,7 +53,7 @@ mapped.update_region(0, bytes(10))
 with Held(FDATASYNC, mapped.flush):
     second = threading.Thread(target={second})
     second.start()
-    second.join(0.5)
+    until_it_waits(second)
     waits = second.is_alive()
     if not waits:
         mapped.update_region(10, bytes(50))
@@ -87,7 +87,7 @@ with Held({call}, {first}) as first:
     other = threading.Thread(target=lambda: outcomes.append(outcome({second})))
     other.start()
     # It may wait for the first to end; if it does not, it ends before.
-    other.join(0.5)
+    until_it_waits(other)
 other.join()
 answer([first.outcome, *outcomes])
 """
@@ -130,7 +130,7 @@ for policy in (FlushPolicy.MANUAL, FlushPolicy.ALWAYS, FlushPolicy.NEVER):
     with Held({call}, {first}) as first:
         other = threading.Thread(target=lambda: outcomes.append(outcome(do)))
         other.start()
-        other.join(0.2)
+        until_it_waits(other)
     other.join()
     alive = "mapped" in globals() and not mapped.closed
     outcomes += [first.outcome, outcome(mapped.flush) if alive else ""]
@@ -179,7 +179,7 @@ with Held(FDATASYNC, mapped.close) as first:
     for other in others:
         other.start()
     for other in others:
-        other.join(0.1)
+        until_it_waits(other)
 for other in others:
     other.join()
 view.release()

@@ -26,14 +26,16 @@ OPENING = f"""
 import os
 from mmapkv import KVStore
 from mmaplog import FlushPolicy, Log
-path, kind, mode, other, patient = arguments
+paths, kind, mode, other, patient = arguments
 opening = KVStore.open if kind == "store" else Log.open
 policy = FlushPolicy.MANUAL if patient else FlushPolicy.every_millis(1000)
 opening(other).close()  # what is imported, or asked for once in a process
-os.path.exists("{BEGIN}")
-opened = opening(path, mode, flush_policy=policy)
-os.path.exists("{END}")
-opened.close()
+for path in paths:
+    os.path.exists("{BEGIN}")
+    opened = opening(path, mode, flush_policy=policy)
+    os.path.exists("{END}")
+    opened.close()
+    del opened  # whose descriptors the next one would close
 answer(None)
 """
 
@@ -57,25 +59,22 @@ def filled(path: Path, kind: str, segments: int) -> KVStore | Log:
     return kv
 
 
-def calls_of_opening(path: Path, kind: str, how: str) -> list[Call]:
-    """The calls between the two marks."""
+def calls_of_openings(paths: list[Path], kind: str, how: str) -> list[list[Call]]:
+    """For each of them the calls between the two marks."""
     mode = "w" if how in ("closed", "killed") else "r"
+    trace = paths[0].parent / "trace"
     # Where something is not durable there is a thread by default, whose calls would come in between.
-    arguments = (path, kind, mode, f"{path}-other", how == "killed")
+    arguments = ([str(path) for path in paths], kind, mode, paths[0].parent / "other", how == "killed")
     _, calls = traced(
-        OPENING,
-        *arguments,
-        events=EVENTS,
-        trace=path.parent / "trace",
-        lacking="what opening asks the system for",
+        OPENING, *arguments, events=EVENTS, trace=trace, lacking="what opening asks the system for"
     )
     at = [
         number
         for number, call in enumerate(calls)
         if any(BEGIN in each or END in each for each in call.arguments)
     ]
-    assert len(at) == 2
-    return calls[at[0] + 1 : at[1]]
+    assert len(at) == 2 * len(paths)
+    return [calls[begin + 1 : end] for begin, end in zip(at[::2], at[1::2], strict=True)]
 
 
 @pytest.mark.parametrize("kind", ["store", "log"])
@@ -85,17 +84,22 @@ def test_opening_touches_no_segment_but_the_last(tmp_path: Path, kind: str, how:
     counts, names = [], []
     # Another writer may be at work meanwhile: then it is read until nothing has changed.
     looks = 2 if how == "beside a writer" else 1
-    for segments in (FEW, MANY):
-        path = tmp_path / str(segments)
-        if how == "killed":
-            killed_after(lambda path=path, count=segments: filled(path, kind, count))  # type: ignore[misc]
-            calls = calls_of_opening(path, kind, how)
-        elif how == "beside a writer":
-            with living_child(lambda path=path, count=segments: filled(path, kind, count)):  # type: ignore[misc]
-                calls = calls_of_opening(path, kind, how)
-        else:
-            filled(path, kind, segments).close()
-            calls = calls_of_opening(path, kind, how)
+    paths = {segments: tmp_path / str(segments) for segments in (FEW, MANY)}
+
+    def fill() -> list[KVStore | Log]:
+        return [filled(path, kind, segments) for segments, path in paths.items()]
+
+    if how == "killed":
+        killed_after(fill)
+        openings = calls_of_openings([*paths.values()], kind, how)
+    elif how == "beside a writer":
+        with living_child(fill):
+            openings = calls_of_openings([*paths.values()], kind, how)
+    else:
+        for each in fill():
+            each.close()
+        openings = calls_of_openings([*paths.values()], kind, how)
+    for path, calls in zip(paths.values(), openings, strict=True):
         found = Counter(
             call.arguments[1].strip('"').replace(str(path), "/") for call in calls if call.name == "openat"
         )

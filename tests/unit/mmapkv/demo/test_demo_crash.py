@@ -192,14 +192,15 @@ class TestInterrupt:
         """The child never acknowledges anything, so the signal is sure to find the parent waiting for it."""
         program = (
             "import sys; from mmapkv import _demo_crash; from mmapkv.cli import main; "
-            "_demo_crash.CHILD_PROGRAM = 'import sys, time; print(file=sys.stderr); time.sleep(600)'; "
+            "_demo_crash.CHILD_PROGRAM = 'import time; time.sleep(600)'; count = _demo_crash._count; "
+            "_demo_crash._count = lambda *rest: (print(file=sys.stderr, flush=True), count(*rest))[1]; "
             "sys.exit(main(['demo', sys.argv[1]]))"
         )
         command = [sys.executable, "-c", program, str(directory)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             assert process.stderr is not None
             assert process.stdout is not None
-            # The empty line is the child's.
+            # The empty line is of who begins to wait: when the child begins, its parent may not have it yet.
             while process.stderr.readline() != "\n":
                 assert process.poll() is None
             process.send_signal(signal.SIGINT)
