@@ -1,5 +1,7 @@
 """Values that are objects: a codec makes bytes of them, and never runs what it reads.
 
+Needs the package numpy: ``pip install mmapkv[numpy]``.
+
 Prints::
 
     what was stored: b'{"name":"Ann","tags":["a","b"]}'

@@ -284,15 +284,16 @@ def prefetch(Descriptor opened not None, uint64_t offset, uint64_t count):
     raise_errno(result, opened.path)
 
 
-def copy_content(Descriptor source not None, Descriptor target not None):
+def copy_content(Descriptor source not None, Descriptor target not None, bint permissions=False):
     """Make the empty file `target` equal to `source`, and return how: "reflink", "copy_file_range" or "read and write".
 
-    Blocks are shared where the file system can; else the kernel copies; else this does. Holes stay holes. The
-    permissions are copied too.
+    Blocks are shared where the file system can; else the kernel copies; else this does. Holes stay holes.
+    With `permissions` those are copied too.
     """
     cdef uint64_t size = file_size(source)
-    os.fchmod(target.fd, _stat.S_IMODE(os.fstat(source.fd).st_mode))
     cdef int result
+    if permissions:
+        os.fchmod(target.fd, _stat.S_IMODE(os.fstat(source.fd).st_mode))
     with nogil:
         # It may have to write back what is dirty of the source first.
         result = mmio_reflink(target.fd, source.fd)

@@ -65,7 +65,7 @@ def copy_mmap(source: _Path, destination: _Path) -> str:
     Where the file system can share blocks (XFS, btrfs) no byte is copied; else the kernel copies, if it can.
     The copy is made beside the destination and renamed over it when it is whole and on the device, so that
     whoever opens the name finds the old file or the new one, and whoever has the old one mapped keeps it.
-    Raises the OSError that fits; the destination is then as it was.
+    Its permissions are those of the source. Raises the OSError that fits; the destination is then as it was.
     """
     source, destination = os.fspath(source), os.fspath(destination)
     opened = _os.open_file(source, False)
@@ -76,7 +76,7 @@ def copy_mmap(source: _Path, destination: _Path) -> str:
     temporary = f".{os.urandom(8).hex()}.tmp"
     target = _os.open_file(temporary, True, create=True, exclusive=True, directory=directory)
     try:
-        how = _os.copy_content(opened, target)
+        how = _os.copy_content(opened, target, permissions=True)
         _os.sync(target)
         _os.replace_file(directory, temporary, name)
     except BaseException as error:

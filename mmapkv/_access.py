@@ -14,7 +14,7 @@ from mmapio._wait import HAS_ROBUST_MUTEX
 from mmapkv.dump_format import as_json
 from mmapkv.errors import InvalidKey
 from mmapkv.store import KVStore
-from mmaplog._command import EXIT_FAILED, UsageError
+from mmaplog._command import EXIT_FAILED, UsageError, whole_number
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -57,10 +57,11 @@ def put(arguments: argparse.Namespace) -> int:
 def delete(arguments: argparse.Namespace) -> int:
     """Delete keys; the exit code is 1 when one of them was not there."""
     absent = []
+    keys = {each: _bytes(arguments, each) for each in arguments.key}
     with KVStore.open(arguments.store, "w", shared=HAS_ROBUST_MUTEX) as kv:
         for each in arguments.key:
             try:
-                del kv[_bytes(arguments, each)]
+                del kv[keys[each]]
             except (KeyError, InvalidKey):
                 absent.append(each)
     for each in absent:
@@ -156,11 +157,4 @@ def register(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     made["del"].add_argument("key", metavar="KEY", nargs="+")
     made["scan"].add_argument("--prefix", default="", help="only keys that begin with it")
     made["scan"].add_argument("--keys", action="store_true", help="without the values")
-    made["scan"].add_argument("--limit", type=_count, metavar="N", help="at most so many")
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{value} is negative")
-    return value
+    made["scan"].add_argument("--limit", type=whole_number, metavar="N", help="at most so many")

@@ -5,20 +5,24 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmapio import _os
 from mmapio.options import FlushPolicy
-from mmapkv.dump_format import FORMATS, MalformedDump, read_dump
+from mmapkv.dump_format import FORMATS, TIMELESS, MalformedDump, read_dump
 from mmapkv.errors import InvalidKey, ValueTooLarge
 from mmapkv.load_dbm import read_dbm
 from mmapkv.load_diskcache import read_diskcache
 from mmapkv.load_lmdb import read_lmdb
-from mmapkv.load_source import Refusals, Source, SourceError
+from mmapkv.load_source import Entry, Refusals, Source, SourceError
 from mmapkv.load_sqlite import read_sqlite
 from mmapkv.store import KVStore
+from mmapkv.walk import ENTRIES
 from mmaplog._command import EXIT_FAILED, UsageError, named
 from mmaplog._progress import Meter
 from mmaplog.export import written_whole
@@ -33,50 +37,85 @@ _BLOCK = 1024
 # What is put in one call has as many pairs at most, and not many more bytes than this.
 _CHUNK_BYTES = 1 << 20
 _KINDS = ("dump", "lmdb", "dbm", "sqlite", "diskcache")
+# Options that only one of them has.
+_BELONGS = {"database": "lmdb", "table": "sqlite", "key_column": "sqlite", "value_column": "sqlite"}
 
 
 def dump(arguments: argparse.Namespace) -> int:
     """Write all pairs of a store, in use or not, as they are at one moment."""
+    tally = Tally()
     with KVStore.open(arguments.store, "r") as kv:
         total = len(kv)
-        pieces = FORMATS[arguments.format](kv.items(), kv.stats()["bytes_on_disk"])
+        pieces = FORMATS[arguments.format](tally.of(kv._walk(ENTRIES)), kv.stats()["bytes_on_disk"])
         if arguments.output is None:
             sys.stdout.flush()
             for piece in pieces:
                 sys.stdout.buffer.write(piece)
             sys.stdout.buffer.flush()
-            return 0
-        with written_whole(arguments.output) as write, Meter("dump", "pairs") as meter:
-            for done, piece in enumerate(pieces):
-                write(piece)
-                if done % _BLOCK == 0:
-                    meter(min(done, total), total)
-    told = {"keys": total, "output": arguments.output}
-    print(json.dumps(told) if arguments.json else f"{total:,} pairs written to {named(arguments.output)}")
+        else:
+            with written_whole(arguments.output) as write, Meter("dump", "pairs") as meter:
+                for piece in pieces:
+                    write(piece)
+                    if tally.pairs % _BLOCK == 0:
+                        meter(tally.pairs, total)
+                meter(tally.pairs, total)
+    lost = tally.expiring if arguments.format in TIMELESS else 0
+    if lost:
+        print(
+            f"mmapkv dump: {lost:,} of {tally.pairs:,} pairs have a time to live, which {arguments.format} "
+            "cannot say: loaded from it, they stay; jsonl keeps it",
+            file=sys.stderr,
+        )
+    if arguments.output is not None:
+        told = {"keys": tally.pairs, "output": arguments.output, "times_lost": lost}
+        text = f"{tally.pairs:,} pairs written to {named(arguments.output)}"
+        print(json.dumps(told) if arguments.json else text)
     return 0
+
+
+@dataclass
+class Tally:
+    """What was dumped: how many pairs, and how many of them expire."""
+
+    pairs: int = 0
+    expiring: int = 0
+
+    def of(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        """The same, counted as they pass."""
+        for each in entries:
+            self.pairs += 1
+            self.expiring += each[2] is not None
+            yield each
 
 
 def load(arguments: argparse.Namespace) -> int:
     """Put pairs from elsewhere into a store, which is made if there is none; what is there already stays.
 
-    A key that is there gets the new value. The exit code is 1 when something was refused.
+    A key that is there gets the new value, and its time to live, or none. What has expired since it was
+    dumped is left out. The exit code is 1 when something was refused.
     """
     refused = Refusals()
-    loaded = 0
+    loaded = expired = 0
     with ExitStack() as opened:
         try:
             source = _source(arguments, refused, opened)
             kv = opened.enter_context(KVStore.open(arguments.store, flush_policy=FlushPolicy.MANUAL))
             meter = opened.enter_context(Meter("load", "pairs"))
             for chunk in _chunks(_metered(source, meter)):
-                loaded += _put(kv, chunk, refused)
+                now = time.time_ns()
+                alive = [each for each in chunk if each[2] is None or each[2] > now]
+                expired += len(chunk) - len(alive)
+                loaded += _put(kv, alive, refused)
         except (MalformedDump, SourceError) as error:
             before = f" ({loaded:,} pairs before that were loaded)" if loaded else ""
             raise UsageError(f"{named(arguments.source)}: {error}{before}") from None
     if arguments.json:
-        print(json.dumps({"loaded": loaded, "refused": refused.count, "examples": refused.examples}))
+        told = {"loaded": loaded, "expired": expired, "refused": refused.count, "examples": refused.examples}
+        print(json.dumps(told))
     else:
         print(f"{loaded:,} pairs loaded")
+        if expired:
+            print(f"{expired:,} left out, for they have expired")
         for each in refused.examples:
             print(f"REFUSED: {each}")
         if refused.count > len(refused.examples):
@@ -84,13 +123,13 @@ def load(arguments: argparse.Namespace) -> int:
     return EXIT_FAILED if refused.count else 0
 
 
-def _chunks(pairs: Iterator[tuple[bytes, bytes]]) -> Iterator[list[tuple[bytes, bytes]]]:
-    chunk: list[tuple[bytes, bytes]] = []
+def _chunks(entries: Iterator[Entry]) -> Iterator[list[Entry]]:
+    chunk: list[Entry] = []
     size = 0
     try:
-        for key, value in pairs:
-            chunk.append((key, value))
-            size += len(key) + len(value)
+        for each in entries:
+            chunk.append(each)
+            size += len(each[0]) + len(each[1])
             if len(chunk) == _BLOCK or size >= _CHUNK_BYTES:
                 yield chunk
                 chunk, size = [], 0
@@ -101,25 +140,28 @@ def _chunks(pairs: Iterator[tuple[bytes, bytes]]) -> Iterator[list[tuple[bytes, 
     yield chunk
 
 
-def _put(kv: KVStore, chunk: list[tuple[bytes, bytes]], refused: Refusals) -> int:
+def _put(kv: KVStore, chunk: list[Entry], refused: Refusals) -> int:
     # How many of them there are in the store now.
     try:
-        kv.put_many(chunk)
+        kv._put_entries(chunk)
         return len(chunk)
     except (InvalidKey, ValueTooLarge):
         # Not one of them is. The others are for it.
         loaded = 0
-    for key, value in chunk:
+    for each in chunk:
         try:
-            kv.put(key, value)
+            kv._put_entries([each])
             loaded += 1
         except (InvalidKey, ValueTooLarge) as error:
-            refused.add(f"key {key[:60]!r}: {error.strerror}")
+            refused.add(f"key {each[0][:60]!r}: {error.strerror}")
     return loaded
 
 
 def _source(arguments: argparse.Namespace, refused: Refusals, opened: ExitStack) -> Source:
     kind, path = arguments.kind, arguments.source
+    for name, whose in _BELONGS.items():
+        if getattr(arguments, name) is not None and kind != whose:
+            raise UsageError(f"--{name.replace('_', '-')} is for --from {whose}, and this is --from {kind}")
     if kind == "lmdb":
         return read_lmdb(path, arguments.database, refused)
     if kind == "dbm":
@@ -130,15 +172,18 @@ def _source(arguments: argparse.Namespace, refused: Refusals, opened: ExitStack)
         return read_diskcache(path, refused)
     if path == "-":
         return Source(0, read_dump(sys.stdin.buffer))
+    if Path(path).is_fifo() or Path(path).is_char_device():
+        raise SourceError("is no file; give - for SOURCE, and let it be the standard input")
     return Source(0, read_dump(opened.enter_context(_os.file_object(_os.open_file(path, False)))))
 
 
-def _metered(source: Source, meter: Meter) -> Iterator[tuple[bytes, bytes]]:
+def _metered(source: Source, meter: Meter) -> Iterator[Entry]:
     done = 0
-    for done, pair in enumerate(source.pairs):
+    for done, each in enumerate(source.entries, 1):
+        yield each
         if done % _BLOCK == 0:
-            meter(done, max(source.total, done))
-        yield pair
+            meter(done, source.total)
+    meter(done, source.total)
 
 
 def register(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -17,13 +17,14 @@ from mmapkv.errors import StoreError
 from mmapkv.index import Index
 from mmapkv.slots import SlotMap
 from mmaplog import manifest as manifest_file
+from mmaplog.attach import INDEX_NAME
 from mmaplog.errors import CorruptionError, Locked
 from mmaplog.log import DEFAULT_SEGMENT_BYTES, Log, open_log
 
 logger = logging.getLogger("mmapkv")
 
-NAME = "INDEX"
-TEMPORARY = "INDEX.tmp"
+NAME = INDEX_NAME
+TEMPORARY = f"{NAME}.tmp"
 # How long a reader waits for a writer that is just opening the store, or rebuilding its index.
 WAIT_SECONDS_MAX = 10.0
 WAIT_STEP_SECONDS = 0.005

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from mmapio.options import FlushPolicy
 from mmapkv.store import KVStore
-from mmaplog._command import UsageError, named
+from mmaplog._command import UsageError, named, positive_number
 from mmaplog._progress import Meter
 
 if TYPE_CHECKING:
@@ -109,16 +109,11 @@ def register(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "bench", help="measure a store on this machine, for a few seconds", description=DESCRIPTION
     )
     parser.add_argument("directory", metavar="DIR", nargs="?", help="where; the system's when left out")
-    parser.add_argument("--keys", type=_positive, default=100_000, metavar="N", help="how many (%(default)s)")
     parser.add_argument(
-        "--value-bytes", type=_positive, default=100, metavar="N", help="of each value (%(default)s)"
+        "--keys", type=positive_number, default=100_000, metavar="N", help="how many (%(default)s)"
+    )
+    parser.add_argument(
+        "--value-bytes", type=positive_number, default=100, metavar="N", help="of each value (%(default)s)"
     )
     parser.add_argument("--json", action="store_true", help="a JSON object")
     parser.set_defaults(run=bench)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not positive")
-    return value

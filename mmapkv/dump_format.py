@@ -7,18 +7,23 @@ import binascii
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import BinaryIO, TypeAlias
+from typing import Any, BinaryIO
 
-__all__ = ["FORMATS", "MalformedDump", "as_json", "read_dump"]
+from mmapkv.load_source import EXPIRES_NS_MAX, Entry
+from mmaplog._command import in_short
 
-_Pair: TypeAlias = tuple[bytes, bytes]
+__all__ = ["FORMATS", "TIMELESS", "MalformedDump", "as_json", "read_dump"]
+
+# Of JSON lines. Version 1 has no line that says so, and no times.
+_VERSION = 2
 
 
 class MalformedDump(ValueError):
     """The input is not what a dump looks like; the message says where."""
 
 
-# JSON lines: {"key": TEXT, "value": TEXT}, and what is not UTF-8 as {"base64": TEXT}.
+# JSON lines: {"mmapkv_dump": 2}, then {"key": TEXT, "value": TEXT}, and what is not UTF-8 as
+# {"base64": TEXT}; of what expires with "expires_ns" besides, in nanoseconds since 1970.
 
 
 def _as_text(data: bytes) -> str | dict[str, str]:
@@ -36,44 +41,74 @@ def _from_text(told: object) -> bytes:
     raise ValueError(f"{str(told)[:40]!r} is neither a string nor an object with base64")
 
 
-def as_json(**parts: bytes) -> str:
+def as_json(expires_ns: int | None = None, **parts: bytes) -> str:
     r"""An object on a line: bytes as text where they are UTF-8, as {"base64": ...} where they are not.
+
+    With `expires_ns`, if that is not None.
 
     >>> print(as_json(key=b"apple", value=b"\xff"))
     {"key": "apple", "value": {"base64": "/w=="}}
     """
-    return json.dumps({name: _as_text(data) for name, data in parts.items()}, ensure_ascii=False)
+    told: dict[str, Any] = {name: _as_text(data) for name, data in parts.items()}
+    if expires_ns is not None:
+        told["expires_ns"] = expires_ns
+    return json.dumps(told, ensure_ascii=False)
 
 
-def _write_json(pairs: Iterable[_Pair], size: int) -> Iterator[bytes]:
-    for key, value in pairs:
-        yield as_json(key=key, value=value).encode() + b"\n"
+def _write_json(entries: Iterable[Entry], size: int) -> Iterator[bytes]:
+    yield b'{"mmapkv_dump": %d}\n' % _VERSION
+    for key, value, expires_ns in entries:
+        yield as_json(expires_ns, key=key, value=value).encode() + b"\n"
 
 
-def _read_json(first: bytes, stream: BinaryIO) -> Iterator[_Pair]:
+def _read_json(first: bytes, stream: BinaryIO) -> Iterator[Entry]:
     for number, line in enumerate(_lines(first, stream), start=1):
         if not line.strip():
             continue
         try:
             told = json.loads(line)
-            yield _from_text(told["key"]), _from_text(told["value"])
+            if "mmapkv_dump" in told and "key" not in told:
+                _check_version(number, told["mmapkv_dump"])
+                continue
+            yield _from_text(told["key"]), _from_text(told["value"]), _expiry(told.get("expires_ns"))
+        except MalformedDump:
+            raise
         except (ValueError, KeyError, TypeError, RecursionError, binascii.Error) as error:
-            raise MalformedDump(f"line {number} is no pair: {error!r}") from None
+            raise MalformedDump(f"line {number} is no pair: {in_short(error)}") from None
+
+
+def _check_version(number: int, version: object) -> None:
+    if type(version) is not int or not 1 <= version <= _VERSION:
+        raise MalformedDump(
+            f"line {number} begins a dump of version {version!r:.40}; known are 1 and {_VERSION}: "
+            "load it with a newer mmapkv"
+        )
+
+
+def _expiry(told: object) -> int | None:
+    if told is None:
+        return None
+    if type(told) is not int or not 0 < told <= EXPIRES_NS_MAX:
+        raise ValueError(
+            f"expires_ns is {told!r:.40}, and not a whole number from 1 to {EXPIRES_NS_MAX}, "
+            "nanoseconds since 1970"
+        )
+    return told
 
 
 # What mdb_dump and db_dump write, and mdb_load and db_load read.
 
 
-def _write_mdb(pairs: Iterable[_Pair], size: int) -> Iterator[bytes]:
+def _write_mdb(entries: Iterable[Entry], size: int) -> Iterator[bytes]:
     # mdb_load makes a file of 1 MiB unless it is told otherwise.
     map_bytes = max(1 << 20, (4 * size + 4095) // 4096 * 4096)
     yield b"VERSION=3\nformat=bytevalue\ntype=btree\nmapsize=%d\nHEADER=END\n" % map_bytes
-    for key, value in pairs:
+    for key, value, _ in entries:
         yield b" %s\n %s\n" % (binascii.hexlify(key), binascii.hexlify(value))
     yield b"DATA=END\n"
 
 
-def _read_mdb(first: bytes, stream: BinaryIO) -> Iterator[_Pair]:
+def _read_mdb(first: bytes, stream: BinaryIO) -> Iterator[Entry]:
     lines = enumerate(_lines(first, stream), start=1)
     header: dict[bytes, bytes] = {}
     for number, line in lines:
@@ -101,7 +136,7 @@ def _read_mdb(first: bytes, stream: BinaryIO) -> Iterator[_Pair]:
         if key is None:
             key = data
         else:
-            yield key, data
+            yield key, data, None
             key = None
     else:
         raise MalformedDump("the dump is cut: it does not end with DATA=END")
@@ -129,8 +164,8 @@ def _unescape(data: bytes) -> bytes:
 # What cdbmake reads: +klen,dlen:key->data, and an empty line at the end.
 
 
-def _write_cdb(pairs: Iterable[_Pair], size: int) -> Iterator[bytes]:
-    for key, value in pairs:
+def _write_cdb(entries: Iterable[Entry], size: int) -> Iterator[bytes]:
+    for key, value, _ in entries:
         yield b"+%d,%d:%s->%s\n" % (len(key), len(value), key, value)
     yield b"\n"
 
@@ -139,7 +174,7 @@ _CDB_HEAD = re.compile(rb"\+([0-9]{1,10}),([0-9]{1,10}):")
 _CDB_HEAD_MAX = 24
 
 
-def _read_cdb(first: bytes, stream: BinaryIO) -> Iterator[_Pair]:
+def _read_cdb(first: bytes, stream: BinaryIO) -> Iterator[Entry]:
     pending, number = first, 0
     while pending != b"\n":
         number += 1
@@ -156,7 +191,7 @@ def _read_cdb(first: bytes, stream: BinaryIO) -> Iterator[_Pair]:
         key, arrow, value, end = (_exactly(stream, each) for each in (key_size, 2, value_size, 1))
         if arrow != b"->" or end != b"\n":
             raise MalformedDump(f"the lengths of pair {number} do not add up")
-        yield key, value
+        yield key, value, None
         pending = stream.read(1)
         if not pending:
             raise MalformedDump("the dump is cut: it does not end with an empty line")
@@ -180,15 +215,18 @@ def _lines(first: bytes, stream: BinaryIO) -> Iterator[bytes]:
 
 
 #: How pairs are written; the number is about how many bytes there are in all.
-FORMATS: dict[str, Callable[[Iterable[_Pair], int], Iterator[bytes]]] = {
+FORMATS: dict[str, Callable[[Iterable[Entry], int], Iterator[bytes]]] = {
     "jsonl": _write_json,
     "mdb": _write_mdb,
     "cdbmake": _write_cdb,
 }
 
+#: Those that cannot say when a value expires.
+TIMELESS = frozenset({"mdb", "cdbmake"})
 
-def read_dump(stream: BinaryIO) -> Iterator[_Pair]:
-    """The pairs of a dump in any of `FORMATS`, which its first byte tells. Raises MalformedDump."""
+
+def read_dump(stream: BinaryIO) -> Iterator[Entry]:
+    """What a dump in any of `FORMATS` holds, which its first byte tells. Raises MalformedDump."""
     first = stream.read(1)
     if not first:
         return

@@ -53,7 +53,10 @@ cdef class Frozen:
         return self.store.value_of(&hit)
 
     def get(self, key, default=None, /):
-        """The value that `key` had, or `default`. Costs what ``KVStore.get`` does, and a cache miss for each newer version."""
+        """The value that `key` had, or `default`. Costs what ``KVStore.get`` does, and a cache miss for each newer version.
+
+        Raises what that does; Closed after the end of the snapshot, SnapshotTooOld where compaction could not be told of it.
+        """
         cdef Hit hit
         if not self.look(as_bytes(key, "key"), &hit):
             return default

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
-from mmapkv.load_source import Refusals, Source, SourceError
+from mmapkv.load_source import Entry, Refusals, Source, SourceError
 
 __all__ = ["read_dbm"]
 
@@ -21,17 +21,17 @@ def read_dbm(path: str, refused: Refusals) -> Source:
         opened: Any = dbm.open(path, "r")  # noqa: SIM115  closed when all is read
     except dbm.error as error:
         raise SourceError(f"{error}; this Python reads what its modules dbm.* can") from None
-    return Source(len(opened) if hasattr(opened, "__len__") else 0, _pairs(opened))
+    return Source(len(opened) if hasattr(opened, "__len__") else 0, _entries(opened))
 
 
-def _pairs(opened: Any) -> Iterator[tuple[bytes, bytes]]:
+def _entries(opened: Any) -> Iterator[Entry]:
     with closing(opened):
         if not hasattr(opened, "firstkey"):
             for key in opened.keys():  # noqa: SIM118  not every kind can be iterated over
-                yield bytes(key), bytes(opened[key])
+                yield bytes(key), bytes(opened[key]), None
             return
         # Of gdbm: without a list of all keys.
         key = opened.firstkey()
         while key is not None:
-            yield key, opened[key]
+            yield key, opened[key], None
             key = opened.nextkey(key)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path, PurePosixPath
 
 from mmapio import _os
-from mmapkv.load_source import Refusals, Source, SourceError, as_bytes
+from mmapkv.load_source import EXPIRES_NS_MAX, Entry, Refusals, Source, SourceError, as_bytes
 from mmapkv.load_sqlite import open_database, rows_of
 
 __all__ = ["read_diskcache"]
@@ -23,7 +22,7 @@ _COLUMNS = "key, raw, mode, filename, value, expire_time"
 
 
 def read_diskcache(path: str, refused: Refusals) -> Source:
-    """What the cache in the directory `path` holds, but for what has expired.
+    """What the cache in the directory `path` holds, and when each expires.
 
     Keys and values that are bytes, text or numbers come as bytes; text as UTF-8, numbers as decimal text. All
     others are pickles, which run what they like when they are opened: they are refused. Raises SourceError.
@@ -43,19 +42,18 @@ def read_diskcache(path: str, refused: Refusals) -> Source:
                 raise SourceError(
                     f"{place / _DATABASE} is not of a diskcache that is known: {error}"
                 ) from None
-    return Source(total, _pairs(places, refused))
+    return Source(total, _entries(places, refused))
 
 
-def _pairs(places: list[Path], refused: Refusals) -> Iterator[tuple[bytes, bytes]]:
-    now = time.time()
+def _entries(places: list[Path], refused: Refusals) -> Iterator[Entry]:
     for place in places:
         with closing(open_database(str(place / _DATABASE))) as database:
             for stored, raw, mode, filename, kept, expires in rows_of(
                 database, f"SELECT {_COLUMNS} FROM Cache ORDER BY rowid"
             ):
                 shown = repr(stored)[:60]
-                if expires is not None and expires < now:
-                    refused.add(f"key {shown} has expired")
+                if not isinstance(expires, int | float | None):
+                    refused.add(f"key {shown} expires at {repr(expires)[:60]}, which is no time")
                     continue
                 key = as_bytes(stored) if raw else None
                 if not key:
@@ -70,7 +68,14 @@ def _pairs(places: list[Path], refused: Refusals) -> Iterator[tuple[bytes, bytes
                 if value is None:
                     refused.add(f"the value of key {shown} is a pickle, or its file is missing")
                 else:
-                    yield key, value
+                    yield key, value, _in_ns(expires)
+
+
+def _in_ns(expires: float | None) -> int | None:
+    # What ends when no store can say it any more stays.
+    if expires is None or expires * 1e9 >= EXPIRES_NS_MAX:
+        return None
+    return max(int(expires * 1e9), 0)
 
 
 def _content(place: Path, name: str) -> bytes | None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mmapkv.load_source import Refusals, Source, SourceError
+from mmapkv.load_source import Entry, Refusals, Source, SourceError
 
 __all__ = ["read_lmdb"]
 
@@ -44,12 +44,13 @@ def read_lmdb(path: str, database: str | None, refused: Refusals) -> Source:
             raise SourceError(f"the environment has named databases; choose one with --database: {named}")
     except lmdb.Error as error:
         raise SourceError(str(error)) from None
-    return Source(total, _pairs(environment, opened))
+    return Source(total, _entries(environment, opened))
 
 
-def _pairs(environment: Any, opened: Any) -> Iterator[tuple[bytes, bytes]]:
+def _entries(environment: Any, opened: Any) -> Iterator[Entry]:
     with environment, environment.begin(opened, buffers=False) as transaction:
-        yield from transaction.cursor()
+        for key, value in transaction.cursor():
+            yield key, value, None
 
 
 def _named(environment: Any, opened: Any) -> list[str]:

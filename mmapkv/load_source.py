@@ -1,11 +1,18 @@
-"""What an importer gives: pairs, and an account of what cannot be one."""
+"""What an importer gives: pairs, when they expire, and an account of what cannot be one."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
-__all__ = ["Refusals", "Source", "SourceError", "as_bytes"]
+__all__ = ["EXPIRES_NS_MAX", "Entry", "Refusals", "Source", "SourceError", "as_bytes"]
+
+#: Key, value, and when that ceases to be there in nanoseconds since 1970, or None: it stays.
+Entry: TypeAlias = tuple[bytes, bytes, int | None]
+
+#: The latest time that a store can say, in 2554.
+EXPIRES_NS_MAX = 2**64 - 1
 
 _EXAMPLES_MAX = 5
 
@@ -30,10 +37,10 @@ class Refusals:
 
 @dataclass(frozen=True)
 class Source:
-    """Pairs to be loaded, about so many of them."""
+    """What is to be loaded, and what has expired; about how many pairs, or 0 when that is not known."""
 
     total: int
-    pairs: Iterator[tuple[bytes, bytes]]
+    entries: Iterator[Entry]
 
 
 def as_bytes(value: object) -> bytes | None:

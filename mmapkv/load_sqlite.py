@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
-from mmapkv.load_source import Refusals, Source, SourceError, as_bytes
+from mmapkv.load_source import Entry, Refusals, Source, SourceError, as_bytes
 
 __all__ = ["open_database", "read_sqlite", "rows_of"]
 
@@ -41,11 +41,13 @@ def read_sqlite(
     except SourceError:
         database.close()
         raise
-    return Source(total, _pairs(database, table, chosen, refused))
+    return Source(total, _entries(database, table, chosen, refused))
 
 
 def open_database(path: str) -> sqlite3.Connection:
     """An SQLite database for reading, which is not made when there is none. Raises SourceError."""
+    if Path(path).is_dir():
+        raise SourceError("is a directory, and no SQLite database; name its file")
     with ExitStack() as opened:
         try:
             database = sqlite3.connect(Path(path).absolute().as_uri() + "?mode=ro", uri=True)
@@ -67,15 +69,15 @@ def rows_of(database: sqlite3.Connection, query: str) -> Iterator[tuple[Any, ...
         raise SourceError(f"cannot be read any further: {error}") from None
 
 
-def _pairs(
+def _entries(
     database: sqlite3.Connection, table: str, chosen: tuple[str, str], refused: Refusals
-) -> Iterator[tuple[bytes, bytes]]:
+) -> Iterator[Entry]:
     columns = ", ".join(_quoted(each) for each in chosen)
     with closing(database):
         for row in rows_of(database, f"SELECT {columns} FROM {_quoted(table)}"):
             key, value = map(as_bytes, row)
             if key and value is not None:
-                yield key, value
+                yield key, value, None
             else:
                 refused.add(f"a row with key {row[0]!r:.60} and a value of type {type(row[1]).__name__}")
 

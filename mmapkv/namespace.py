@@ -145,11 +145,17 @@ class Namespace(MutableMapping[K, T], Generic[K, T]):
         self._store.put_many(encoded, ttl=ttl, durable=durable)
 
     def add(self, key: str | Buffer, value: T, /, *, ttl: _Ttl = None, durable: bool = False) -> bool:
-        """Set the value of `key` only if it is absent: True then, False with nothing changed otherwise."""
+        """Set the value of `key` only if it is absent, as :meth:`mmapkv.KVStore.add` does: whether it was.
+
+        Raises what encoding does, too.
+        """
         return self._store.add(self._inner(key), self._encoded(value), ttl=ttl, durable=durable)
 
     def replace(self, key: str | Buffer, value: T, /, *, ttl: _Ttl = None, durable: bool = False) -> bool:
-        """Set the value of `key` only if it is present: True then, False with nothing changed otherwise."""
+        """Set the value of `key` only if it is present, as :meth:`mmapkv.KVStore.replace` does: if it was.
+
+        Raises what encoding does, too.
+        """
         return self._store.replace(self._inner(key), self._encoded(value), ttl=ttl, durable=durable)
 
     def touch(self, key: str | Buffer, /, ttl: _Ttl = None, *, durable: bool = False) -> bool:
@@ -161,11 +167,14 @@ class Namespace(MutableMapping[K, T], Generic[K, T]):
         return self._store.ttl(self._inner(key))
 
     def delete_many(self, keys: Iterable[str | Buffer], /, *, durable: bool = False) -> int:
-        """Remove many keys, all of them or none, and return how many were there."""
+        """Remove many keys, as :meth:`mmapkv.KVStore.delete_many` does, and return how many were there."""
         return self._store.delete_many((self._inner(key) for key in keys), durable=durable)
 
     def setdefault(self, key: str | Buffer, default: T | None = None, /) -> T:
-        """The value of `key`, which is set to `default` first when it is absent."""
+        """The value of `key`, which is set to `default` first when it is absent.
+
+        Costs and raises what :meth:`mmapkv.KVStore.setdefault` does, and what the codec does.
+        """
         raw = self._store.get(self._inner(key))
         if raw is None:
             # In one step: what another thread has set meanwhile stays.
@@ -187,7 +196,8 @@ class Namespace(MutableMapping[K, T], Generic[K, T]):
     def pop(self, key: str | Buffer, default: Any = _MISSING, /) -> Any:
         """Remove `key` and return its value; `default`, or KeyError, when it is absent.
 
-        Of several threads one gets the value. What cannot be decoded is not removed.
+        Of several threads one gets the value. What cannot be decoded is not removed. Costs two look-ups and a
+        record, and a look at the value for each of them.
         """
         inner = self._inner(key)
         while True:
@@ -212,7 +222,7 @@ class Namespace(MutableMapping[K, T], Generic[K, T]):
         return found
 
     def clear(self) -> None:
-        """Delete every key of this part. Costs one deletion for each."""
+        """Delete every key of this part, one by one. Costs what iteration does, and a deletion for each."""
         for key in self._inner_keys():
             self._store.pop(key, None)
 

@@ -10,7 +10,7 @@ from typing import TypeAlias
 from mmapio import _os
 from mmapio.options import FlushPolicy
 from mmapkv import attach, hints, index_file
-from mmapkv.verify import verify
+from mmapkv.verify import DROP, verify
 from mmaplog.errors import FormatError
 from mmaplog.log import DEFAULT_SEGMENT_BYTES, Log, open_log
 from mmaplog.recovery import BAD_SUFFIX
@@ -76,6 +76,9 @@ def repair(
 def _what_is_wrong(path: _Path) -> str | None:
     # With a store whose log needs no repair.
     found = verify(path)
+    for each in found.damages:
+        if each.remedy == DROP:
+            raise FormatError(f"{each.reason}; {each.remedy}", each.path)
     if found.damages:
         return found.damages[0].reason
     return found.note

@@ -24,7 +24,7 @@ class Snapshot(Frozen, Scanned, Mapping[bytes, bytes]):
 
     Made by ``KVStore.snapshot``. Taking one copies nothing and holds up nobody. It can be read as long as
     its store is open; close it when it is no more needed. What has a time to live, lives on in here as it
-    did then.
+    did then. Numbered `stop` is the first change that it does not show: ``kv.changes(snapshot.stop)``.
 
     >>> import tempfile; from mmapkv import KVStore
     >>> with KVStore.open(tempfile.mkdtemp()) as kv:

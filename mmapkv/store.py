@@ -258,7 +258,7 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
     def popitem(self) -> tuple[bytes, bytes]:
         """Remove and return a pair, roughly the one that was changed longest ago. KeyError when empty.
 
-        Emptying a store this way reads its log once.
+        Emptying a store this way reads its log once. Raises what :meth:`pop` does.
         """
         found = self._oldest.take(self, self)
         if found is None:
@@ -282,13 +282,17 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
     def sweep(self) -> int:
         """Delete the keys whose time to live is over, and return how many there were.
 
-        No read shows them before either, but `len` counts them. Costs a pass over the log.
+        No read shows them before either, but `len` counts them. Costs a pass over the log, and a deletion for
+        each. Raises InvalidMode on a reader, and what :meth:`put` does.
         """
         self._require_writer()
         return sum(self._drop_expired(key) for key in self._walk(EXPIRED))
 
     def snapshot(self) -> Snapshot:
-        """The store as it is now, as a read-only mapping that stays so. Costs O(1)."""
+        """The store as it is now, as a read-only mapping that stays so. Costs O(1). Raises Closed.
+
+        While it is open, compaction keeps what it shows.
+        """
         era = self._ordered.era()
         snapshot = Snapshot(self, *self._pinned(), era)
         self._views[id(snapshot)] = snapshot
@@ -336,7 +340,8 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         """A mapping that reads the store as it is now, and commits its changes when a ``with`` block ends.
 
         The commit raises Conflict when others changed what it had read or changes; :meth:`retry` tries again.
-        `durable` makes the changes so, by one sync. Raises InvalidMode on a reader, Closed.
+        `durable` makes the changes so, by one sync. To begin costs O(1), and the end a look-up for each key
+        that was read and what :meth:`put_many` does. Raises InvalidMode on a reader, Closed.
         """
         self._require_writer()
         return Transaction(self, durable)
@@ -371,7 +376,10 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
             backoff = min(2 * backoff, BACKOFF_SECONDS_MAX)
 
     def namespace(self, prefix: str | Buffer) -> Namespace[bytes, bytes]:
-        """The keys that begin with `prefix`, without it, as a mapping of its own. Costs nothing."""
+        """The keys that begin with `prefix`, without it, as a mapping of its own. Costs nothing.
+
+        Raises TypeError for a prefix that is neither buffer nor str.
+        """
         return Namespace(self, prefix, Bytes(), bytes)
 
     @overload
@@ -381,14 +389,15 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
     def typed(self, codec: Codec[_T], keys: type[Any] = bytes) -> TypedStore[Any, _T]:
         """This store with values that `codec` makes bytes of, such as ``mmapkv.codecs.Json()``.
 
-        Keys come back as `keys`, bytes or str. Costs nothing; both are one handle.
+        Keys come back as `keys`, bytes or str. Costs nothing; both are one handle. Raises TypeError for an
+        object without `encode` and `decode`, and for other `keys`.
         """
         return TypedStore(self, codec, keys)
 
     def flush(self) -> None:
         """Make every write that is committed now durable: on the device when it returns.
 
-        Runs without the GIL.
+        Costs one sync, and after a segment became full a hint of it. Runs without the GIL.
         Raises FlushFailed once and Poisoned from then on when a sync fails, InvalidMode on a reader, Closed.
         """
         self._log.flush()
@@ -397,7 +406,10 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
             self._hinter.flushed(log, index)
 
     def sync(self) -> None:
-        """Flush, under the name that dbm and shelve use; on a reader, which they ask too, it does nothing."""
+        """Flush, under the name that dbm and shelve use; on a reader, which they ask too, it does nothing.
+
+        Costs and raises what :meth:`flush` does.
+        """
         log, _ = self._open_parts()
         if log.writable:
             self.flush()
@@ -405,8 +417,8 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
     def close(self) -> None:
         """Close the handle, flushing first unless the policy is NEVER; the second time does nothing.
 
-        Bytes handed out stay valid. Raises FlushFailed when the last flush fails; the handle is closed all
-        the same.
+        Bytes handed out stay valid. Costs that sync and, of a writer that changed it, one of the index, some
+        20 MB for a million keys. Raises FlushFailed when the last flush fails; it is closed all the same.
         """
         log, index = self._parts()
         if index is None:

@@ -76,7 +76,10 @@ class Transaction(Scanned, MutableMapping[bytes, bytes]):
     @overload
     def get(self, key: str | bytes | Buffer, default: _T, /) -> bytes | _T: ...
     def get(self, key: str | bytes | Buffer, default: object = None, /) -> object:
-        """The value of `key`, or `default`."""
+        """The value of `key`, or `default`; from memory if it was changed here, else as ``Snapshot.get``.
+
+        The commit is a Conflict if others change it meanwhile. Raises StoreError after the end.
+        """
         value = self._get(encoded(key, "key"))
         return default if value is None else value
 

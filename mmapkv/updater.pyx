@@ -27,11 +27,11 @@ cdef class StoreUpdater(StoreWriter):
     """The part of ``KVStore`` that reads and writes in one step. What each raises is what ``put`` raises, and more where it says so."""
 
     def add(self, key, value, /, *, ttl=None, bint durable=False):
-        """Set the value of `key` only if it is absent: True then, False with nothing changed otherwise. Costs a put."""
+        """Set the value of `key` only if it is absent: True then, False with nothing changed otherwise. Costs a put, and raises what that does."""
         return self.put_if(key, value, False, ttl, durable)
 
     def replace(self, key, value, /, *, ttl=None, bint durable=False):
-        """Set the value of `key` only if it is present: True then, False with nothing changed otherwise. Costs a put."""
+        """Set the value of `key` only if it is present: True then, False with nothing changed otherwise. Costs a put, and raises what that does."""
         return self.put_if(key, value, True, ttl, durable)
 
     cdef bint put_if(self, key, value, bint present, ttl, bint durable) except -1:
@@ -51,7 +51,7 @@ cdef class StoreUpdater(StoreWriter):
     def setdefault(self, key, default=None, /):
         """The value of `key`, which is set to `default` first when it is absent.
 
-        TypeError when that is None then.
+        Costs a look-up, and a put where it is absent. Raises TypeError when `default` is None then, and what those do.
         """
         cdef Spot spot
         cdef Version version
@@ -79,7 +79,7 @@ cdef class StoreUpdater(StoreWriter):
         """Add `data` to the end of the value of `key`, or to nothing when it is absent; returns the length of all.
 
         A time to live stays as it was. Costs a copy of the whole value, for nothing is changed in place: for values that grow
-        without end take a log.
+        without end take a log. Raises CorruptionError when the value does not verify, and what put does.
         """
         cdef Spot spot
         cdef Version version
@@ -185,7 +185,7 @@ cdef class StoreUpdater(StoreWriter):
     def touch(self, key, /, ttl=None, *, bint durable=False):
         """Let `key` live for `ttl` seconds (or a timedelta) from now, for ever with None: True, or False when it is absent.
 
-        Costs a put of its value.
+        Costs a put of its value, and raises what that does.
         """
         cdef Spot spot
         cdef Version version

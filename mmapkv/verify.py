@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from mmapio.options import FlushPolicy
 from mmapkv import attach, hints, index_file, relocation
+from mmapkv.decode import note_presence
 from mmapkv.index import Index
 from mmapkv.index_check import IndexCheck
 from mmapkv.pins import Pins
@@ -31,6 +32,11 @@ NUMBERS_MAX = 1 << 30
 #: So often a store that is being compacted is looked at: what seems damaged may have been led elsewhere.
 ATTEMPTS_MAX = 5
 
+#: What to do about a record that verifies, and is none of a store's; repair leaves such a log alone.
+DROP = (
+    "it was appended by something else than a store, or by a newer version; restore a backup, or drop that "
+    "record and what follows by mmaplog.Log.truncate_after"
+)
 _RESTORE = "restore the segment from a backup, or run mmapkv repair, which says what is lost"
 _REWRITE = "copy what can be read into a new store"
 _REMOVE = "remove it, or run mmapkv repair; nothing is lost"
@@ -214,14 +220,32 @@ def _check(at: _Found, full: bool, progress: _Progress | None) -> StoreVerified:
         if not full or damaged:
             return report.made(checked, note=note)
         # The records can be checked against an index of our own.
-        index, _ = attach.build_private(log)
+        try:
+            index, _ = attach.build_private(log)
+        except FormatError:
+            if _find_foreign(log, first, report):
+                return report.made(checked, note=note)
+            raise
         stop, count, cleared = index.present()
         keys = _check_records(log, index, (stop, count, cleared), report, tell, sound=True)
         return report.made(checked, keys, note=note)
     entries = _check_index(index, log, damaged, report)
     moment = stop, count, cleared
     keys = _check_records(log, index, moment, report, tell, sound=not damaged) if full else (0, 0)
+    if full and not damaged:
+        # What the index has not come to yet: of a writer at work, or one that was killed.
+        _find_foreign(log, stop, report)
     return report.made(checked, keys, entries)
+
+
+def _find_foreign(log: Log, start: int, report: _Report) -> bool:
+    # Whether there is a record from `start` on that is none of a store's: none can be opened over it.
+    try:
+        note_presence(log.replay(start, log.committed), {}, log.committed, 0)
+    except FormatError as error:
+        report.add(error.filename, 0, error.strerror, DROP)
+        return True
+    return False
 
 
 def _check_index(index: Index, log: Log, damaged: frozenset[str], report: _Report) -> tuple[int, int]:

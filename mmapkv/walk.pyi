@@ -10,6 +10,7 @@ KEYS: Final = 0
 VALUES: Final = 1
 ITEMS: Final = 2
 EXPIRED: Final = 3
+ENTRIES: Final = 4
 
 # Generic for type checkers only: the class cannot be subscripted.
 class Walk(Generic[_T_co]):
@@ -29,6 +30,15 @@ class Walk(Generic[_T_co]):
         store: StoreReader,
         replay: Replay,
         what: Literal[2],
+        now: int = 0,
+        pin: Pin | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Walk[tuple[bytes, bytes, int | None]],
+        store: StoreReader,
+        replay: Replay,
+        what: Literal[4],
         now: int = 0,
         pin: Pin | None = None,
     ) -> None: ...

@@ -25,6 +25,8 @@ VALUES = 1
 ITEMS = 2
 # The keys whose time to live is over, though nobody has deleted them.
 EXPIRED = 3
+# Items, each with the time at which it expires, in nanoseconds since 1970, or None.
+ENTRIES = 4
 
 cdef enum:
     # Records that are read at once, to be looked up side by side: few at first, for a walk that is left soon, then ever more.
@@ -42,7 +44,7 @@ cdef struct Step:
 
 
 cdef class Walk:
-    """Iterates over keys, values or items as they were when it was made.
+    """Iterates over keys, values, items or entries as they were when it was made.
 
     The log up to that moment is read once; a record counts when it is the newest of its key below that moment. So the
     store may be changed meanwhile without anything being skipped, repeated or mixed. What has a time to live is told by the clock, or as at
@@ -167,7 +169,7 @@ cdef class Walk:
         key = value = None
         if self.what != 1:
             key = PyBytes_FromStringAndSize(self.probes[at].key, self.probes[at].key_size)
-        if self.what == 1 or self.what == 2:
+        if self.what == 1 or self.what == 2 or self.what == 4:
             value = PyBytes_FromStringAndSize(self.steps[at].value, self.steps[at].value_size)
         if _fault.faults() != self.faults:
             # Since these records were verified a page was not there: what was copied may be zeros.
@@ -177,6 +179,8 @@ cdef class Walk:
                 segment.region.check()
         if self.what == 2:
             return key, value
+        if self.what == 4:
+            return key, value, self.steps[at].expires or None
         return value if self.what == 1 else key
 
     cdef bint expired(self, uint64_t expires) noexcept:

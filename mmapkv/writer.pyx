@@ -117,7 +117,10 @@ cdef class StoreWriter(Sharer):
         self.commit(&spot, &version, False)
 
     def pop(self, key, default=MISSING, /):
-        """Remove `key` and return its value, in one step for every thread; `default`, or KeyError, when it is absent."""
+        """Remove `key` and return its value, in one step for every thread; `default`, or KeyError, when it is absent.
+
+        Costs a put, and a copy of the value. Raises CorruptionError when that does not verify, and nothing is removed then; what put raises.
+        """
         cdef Spot spot
         cdef Version version
         key = as_bytes(key, "key")

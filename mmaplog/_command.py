@@ -7,19 +7,36 @@ carried out as it was made, 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["EXIT_FAILED", "UsageError", "Version", "named", "perform", "whole_number"]
+__all__ = [
+    "EXIT_FAILED",
+    "UsageError",
+    "Version",
+    "in_short",
+    "named",
+    "perform",
+    "positive_number",
+    "whole_number",
+]
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
+
+# What is said of a name that the request gave, and not of the work.
+_ABOUT_THE_REQUEST = frozenset(
+    {
+        *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL),
+        *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP),
+    }
+)
 
 
 class UsageError(Exception):
@@ -27,17 +44,34 @@ class UsageError(Exception):
 
 
 class Version(argparse.Action):
-    """Looks the version up when it is asked for: that reads files, which no other command needs."""
+    """Looks the version up when it is asked for: no other command needs what that reads and imports."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from importlib.metadata import version
+
         print(f"{parser.prog} {version('mmapkv')}")
         parser.exit()
 
 
 def whole_number(text: str) -> int:
     """An argument that is a count or the number of a record, for argparse."""
+    return _number_from(0, text)
+
+
+def positive_number(text: str) -> int:
+    """An argument that is a count of something, for argparse."""
+    return _number_from(1, text)
+
+
+def _number_from(least: int, text: str) -> int:
+    shown = text if len(text) <= 40 else f"{text[:40]}..."
     if not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 0 or more")
+        raise argparse.ArgumentTypeError(f"{shown!r} is not a whole number, {least} or more")
+    # Python refuses to make a number of thousands of digits.
+    if len(text) > 40 or int(text) > sys.maxsize:
+        raise argparse.ArgumentTypeError(f"{shown!r} is more than {sys.maxsize}")
+    if int(text) < least:
+        raise argparse.ArgumentTypeError(f"{shown!r} is not a whole number, {least} or more")
     return int(text)
 
 
@@ -61,7 +95,8 @@ def perform(program: str, arguments: argparse.Namespace) -> int:
         return EXIT_FAILED
     except OSError as error:
         _give_up_output()
-        return _say(program, arguments, f"error: {error}", EXIT_FAILED)
+        code = EXIT_USAGE if error.errno in _ABOUT_THE_REQUEST else EXIT_FAILED
+        return _say(program, arguments, f"error: {error}", code)
     except KeyboardInterrupt:
         return _say(program, arguments, "interrupted", EXIT_INTERRUPTED)
     return code
@@ -89,6 +124,16 @@ def _give_up_output() -> None:
 def _say(program: str, arguments: argparse.Namespace, message: str, code: int) -> int:
     print(f"{program} {arguments.command}: {message}", file=sys.stderr)
     return code
+
+
+def in_short(error: Exception) -> str:
+    """What is wrong, without the input, which the `repr` of some holds as a whole.
+
+    >>> in_short(ValueError("no number"))
+    'ValueError: no number'
+    """
+    text = f"{type(error).__name__}: {error}"
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def named(path: str | bytes | os.PathLike[str]) -> str:

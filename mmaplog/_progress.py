@@ -37,8 +37,8 @@ class Bar(Protocol):
 def progress(label: str, total: int, unit: str) -> Iterator[Bar]:
     """Show on stderr how much of `total` is done while the block runs.
 
-    `label` says what is being done and `unit` what is counted. The bar is also finished when the
-    block raises, so that the error starts on a line of its own.
+    `label` says what is being done and `unit` what is counted; a `total` of 0 is one that is not known. The
+    bar is also finished when the block raises, so that the error starts on a line of its own.
     """
     bar = _bar(label, total, unit)
     try:
@@ -60,7 +60,7 @@ class Meter:
         self._done = 0
 
     def __call__(self, done: int, total: int) -> None:
-        """`done` of `total` are done."""
+        """`done` of `total` are done; of 0, when nobody knows how many there are."""
         if not sys.stderr.isatty():
             return
         if self._bar is None:
@@ -105,7 +105,7 @@ class _OwnBar(ABC):
             self._draw()
 
     def _counted(self) -> str:
-        if self.done == self.total:
+        if self.done == self.total or not self.total:
             return f"{self.done:,} {self.unit}"
         return f"{self.done:,} of {self.total:,} {self.unit}"
 
@@ -143,7 +143,7 @@ class _TerminalBar(_OwnBar):
         columns = os.get_terminal_size(sys.stderr.fileno()).columns
         counted = self._counted()
         # A line as wide as the terminal wraps on some, and a wrapped line cannot be redrawn.
-        cells = min(BAR_CELLS_MAX, columns - len(self.label) - len(counted) - 6)
+        cells = min(BAR_CELLS_MAX, columns - len(self.label) - len(counted) - 6) if self.total else 0
         done_cells = cells * min(self.done, self.total) // max(self.total, 1)
         drawn = f"[{'#' * done_cells:<{cells}}] " if cells > 0 else ""
         line = f"{self.label}: {drawn}{counted}"[: columns - 1]
@@ -168,7 +168,7 @@ class _RichBar:
             rich.TimeElapsedColumn(),
             console=console,
         )
-        self._task = self._progress.add_task(label, total=total)
+        self._task = self._progress.add_task(label, total=total or None)
         self._progress.start()
 
     def advance(self, count: int = 1) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from mmapio.options import FlushPolicy
 from mmaplog._command import EXIT_FAILED, UsageError, named, whole_number
 from mmaplog._progress import Meter
+from mmaplog.attach import INDEX_NAME
 from mmaplog.export import FORMATS, MalformedLine, from_json, written_whole
 from mmaplog.log import Log
 from mmaplog.manifest import NAME as MANIFEST
@@ -21,10 +22,18 @@ from mmaplog.repair import Repaired
 from mmaplog.repair import repair as repair_log
 from mmaplog.replay import Entry
 
-__all__ = ["lines_of", "register"]
+__all__ = ["lines_of", "refuse_store", "register"]
 
 # So many records are appended at once.
 _BLOCK = 1024
+
+
+def refuse_store(path: str) -> None:
+    """Raise UsageError where the log is that of a store: over a record of another kind it does not open."""
+    if Path(path, INDEX_NAME).exists():
+        raise UsageError(
+            f"{named(path)} is a store, whose records are no lines; mmapkv put changes it, and mmapkv load"
+        )
 
 
 def export(arguments: argparse.Namespace) -> int:
@@ -53,6 +62,7 @@ def export(arguments: argparse.Namespace) -> int:
 
 def import_(arguments: argparse.Namespace) -> int:
     """Append the records, without their times, that `export` wrote as JSON lines, from the standard input."""
+    refuse_store(arguments.log)
     records = from_json(sys.stdin.buffer)
     # Where there is no log, none is made for what does not even begin as one.
     try:

@@ -32,6 +32,9 @@ from mmaplog.truncation import FIRST_ALLOCATION, finish_cut
 
 MODES = ("r", "w", "c", "n")
 
+#: What a layer above finds its records by. The log beside it is written to by that layer alone.
+INDEX_NAME = "INDEX"
+
 
 @dataclass
 class Attachment:

@@ -78,7 +78,11 @@ def backup(log: Log, target: _Path, *, verify: bool = True, progress: Progress |
         )
     parent = _os.open_directory(str(place.parent))
     temporary = f"{place.name}.{os.urandom(8).hex()}{TEMPORARY_SUFFIX}"
-    _os.make_directory(temporary, parent)
+    try:
+        _os.make_directory(temporary, parent)
+    except OSError as error:
+        error.filename = str(place)
+        raise
     directory = _os.open_directory(temporary, parent)
     named = temporary
     try:

@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def append(arguments: argparse.Namespace) -> int:
     """Append each line of the standard input as a record."""
+    _upkeep.refuse_store(arguments.log)
     with Log.open(arguments.log, timestamps=arguments.timestamps) as log:
         first = log.committed
         # As they come: no line waits for the next, and many that are there go together.

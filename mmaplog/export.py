@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from mmapio import _os
+from mmaplog._command import in_short
 from mmaplog.replay import Entry
 
 __all__ = ["FORMATS", "MalformedLine", "as_json", "from_json", "written_whole"]
@@ -60,7 +61,7 @@ def from_json(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
             told = json.loads(line)
             seq, payload = told["seq"], base64.b64decode(told["payload"], validate=True)
         except (ValueError, KeyError, TypeError, RecursionError, binascii.Error) as error:
-            raise MalformedLine(f"line {number} is not a record: {error!r}") from None
+            raise MalformedLine(f"line {number} is not a record: {in_short(error)}") from None
         if type(seq) is not int:
             raise MalformedLine(f"line {number} is not a record: its number is {seq!r}")
         yield seq, payload

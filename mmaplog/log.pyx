@@ -3,7 +3,6 @@
 
 import bisect
 import errno as _errno
-import operator
 import os
 import threading
 
@@ -119,6 +118,9 @@ cdef class Log(Keeper):
     def batch(self, *, durable=False):
         """Records that are in the log together or not at all: a :class:`Batch`, appended when its ``with`` block ends.
 
+        With `durable` they are on the device then. Costs what :meth:`append_many` does, and the payloads stay in memory until the end. Raises
+        InvalidMode, Closed; at the end of the block what :meth:`append_many` does.
+
         >>> import tempfile, os
         >>> with Log.open(os.path.join(tempfile.mkdtemp(), "events")) as log:
         ...     with log.batch() as batch:
@@ -143,7 +145,7 @@ cdef class Log(Keeper):
         ...     bytes(log[0].payload)
         b'hello'
         """
-        size = operator.index(size)
+        size = PyNumber_Index(size)
         if size < 0:
             raise ValueError(f"a record cannot have {size} bytes")
         if size > RECORD_SIZE_MAX or record_size(size, self.timestamps) > RECORD_SIZE_MAX:
@@ -194,7 +196,7 @@ cdef class Log(Keeper):
         records have none: they were appended without ``timestamps=True``.
         """
         committed = self.committed
-        wanted = operator.index(nanoseconds)
+        wanted = PyNumber_Index(nanoseconds)
 
         def time_of(seq):
             # Of the record itself, or where compaction removed it, of the next one.
@@ -202,8 +204,7 @@ cdef class Log(Keeper):
             if entry is None:
                 return wanted
             if entry.timestamp is None:
-                raise LogError(
-                    _errno.EINVAL, f"record {entry.seq} has no time: the log was opened without timestamps=True", self._path)
+                raise LogError(_errno.EINVAL, f"record {entry.seq} has no time: the log was opened without timestamps=True", self._path)
             return entry.timestamp
 
         # Between segments first: the first record of each is found without a walk.
@@ -231,7 +232,7 @@ cdef class Log(Keeper):
         [b'first']
         """
         committed = self.committed
-        start = committed if start is None else operator.index(start)
+        start = committed if start is None else PyNumber_Index(start)
         self.require(start, start <= committed, start)
         self.check()  # again: the conversion is free to run code that closes the log
         return Follower(
@@ -351,9 +352,9 @@ cdef class Log(Keeper):
         does not verify, Closed.
         """
         first = self.segments.first_seq
-        start = operator.index(start)
+        start = PyNumber_Index(start)
         if stop is not None:
-            stop = operator.index(stop)
+            stop = PyNumber_Index(stop)
         cdef CommitSlot slot = self.end_now()
         if stop is None:
             stop = slot.seq
@@ -540,7 +541,7 @@ def open_log(cls, path, mode, flush_policy, timestamps, segment_bytes, derived, 
     if not isinstance(flush_policy, FlushPolicy):
         raise TypeError(f"flush_policy must be a mmapio.FlushPolicy, not {flush_policy!r}")
     if reserve_bytes is not None:
-        reserve_bytes = operator.index(reserve_bytes)
+        reserve_bytes = PyNumber_Index(reserve_bytes)
         if reserve_bytes < 0 or mode == "r":
             raise ValueError(f"a reserve of {reserve_bytes} bytes cannot be kept with mode {mode!r}: a writer keeps one, of 0 or more bytes")
     log._path = os.fsdecode(path)

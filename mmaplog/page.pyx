@@ -13,6 +13,7 @@ from mmaplog.format cimport (
     INCOMPATIBLE_GAPS,
     INCOMPATIBLE_KNOWN,
     MARK_OFFSET,
+    MARK_OPENED,
     SECTOR,
     SEGMENT_HEADER_SIZE,
     SEGMENT_MAGIC,
@@ -29,8 +30,8 @@ KNOWN = INCOMPATIBLE_KNOWN
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What a segment says of itself. `sealed` when the header's checksum is right; `marks` are (seq, end), and `footers` (seq, end, records), of those
-    copies that verify."""
+    """What a segment says of itself. `sealed` when the header's checksum is right; `marks` are (seq, end), whoever has written since, and `footers`
+    (seq, end, records), of those copies that verify."""
 
     is_segment: bool
     version: int
@@ -65,7 +66,7 @@ def read(bytes raw not None, segment_id=None):
     for copy in range(COPIES):
         memcpy(&mark, start + MARK_OFFSET + copy * SECTOR, sizeof(mark))
         if mark.checksum == xxh3(&mark, sizeof(mark) - sizeof(mark.checksum), segment_id):
-            marks.append((mark.seq, mark.end))
+            marks.append((mark.seq, mark.end & ~<uint64_t>MARK_OPENED))
         memcpy(&footer, start + FOOTER_OFFSET + copy * SECTOR, sizeof(footer))
         if footer.checksum == xxh3(&footer, sizeof(footer) - sizeof(footer.checksum), segment_id):
             footers.append((footer.seq, footer.end, footer.records))

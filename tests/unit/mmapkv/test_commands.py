@@ -51,7 +51,7 @@ def test_get(store: Path, capfdbinary: Any) -> None:
     assert told == {"key": "apple", "value": "red"}
     assert said(capfdbinary, "get", store, "pear", code=1) == b""
     assert said(capfdbinary, "get", store, "--hex", "xy", code=2) == b""
-    assert said(capfdbinary, "get", store.parent / "nothing", "x", code=1) == b""
+    assert said(capfdbinary, "get", store.parent / "nothing", "x", code=2) == b""
 
 
 def test_put(store: Path, capfdbinary: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +75,35 @@ def test_del(store: Path, capfdbinary: Any) -> None:
     assert main(["del", str(store), "fig"]) == 1
     assert b"'fig'" in capfdbinary.readouterr().err
     assert set(contents(store)) == {"Äpfel".encode(), BINARY}
-    said(capfdbinary, "del", store.parent / "nothing", "x", code=1)
+    said(capfdbinary, "del", store.parent / "nothing", "x", code=2)
+
+
+def test_del_of_what_is_no_key_deletes_nothing(store: Path, capfdbinary: Any) -> None:
+    # What came before it on the line was deleted, though nothing is where a request is wrong.
+    said(capfdbinary, "del", store, "--hex", b"app".hex(), "xy", code=2)
+    assert b"app" in contents(store)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("scan", "{store}", "--limit", "x"), "--limit: 'x' is not a whole number, 0 or more"),
+        (("scan", "{store}", "--limit", "-1"), "--limit: '-1' is not a whole number, 0 or more"),
+        (
+            ("scan", "{store}", "--limit", str(1 << 63)),
+            "'9223372036854775808' is more than 9223372036854775807",
+        ),
+        (("scan", "{store}", "--limit", "9" * 5000), f"'{'9' * 40}...' is more than"),
+        (("bench", "--keys", "x"), "--keys: 'x' is not a whole number, 1 or more"),
+        (("bench", "--value-bytes", "0"), "--value-bytes: '0' is not a whole number, 1 or more"),
+    ],
+)
+def test_a_number_that_is_none(store: Path, capfdbinary: Any, arguments: tuple[str, ...], told: str) -> None:
+    # The message named a function of the program.
+    with pytest.raises(SystemExit) as ended:
+        main([each.format(store=store) for each in arguments])
+    assert ended.value.code == 2
+    assert told in capfdbinary.readouterr().err.decode()
 
 
 def test_scan(store: Path, capfdbinary: Any) -> None:
@@ -168,7 +196,7 @@ def test_backup(store: Path, tmp_path: Path, capfdbinary: Any) -> None:
     assert (told["path"], told["committed"]) == (str(tmp_path / "copy"), 4)
     assert contents(tmp_path / "copy") == contents(store)
     assert b"4)" in said(capfdbinary, "backup", store, tmp_path / "other", "--no-verify")
-    said(capfdbinary, "backup", store, tmp_path / "copy", code=1)
+    said(capfdbinary, "backup", store, tmp_path / "copy", code=2)
 
 
 def test_compact(store: Path, capfdbinary: Any) -> None:

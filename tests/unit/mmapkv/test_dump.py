@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import random
 import subprocess
 import sys
@@ -12,9 +13,11 @@ from typing import Any
 
 import pytest
 
-from mmapkv import KVStore
+from mmapkv import KVStore, _transfer
 from mmapkv.cli import main
-from mmapkv.dump_format import FORMATS, MalformedDump, read_dump
+from mmapkv.dump_format import FORMATS, TIMELESS, MalformedDump, read_dump
+from mmapkv.load_source import EXPIRES_NS_MAX, Entry
+from mmaplog._progress import Meter
 from tests.unit.mmapio.footprint import unchanged
 from tests.unit.mmapkv.stores import contents
 from tests.unit.mmapkv.test_commands import Input, said
@@ -53,7 +56,7 @@ def test_out_and_in_again(
     assert told["keys"] == len(PAIRS)
     assert (tmp_path / "file").read_bytes() == out
     told = json.loads(said(capfdbinary, "load", tmp_path / "file", tmp_path / "filed", "--json"))
-    assert told == {"loaded": len(PAIRS), "refused": 0, "examples": []}
+    assert told == {"loaded": len(PAIRS), "expired": 0, "refused": 0, "examples": []}
     assert contents(tmp_path / "piped") == contents(tmp_path / "filed") == PAIRS
     assert said(capfdbinary, "dump", tmp_path / "piped", "--format", form).count(b"\n") == out.count(b"\n")
 
@@ -68,7 +71,10 @@ def test_an_empty_store(form: str) -> None:
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_dump_that_is_cut_or_spoilt_is_no_dump(form: str) -> None:
     """Cut anywhere, but for JSON lines at the end of one; and changed anywhere, no other error comes."""
-    whole = b"".join(FORMATS[form](list(PAIRS.items())[:6], 1000))
+    times = (None, 1, EXPIRES_NS_MAX) if form not in TIMELESS else (None,)
+    entries = [(*pair, times[at % len(times)]) for at, pair in enumerate(PAIRS.items()) if at < 6]
+    whole = b"".join(FORMATS[form](entries, 1000))
+    assert list(read_dump(io.BytesIO(whole))) == entries
     for length in range(1, len(whole)):
         try:
             found = list(read_dump(io.BytesIO(whole[:length])))
@@ -76,7 +82,7 @@ def test_a_dump_that_is_cut_or_spoilt_is_no_dump(form: str) -> None:
             continue
         # The last line end is missed by nobody.
         assert form == "jsonl" or length == len(whole) - 1
-        assert found == list(PAIRS.items())[: len(found)]
+        assert found == entries[: len(found)]
     for at in range(len(whole)):
         spoilt = bytearray(whole)
         spoilt[at] ^= 1 << at % 8
@@ -98,9 +104,9 @@ HEADER=END
  \ff value
 DATA=END
 """
-    assert list(read_dump(io.BytesIO(printed))) == [(b"a\\b\n", b"\xff value")]
+    assert list(read_dump(io.BytesIO(printed))) == [(b"a\\b\n", b"\xff value", None)]
     lines = rb'{"value":"\u00e4","key":"k","more":1}' + b"\n\n" + b'{"key": {"base64": "AA=="}, "value": ""}'
-    assert list(read_dump(io.BytesIO(lines))) == [(b"k", "ä".encode()), (b"\0", b"")]
+    assert list(read_dump(io.BytesIO(lines))) == [(b"k", "ä".encode(), None), (b"\0", b"", None)]
 
 
 MALFORMED = {
@@ -124,6 +130,34 @@ def test_what_is_wrong_is_said(tmp_path: Path, capsys: Any, content: bytes, word
     (tmp_path / "dump").write_bytes(content)
     assert main(["load", str(tmp_path / "dump"), str(tmp_path / "kv")]) == 2
     assert word in capsys.readouterr().err
+
+
+def test_what_is_wrong_is_said_in_short(tmp_path: Path, capsys: Any) -> None:
+    # The whole line was shown, however long.
+    (tmp_path / "dump").write_bytes(b'{"key": "\xff' + bytes(100_000))
+    assert main(["load", str(tmp_path / "dump"), str(tmp_path / "kv")]) == 2
+    error = capsys.readouterr().err
+    assert "line 1 is no pair: UnicodeDecodeError: " in error
+    assert len(error) < 300
+
+
+def test_what_is_no_file_is_to_come_by_the_standard_input(tmp_path: Path, capsys: Any) -> None:
+    # Of `load <(zcat dump.gz) STORE` it was said that a pipe cannot be mapped.
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", Path(os.devnull)):
+        assert main(["load", str(path), str(tmp_path / "kv")]) == 2
+        assert "give - for SOURCE" in capsys.readouterr().err
+    assert not (tmp_path / "kv").exists()
+
+
+@pytest.mark.parametrize("option", ["--database", "--table", "--key-column", "--value-column"])
+def test_an_option_of_another_kind_of_source_is_refused(
+    store: Path, tmp_path: Path, capsys: Any, option: str
+) -> None:
+    # It was passed over.
+    assert main(["load", str(store), str(tmp_path / "new"), option, "x"]) == 2
+    assert f"{option} is for --from " in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
 
 
 def test_pairs_that_a_store_cannot_hold_are_refused(tmp_path: Path, capfdbinary: Any) -> None:
@@ -156,7 +190,7 @@ def test_lmdb_reads_what_is_dumped_for_it(store: Path, tmp_path: Path, capfdbina
         back = subprocess.run(["mdb_dump", str(tmp_path)], check=True, capture_output=True).stdout
     except FileNotFoundError:
         pytest.skip("no mdb_load: NOT TESTED that LMDB's own tool reads a dump")
-    assert dict(read_dump(io.BytesIO(back))) == PAIRS
+    assert {key: value for key, value, _ in read_dump(io.BytesIO(back))} == PAIRS
 
 
 def test_pairs_are_put_many_at_a_time(
@@ -165,10 +199,31 @@ def test_pairs_are_put_many_at_a_time(
     """One by one they took three times as long."""
     said(capfdbinary, "dump", store, "-o", tmp_path / "dump")
 
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("one by one")
+    put, sizes = KVStore._put_entries, []
 
-    monkeypatch.setattr(KVStore, "put", refuse)
+    def counted(kv: KVStore, entries: list[Entry]) -> None:
+        sizes.append(len(entries))
+        put(kv, entries)
+
+    monkeypatch.setattr(KVStore, "_put_entries", counted)
     said(capfdbinary, "load", tmp_path / "dump", tmp_path / "copy")
     monkeypatch.undo()
+    assert sizes == [len(PAIRS)]
     assert contents(tmp_path / "copy") == PAIRS
+
+
+def test_progress_comes_to_the_end(
+    store: Path, tmp_path: Path, capfdbinary: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It stopped at the last whole block.
+    told: list[tuple[str, int, int]] = []
+
+    class Told(Meter):
+        def __call__(self, done: int, total: int) -> None:
+            told.append((self._label, done, total))
+
+    monkeypatch.setattr(_transfer, "Meter", Told)
+    said(capfdbinary, "dump", store, "-o", tmp_path / "dump")
+    assert told[-1] == ("dump", len(PAIRS), len(PAIRS))
+    said(capfdbinary, "load", tmp_path / "dump", tmp_path / "copy")
+    assert told[-1] == ("load", len(PAIRS), 0)

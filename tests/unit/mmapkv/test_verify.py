@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from mmapkv import KVStore, verify
+from mmapkv import FormatError, KVStore, repair, verify
 from mmapkv import verify as verify_path
+from mmaplog import Log
 from tests.support.plain_reader import check_store
 from tests.support.waiting import until
 from tests.unit.mmapio.footprint import unchanged
@@ -476,6 +477,29 @@ def test_beside_a_writer_at_work(tmp_path: Path, mode: str) -> None:
 
         until(is_sound)
         assert verify_path(path).damages == ()
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("line", [b"hi", b"a line of text that is no record of a store"])
+def test_a_record_that_no_store_wrote(tmp_path: Path, known: bool, line: bytes) -> None:
+    # Behind what the index had come to it was not looked at: all was well in a store that nobody could open,
+    # and repair had nothing to do.
+    with KVStore.open(tmp_path / "kv") as kv:
+        kv["key"] = "value"
+    with Log.open(tmp_path / "kv", "w") as log:
+        log.append(line)
+    if not known:
+        (tmp_path / "kv" / "INDEX").unlink()
+    (damage,) = verify(tmp_path / "kv").damages
+    assert "record 1 is " in damage.reason
+    assert "Log.truncate_after" in damage.remedy
+    with pytest.raises(FormatError, match=r"Log\.truncate_after"), unchanged(tmp_path / "kv"):
+        repair(tmp_path / "kv")
+    with Log.open(tmp_path / "kv", "w") as log:
+        log.truncate_after(1)
+    assert verify(tmp_path / "kv").damages == ()
+    with KVStore.open(tmp_path / "kv") as kv:
+        assert dict(kv) == {b"key": b"value"}
 
 
 @pytest.mark.parametrize("held", [False, True])

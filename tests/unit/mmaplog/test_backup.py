@@ -158,6 +158,24 @@ def test_places_where_no_backup_can_be(tmp_path: Path) -> None:
     assert not (tmp_path / "copy").exists()
 
 
+def test_a_place_that_cannot_be_made_is_named_with_its_directory(tmp_path: Path) -> None:
+    # It said no more than the last part of a name of its own.
+    with filled(tmp_path / "log", 1) as log, pytest.raises(OSError, match="too long") as caught:
+        log.backup(tmp_path / ("x" * 250))
+    assert caught.value.filename == str(tmp_path / ("x" * 250))
+
+
+def test_a_copy_of_what_may_only_be_read_may_be_written(tmp_path: Path) -> None:
+    # The full segments had the permissions of the log's: a store that was read-only could not be backed up by
+    # anybody but root, for the index of the copy could not be built.
+    filled(tmp_path / "log").close()
+    for each in segment_paths(tmp_path / "log"):
+        each.chmod(0o444)
+    with Log.open(tmp_path / "log", "r") as log:
+        log.backup(tmp_path / "copy")
+    assert {each.stat().st_mode & 0o777 for each in (tmp_path / "copy").iterdir()} == {0o600}
+
+
 def test_damage_is_not_copied(tmp_path: Path) -> None:
     """A backup that was never looked at is found to be worth nothing on the day it is needed."""
     with filled(tmp_path / "log") as log:

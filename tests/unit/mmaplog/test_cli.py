@@ -59,6 +59,20 @@ def test_what_is_appended_is_shown_again(
     assert said(capfdbinary, "replay", path, "--reverse") == b"last\ntw\xffo\n\none\n"
 
 
+@pytest.mark.parametrize("command", ["append", "import"])
+def test_the_log_of_a_store_takes_no_lines(
+    path: Path, capfdbinary: Any, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    # It took them, and nobody could open the store any more.
+    filled(path)
+    (path / "INDEX").touch()
+    monkeypatch.setattr(sys, "stdin", Input(b'{"seq": 20, "payload": ""}\n'))
+    assert main([command, str(path)]) == 2
+    assert b"is a store, whose records are no lines" in capfdbinary.readouterr().err
+    with Log.open(path, "r") as log:
+        assert log.committed == 20
+
+
 def test_append_says_where(path: Path, capfdbinary: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """For people and for programs."""
     monkeypatch.setattr(sys, "stdin", Input(b"a\nb\n"))
@@ -168,10 +182,10 @@ def test_a_flipped_bit_is_found(path: Path, capfdbinary: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (["replay", "{path}/missing"], 1, "does not exist"),
+        (["replay", "{path}/missing"], 2, "does not exist"),
         (["replay", "{path}", "--start", "21"], 2, "there is no record 21 yet"),
         (["replay", "{path}", "--start", "3", "--stop", "2"], 2, "are not all in the log"),
-        (["stat", "{path}/MANIFEST"], 1, "is a file"),
+        (["stat", "{path}/MANIFEST"], 2, "is a file"),
     ],
 )
 def test_what_goes_wrong_is_one_line(

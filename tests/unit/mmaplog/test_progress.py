@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mmaplog import _progress
-from mmaplog._progress import progress
+from mmaplog._progress import Meter, progress
 
 
 class Terminal(io.StringIO):
@@ -95,6 +95,15 @@ def test_a_total_that_is_nothing_or_too_small_does_no_harm(terminal: Terminal, t
     with progress("load", total, "files") as bar:
         bar.advance(done)
     assert terminal.getvalue().endswith("\n")
+
+
+def test_a_total_that_is_not_known_is_not_said(terminal: Terminal) -> None:
+    # `mmapkv load` of a dump ended with "3 of 0 pairs".
+    with Meter("load", "pairs") as meter:
+        meter(3, 0)
+    _, drawn, summary = terminal.getvalue().split("\r\x1b[K")[1:]
+    assert drawn == "load: 3 pairs"
+    assert summary.startswith("load: 3 pairs in ")
 
 
 def test_a_terminal_that_cannot_move_its_cursor_gets_whole_lines(

@@ -128,7 +128,7 @@ def test_a_place_for_no_file(path: Path, tmp_path: Path, capsys: pytest.CaptureF
     """A directory or a FIFO is not renamed over."""
     os.mkfifo(tmp_path / "fifo")
     for name, word in ((".", "directory"), ("fifo", "regular file")):
-        assert main(["export", str(path), "-o", str(tmp_path / name)]) == 1
+        assert main(["export", str(path), "-o", str(tmp_path / name)]) == 2
         assert word in capsys.readouterr().err
 
 
@@ -150,7 +150,7 @@ def test_a_backup(path: Path, tmp_path: Path, capfdbinary: Any) -> None:
         assert b"[0, 2000) in %d segments" % told["segments"] in out
         assert (told["committed"], told["path"]) == (COUNT, str(tmp_path / "again"))
         assert told["log_uuid"] != log.stats()["log_uuid"]
-    assert main(["backup", str(path), str(tmp_path / "copy")]) == 1
+    assert main(["backup", str(path), str(tmp_path / "copy")]) == 2
     assert b"is there already" in capfdbinary.readouterr().err
     spoil(path)
     assert main(["backup", str(path), str(tmp_path / "bad")]) == 1
