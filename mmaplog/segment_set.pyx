@@ -44,13 +44,14 @@ cdef class SegmentSet:
         self.control = control
         self.sole = sole
         self.opened = {}
-        self.settled_at = <uint64_t>-1
         if sole:
             listed, self.others = list_files(directory)
-            self.take_manifest(manifest, self.generation_now())
+            self.generation = self.generation_now()
             self.take_names(manifest.counting(listed, self.tail_id()))
             self.tidy = len(self.names) == len(listed)
         else:
+            # Of no listing yet.
+            self.generation = <uint64_t>-1
             self.relist()
 
     def watch(self, Control control):
@@ -60,7 +61,7 @@ cdef class SegmentSet:
         self.control = control
         if self.others is not None and self.knows(self.tail_id()):
             # Nothing was changed since it was listed.
-            self.take_manifest(self.manifest, self.generation_now())
+            self.generation = self.generation_now()
         else:
             self.tidy = False
             self.relist()
@@ -79,8 +80,8 @@ cdef class SegmentSet:
             listing = self.list_all()
             if manifest.cut is not None and self.control is not None and not self.is_cut(listing, manifest.cut):
                 # MANIFEST says so first; until CONTROL does, the log is what it was, and all of that is there.
-                if self.settled_at == generation:
-                    judge = self.settled
+                if self.generation == generation and self.manifest.cut is None:
+                    judge = self.manifest
                     listing = self.without_successor(listing, manifest.cut)
                 elif attempts:
                     attempts -= 1
@@ -92,16 +93,9 @@ cdef class SegmentSet:
             # Who drops the end says so first, gives a segment its name then, and raises `generation` last.
             if self.sole or (self.control is not None and not self.adds_to_known(names)) or self.manifest_now() == manifest:
                 break
-        self.take_manifest(judge, generation)
-        self.take_names(names)
-
-    cdef int take_manifest(self, manifest, uint64_t generation) except -1:
-        self.manifest = manifest
+        self.manifest = judge
         self.generation = generation
-        if manifest.cut is None:
-            self.settled = manifest
-            self.settled_at = generation
-        return 0
+        self.take_names(names)
 
     cdef bint is_cut(self, list listing, cut) except -1:
         # Whether CONTROL names the segment with which the log goes on from there. While MANIFEST says that it is being cut, nobody rolls.
@@ -145,7 +139,8 @@ cdef class SegmentSet:
                 break
         self.changes += 1
         self.others = None
-        self.take_manifest(manifest, self.generation_now())
+        self.manifest = manifest
+        self.generation = self.generation_now()
         self.take_names(names)
         return 0
 
