@@ -15,31 +15,31 @@ EXPIRED: Final = 3
 class Walk(Generic[_T_co]):
     stop: Final[int]
     @overload
-    def __init__(
-        self: Walk[bytes],
+    def __new__(
+        cls,
         store: StoreReader,
         replay: Replay,
         what: Literal[0, 1, 3],
         now: int = 0,
         pin: Pin | None = None,
-    ) -> None: ...
+    ) -> Walk[bytes]: ...
     @overload
-    def __init__(
-        self: Walk[tuple[bytes, bytes]],
+    def __new__(
+        cls,
         store: StoreReader,
         replay: Replay,
         what: Literal[2],
         now: int = 0,
         pin: Pin | None = None,
-    ) -> None: ...
+    ) -> Walk[tuple[bytes, bytes]]: ...
     @overload
-    def __init__(
-        self: Walk[Any],
+    def __new__(
+        cls,
         store: StoreReader,
         replay: Replay,
         what: int,
         now: int = 0,
         pin: Pin | None = None,
-    ) -> None: ...
+    ) -> Walk[Any]: ...
     def __iter__(self) -> Self: ...
     def __next__(self) -> _T_co: ...

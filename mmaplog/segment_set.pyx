@@ -255,7 +255,7 @@ cdef class SegmentSet:
         """The segment that begins with this number, or None."""
         return self.at_base(base_seq)
 
-    def add(self, Segment segment):
+    def add(self, Segment segment not None):
         """Make a segment known that was just created."""
         self.changes += 1
         bisect.insort(self.names, (segment.base_seq, segment.id, segment.name))
@@ -410,7 +410,7 @@ cdef class SegmentSet:
         """The base numbers of the segments, each once, in order."""
         return sorted({entry[0] for entry in self.names})
 
-    def discard(self, Segment segment):
+    def discard(self, Segment segment not None):
         """Remove a segment without records, file and all."""
         self.changes += 1
         system.remove_file(self.directory, segment.name)
