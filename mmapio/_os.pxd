@@ -17,7 +17,11 @@ cdef int allocate_written(int fd, uint64_t offset, uint64_t count, size_t piece)
 cdef int zero_range(int fd, uint64_t offset, uint64_t count) noexcept nogil
 cdef int truncate(int fd, uint64_t size) noexcept nogil
 cdef int sync_file(int fd, void *base, size_t count) noexcept nogil
-cdef long long size_of(int fd) noexcept nogil
 cdef int write_all(int fd, const void *data, size_t count, uint64_t offset) noexcept nogil
 
 cdef uint64_t now_ns() noexcept nogil
+
+cdef extern from "_platform.h" nogil:
+    int open_unnamed "mmio_open_unnamed"(int directory)     # a descriptor, or a negative errno
+    int close_file "close"(int fd)
+    long long size_of "mmio_size"(int fd)                   # in bytes, or a negative errno

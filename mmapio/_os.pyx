@@ -32,7 +32,6 @@ cdef extern from "_platform.h" nogil:
     int close_descriptor "close"(int fd)
     int ftruncate(int fd, long long size)
     long pwrite(int fd, const void *data, size_t count, long long offset)
-    int64_t mmio_size(int fd)
     int clock_gettime(int clock, c_timespec *result)
     int mmio_sync_file(int fd, void *base, size_t count)
     int mmio_sync_all(int fd)
@@ -182,6 +181,13 @@ def check_replaceable(path):
 def replace_file(Descriptor directory not None, temporary, name):
     """Rename within one directory, replacing what has the name. Durable after `sync(directory)`."""
     os.rename(temporary, name, src_dir_fd=directory.fd, dst_dir_fd=directory.fd)
+
+
+def name_file(Descriptor opened not None, Descriptor directory not None, name):
+    """Give a file that was made without a name a first one. Durable after `sync(directory)`. OSError where there is no /proc, too."""
+    # Only with a directory given does it go by the file that this leads to.
+    os.link(f"/proc/self/fd/{opened.fd}", name, dst_dir_fd=directory.fd)
+    opened.path = directory.locate(name)
 
 
 def rename_new(Descriptor directory not None, temporary, name):
@@ -432,10 +438,6 @@ cdef uint64_t now_ns() noexcept nogil:
 cdef raise_errno(int result, path):
     if result < 0:
         raise OSError(-result, strerror(-result).decode(), path)
-
-
-cdef long long size_of(int fd) noexcept nogil:
-    return mmio_size(fd)
 
 
 cdef int sync_file(int fd, void *base, size_t count) noexcept nogil:

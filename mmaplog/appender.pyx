@@ -13,7 +13,8 @@ from libc.string cimport memcpy, memmove, memset
 
 from mmapio cimport _fault
 from mmapio cimport _memory as memory
-from mmapio._os cimport now_ns, size_of, write_all, zero_range
+from mmapio._os cimport Descriptor, now_ns, size_of, write_all, zero_range
+from mmapio cimport _vm
 from mmapio._vm cimport PAGE
 from mmapio.mapping cimport MappedFile
 from mmapio.mutable cimport MappedSliceMut, mutable_of
@@ -33,13 +34,12 @@ from mmaplog.format cimport (
     checksum_of,
 )
 from mmaplog.pieces cimport Pieces, pieces_of, slices_of
-from mmaplog.preparer cimport LARGE, Preparer, make_ready
+from mmaplog.preparer cimport LARGE, SPARE_SIZE, Preparer, make_ready
 from mmaplog.segment cimport Segment
 from mmaplog.tail cimport TailHolder
 
 from mmapio import _os as system
 from mmaplog.errors import RecordTooLarge
-from mmaplog.reserve import is_full
 from mmaplog.segment import create_segment
 
 # A segment starts with this and doubles, by no more than the second at a time.
@@ -382,13 +382,21 @@ cdef class Appender(TailHolder):
         cdef bint written = self.syncs >= SYNCS_LEAST
         cdef uint64_t size = PREPARED_LEAST if written else min(self.bytes_pending, STEP_MAX) & ~(PREPARED_LEAST - 1)
         cdef uint64_t stop = min(min(self.tail.limit + size, self.tail.capacity), self.roll_bytes)
+        cdef uint64_t boundary = (self.tail.limit // _vm.HUGE + 1) * _vm.HUGE
+        if stop > boundary:
+            # Whole huge pages, as many as there are, or what is missing up to the first.
+            stop = stop // _vm.HUGE * _vm.HUGE if self.tail.limit % _vm.HUGE == 0 else boundary
+        cdef bint whole = stop <= self.tail.limit
         self.syncs = 0
-        if stop <= self.tail.limit:
+        if whole and (written or min(min(self.bytes_pending, self.tail.capacity), self.roll_bytes) < SPARE_SIZE):
             return 0
         try:
             if self.preparer is None:
                 self.preparer = Preparer(self.locks.held, self.control)
-            self.preparer.ask(self.tail, self.tail.limit, stop, written)
+            if whole:
+                self.preparer.ask_spare(self.directory)
+            else:
+                self.preparer.ask(self.tail, self.tail.limit, stop, written)
         except (OSError, RuntimeError, MemoryError):
             pass  # No thread or no descriptor to be had, which no append needs: it makes its own room.
         return 0
@@ -453,17 +461,15 @@ cdef class Appender(TailHolder):
         cdef uint64_t end = self.end
         # Who writes fast has pages made ready here too, and meets none that the kernel has to bring one by one.
         cdef bint fast = ahead and self.append_mutex is None and self.syncs < SYNCS_LEAST and self.bytes_pending >= PREPARED_LEAST
-        if fast:
+        cdef Descriptor spare = None if self.preparer is None else self.preparer.take_spare()
+        if not fast or self.bytes_pending < SPARE_SIZE or size < SPARE_SIZE or SEGMENT_HEADER_SIZE + need > SPARE_SIZE:
+            spare = None
+        if spare is not None:
+            size = SPARE_SIZE
+        elif fast:
             size = min(size, max(FIRST_ALLOCATION, SEGMENT_HEADER_SIZE + need))
-        cdef Segment made
-        try:
-            made = create_segment(
-                self.directory, self.segments.log_uuid, self.seq, self.tail.epoch, capacity, size)
-        except OSError as error:
-            if not is_full(error):
-                raise
-            made = create_segment(
-                self.directory, self.segments.log_uuid, self.seq, self.tail.epoch, capacity, SEGMENT_HEADER_SIZE + need)
+        cdef Segment made = create_segment(
+            self.directory, self.segments.log_uuid, self.seq, self.tail.epoch, capacity, size, SEGMENT_HEADER_SIZE + need, spare=spare)
         cdef Segment left = self.tail
         cdef CommitSlot slot
         if left.base_seq == self.seq:
@@ -495,7 +501,11 @@ cdef class Appender(TailHolder):
                     # Memory that was abandoned may be in use for ever.
                     left.give_back_behind(end)
             left.release()
-        if fast:
+        if spare is not None:
+            with nogil:
+                _vm.advise(self.base, self.tail.limit, _vm.ADVICE_POPULATE_WRITE)
+            self.large_end = self.tail.limit
+        elif fast:
             self.make_ready_now()
         return 0
 

@@ -334,7 +334,7 @@ cdef class Keeper(Appender):
         epoch = self.tail.epoch + 1
         manifest = manifest.cut_after(seq, epoch, across.count_below(seq) if across.sparse else 0)
         successor = create_segment(
-            self.directory, self.segments.log_uuid, seq, epoch, manifest.segment_bytes, truncation.FIRST_ALLOCATION, False)
+            self.directory, self.segments.log_uuid, seq, epoch, manifest.segment_bytes, truncation.FIRST_ALLOCATION, publish=False)
         self.take_turn()
         try:
             self.begin_sync()

@@ -346,7 +346,7 @@ def salvage(SegmentSet segments, tail, uint64_t durable, uint64_t segment_bytes)
         if target is None or end + record.size > target.capacity:
             capacity = max(segment_bytes, SEGMENT_HEADER_SIZE + record.size)
             base_seq = record.seq if record.size else tail.seq
-            target = create_segment(segments.directory, segments.log_uuid, base_seq, epoch, capacity, capacity, False)
+            target = create_segment(segments.directory, segments.log_uuid, base_seq, epoch, capacity, capacity, publish=False)
             made.append(target)
             end = SEGMENT_HEADER_SIZE
         if record.size:

@@ -42,7 +42,10 @@ def create_segment(
     epoch: int,
     capacity: int,
     size: int,
+    least: int | None = None,
+    *,
     publish: bool = True,
+    spare: Descriptor | None = None,
 ) -> Segment: ...
 def publish_segment(directory: Descriptor, segment: Segment) -> None: ...
 def open_segment(directory: Descriptor, name: str, log_uuid: UUID, writable: bool) -> Segment: ...

@@ -9,7 +9,7 @@ from libc.string cimport memcmp, memcpy
 
 from mmapio cimport _memory as memory
 from mmapio cimport _vm
-from mmapio._os cimport Descriptor
+from mmapio._os cimport Descriptor, size_of, write_all
 from mmapio.mapping cimport MappedFile
 from mmaplog.checksum cimport xxh3
 from mmaplog.format cimport (
@@ -246,13 +246,22 @@ cdef class Segment:
         mark.seq = seq
         mark.end = end
         mark.checksum = xxh3(&mark, sizeof(mark) - 8, self.id)
-        memcpy(self.base + MARK_OFFSET + copy * SECTOR, &mark, sizeof(mark))
+        write_to_header(self, MARK_OFFSET + copy * SECTOR, &mark, sizeof(mark))
 
     cdef void store_footer(self, Footer *footer) noexcept:
         cdef int copy
         footer.checksum = xxh3(footer, sizeof(footer[0]) - 8, self.id)
         for copy in range(COPIES):
-            memcpy(self.base + FOOTER_OFFSET + copy * SECTOR, footer, sizeof(footer[0]))
+            write_to_header(self, FOOTER_OFFSET + copy * SECTOR, footer, sizeof(footer[0]))
+
+
+cdef void write_to_header(Segment self, uint64_t offset, const void *data, size_t count) noexcept:
+    # By a write to the file where that can be: of a huge page that was stored to the kernel writes all to the device, of one that was written to what was
+    # written. A file that was cut would grow again.
+    cdef MappedFile file = self.file
+    if (file is None or file.kind != _vm.READ_WRITE or size_of(file.descriptor.fd) < <long long>self.limit
+            or write_all(file.descriptor.fd, data, count, offset) < 0):
+        memcpy(self.base + offset, data, count)
 
 
 def list_files(Descriptor directory):
@@ -321,8 +330,11 @@ def name_of(base_seq, segment_id, sparse):
 
 
 def create_segment(
-        Descriptor directory, log_uuid, uint64_t base_seq, epoch, uint64_t capacity, uint64_t size, bint publish=True):
+        Descriptor directory, log_uuid, uint64_t base_seq, epoch, uint64_t capacity, uint64_t size, least=None, *,
+        bint publish=True, Descriptor spare=None):
     """Make an empty segment of `size` bytes, its header synced; without `publish` it waits under a temporary name.
+
+    On a disk that has not so much room left `least` will do. `spare` is a file without a name that it can be made of.
 
     The name is durable only after a sync of the directory. OSError(ENOSPC) leaves nothing behind.
     """
@@ -330,11 +342,14 @@ def create_segment(
     name = name_of(base_seq, segment_id, False)
     head = page.make(log_uuid.bytes, segment_id, base_seq, time.time_ns(), capacity, epoch)
     temporary = name + TEMPORARY_SUFFIX
-    opened = system.open_file(temporary, True, create=True, exclusive=True, follow=False, directory=directory)
+    opened = _named(spare, directory, temporary)
+    if opened is None:
+        opened = system.open_file(temporary, True, create=True, exclusive=True, follow=False, directory=directory)
     try:
-        system.grow(opened, size)
+        _grow_or_just_enough(opened, size, least)
         system.write_at(opened, head, 0)
         system.sync(opened)
+        # Anew, so that the mapping has a name, too, where the kernel lists it.
         made = open_segment(directory, temporary, log_uuid, True)
     except BaseException:
         system.remove_file(directory, temporary)
@@ -342,6 +357,25 @@ def create_segment(
     if publish:
         publish_segment(directory, made)
     return made
+
+
+def _grow_or_just_enough(opened, size, least):
+    try:
+        system.grow(opened, size)
+    except OSError as error:
+        if least is None or not is_full(error):
+            raise
+        system.grow(opened, least)
+
+
+def _named(spare, directory, temporary):
+    # Where it cannot have a name, as without /proc, the file is made anew.
+    try:
+        if spare is not None:
+            system.name_file(spare, directory, temporary)
+    except OSError:
+        return None
+    return spare
 
 
 def publish_segment(Descriptor directory, Segment segment):

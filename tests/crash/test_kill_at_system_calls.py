@@ -20,7 +20,17 @@ from tests.crash.ack_page import ACKNOWLEDGED, AckPage
 from tests.crash.child import Child
 
 # What creates, renames, removes, extends, writes or syncs. Stores to mapped memory are not calls.
-CALLS = ("grow", "make_directory", "open_file", "remove_file", "replace_file", "set_size", "sync", "write_at")
+CALLS = (
+    "grow",
+    "make_directory",
+    "name_file",
+    "open_file",
+    "remove_file",
+    "replace_file",
+    "set_size",
+    "sync",
+    "write_at",
+)
 # After these, stores to mapped memory follow that say so; a kill may come in between.
 SAID_AFTERWARDS = ("remove_file", "replace_file", "sync")
 SEGMENT_BYTES = 64 << 10
