@@ -36,6 +36,7 @@ SUITE = Suite(
         Limit("replay", SUBJECT, ns_max=SECOND_NS / 7e6),
         # 3 GB/s.
         Limit("verify", SUBJECT, ns_max=STORED_BYTES / 3),
+        Target("look-up", SUBJECT, "lmdb", ratio_min=1),
         Target("durable", SUBJECT, "pwrite", ratio_min=1 / 1.1),
         Limit("durable-bytes", SUBJECT, ns_max=2 * mmap.PAGESIZE, unit="KiB", unit_size=1024, times=False),
         Target("group", SUBJECT, FILE, ratio_min=1 / 0.8),

@@ -21,7 +21,8 @@ cdef enum:
 cdef inline uint64_t grown(uint64_t size) noexcept nogil:
     # By whole huge pages where there are some: what the file has a part of only is never one.
     cdef uint64_t wanted = size + min(max(size // STEP_PART, <uint64_t>STEP_MIN), <uint64_t>STEP_MAX)
-    return wanted if wanted <= HUGE else (wanted + HUGE - 1) & ~<uint64_t>(HUGE - 1)
+    # To the end of the first by itself: reading ahead there would bring small pages of the next one.
+    return min(wanted, <uint64_t>HUGE) if size < HUGE else (wanted + HUGE - 1) & ~<uint64_t>(HUGE - 1)
 
 
 cdef inline void ask_for_huge_pages(MappedFile file) noexcept:

@@ -4,12 +4,16 @@ from libc.stdint cimport uint32_t, uint64_t
 
 
 cdef enum:
-    STRIDE = 64                 # one record in so many is remembered
+    SPACING = 1024              # what is remembered lies so many bytes apart, or more
+
+
+cdef struct Place:
+    uint32_t index              # number of a record, counted from the first of the segment
+    uint32_t unit               # where it starts
 
 
 cdef class Positions:
-    cdef uint32_t *indexes      # their numbers, counted from the first of the segment
-    cdef uint32_t *units        # where they start
+    cdef Place *places          # in order; the first is that of the segment's first record
     cdef uint64_t count
     cdef uint64_t capacity
 

@@ -45,3 +45,6 @@ cdef class Replay:
     cdef bint lacks_successor(self, Footer *footer) noexcept
     cdef bint has_moved(self, uint64_t expected) except -1
     cdef bint step(self, Record *record, bint verify) except -1
+
+
+cdef Entry entry_of(Segment segment, Record *record)

@@ -18,6 +18,7 @@ cdef uint64_t SCAN_LEAST = 10_000
 
 
 @cython.final
+@cython.no_gc
 @cython.freelist(64)
 cdef class Entry:
     """One record: its `seq`, its `timestamp` in nanoseconds since 1970 (None when the log keeps none), its `payload`.
@@ -68,22 +69,20 @@ cdef class Replay:
     cdef Entry take(self):
         # The next entry, or None when there is none below `stop`.
         cdef Record record
-        cdef Entry entry
         if not self.read(&record, self.verify):
             return None
-        entry = Entry.__new__(Entry)
-        entry.seq = record.seq
-        entry.timestamp = record.time if record.time else None
-        entry.payload = slice_of(self.segment.region, record.payload, record.payload_size)
-        return entry
+        return entry_of(self.segment, &record)
 
     cdef int go_to(self, uint64_t seq) except -1:
         # To the first record of at least this number, in the segment that has it or its gap.
         cdef Record record
-        cdef uint64_t base, offset
+        cdef uint64_t base, offset, turn = self.segments.spans.turn
         self.sought = seq
         self.segment = self.segments.holding(seq, self.tail_id)
         self.look_ahead()
+        # Where another listing was made meanwhile, the next one finds out.
+        if self.segments.spans.turn == turn and (self.followed or self.segment.id == self.tail_id):
+            self.segments.spans.note(self.segment, self.boundary if self.followed else 0)
         base = self.segment.base_seq
         self.seq = base + self.segment.positions.nearest(seq - base, &self.offset)
         while self.seq < seq:
@@ -249,6 +248,14 @@ cdef class Replay:
         raise CorruptionError(
             f"record {self.seq} at offset {self.offset} is damaged, though records up to {self.stop - 1} were committed; "
             "restore the segment from a backup", self.segment.path)
+
+
+cdef Entry entry_of(Segment segment, Record *record):
+    cdef Entry entry = Entry.__new__(Entry)
+    entry.seq = record.seq
+    entry.timestamp = record.time if record.time else None
+    entry.payload = slice_of(segment.region, record.payload, record.payload_size)
+    return entry
 
 
 def backwards(SegmentSet segments, uint64_t start, uint64_t stop, bint verify, uint64_t tail_id):

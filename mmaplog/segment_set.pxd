@@ -4,6 +4,7 @@ from mmapio._os cimport Descriptor
 from mmaplog.control cimport Control
 from mmaplog.format cimport CommitSlot
 from mmaplog.segment cimport Segment
+from mmaplog.spans cimport Spans
 
 
 cdef class SegmentSet:
@@ -17,7 +18,9 @@ cdef class SegmentSet:
     cdef uint64_t generation    # of `manifest` and `names`
     cdef object removed_at
     cdef uint64_t removed_count
+    cdef uint64_t listed_first  # the first number that the log still has, by `manifest`
     cdef list names
+    cdef Spans spans            # by `names`, of this generation
     cdef list others            # all other files, as they were when a sole writer opened it; None once it has looked again, or changed what is there
     cdef uint64_t changes       # how often this handle itself has changed what is there
     cdef dict opened
@@ -45,6 +48,7 @@ cdef class SegmentSet:
     cdef int deny_truncated(self, uint64_t seq) except -1
     cdef int follow_changes(self) except -1
     cdef uint64_t first(self) except? 0
+    cdef Segment known(self, uint64_t seq, uint64_t tail_id)
     cdef uint64_t boundary_of(self, Segment segment, uint64_t tail_id) except? 0
     cdef Segment holding(self, uint64_t seq, uint64_t tail_id)
     cdef Segment following(self, Segment segment, uint64_t tail_id)

@@ -46,7 +46,11 @@ class MmaplogLog(LogPeer):
         "append-many": ("log.append_many(joined, offsets)", "log.append_many(records)"),
         "replay": ("for entry in log.replay(): pass", "for entry in log.replay(verify=False): pass"),
         "verify": ("verified.append(log.verify())",),
-        "look-up": ("for n in numbers: log[n]", "for n in numbers: bytes(log[n].payload)"),
+        "look-up": (
+            "for n in numbers: log[n]",
+            "for n in numbers: bytes(log[n].payload)",
+            "for entry in log.read_many(numbers): pass",
+        ),
         **dict.fromkeys(ONE_DURABLE, ("log.append(next(record), durable=True)",)),
         "group": (
             "[log.append(r) for r in next(group)]; log.flush()",

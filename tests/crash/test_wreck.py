@@ -45,8 +45,8 @@ def test_a_kill_inside_a_roll_is_seen(path: Path) -> None:
         store = KVStore.open(path, "w", flush_policy=FlushPolicy.MANUAL)
         create = vars(appender_module)["create_segment"]
 
-        def create_and_die(*arguments: object) -> None:
-            create(*arguments)
+        def create_and_die(*arguments: object, **named: object) -> None:
+            create(*arguments, **named)
             os.kill(os.getpid(), signal.SIGKILL)
 
         vars(appender_module)["create_segment"] = create_and_die

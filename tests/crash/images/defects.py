@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterator
 import xxhash
 
 from mmaplog import recovery
+from mmaplog.recovery import Tail
+from mmaplog.segment import Segment
+from mmaplog.segment_set import SegmentSet
 from tests.crash.images.choices import Image
 from tests.crash.images.disk import Disk
 from tests.crash.images.recording import Event, Step
@@ -72,8 +75,13 @@ def spoil(defect: str | None, image: Image) -> Image:
 def plant(defect: str | None) -> None:
     """Plant what lives in this process."""
     if defect == NO_BOUNDARY:
-        # What is torn is appended over, without a new segment.
-        vars(recovery)["settle"] = lambda segments, tail, *_: (tail.segment, tail.end)
+        vars(recovery)["settle"] = _append_over
+
+
+def _append_over(segments: SegmentSet, tail: Tail, *_: object) -> tuple[Segment, int]:
+    # What is torn, without a new segment.
+    segments.relist()
+    return tail.segment, tail.end
 
 
 def _change(name: str, content: bytes, change: Callable[[bytearray, int], None]) -> bytes:

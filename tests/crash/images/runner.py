@@ -289,6 +289,9 @@ class Runner:
             shutil.rmtree(kept, ignore_errors=True)
             if image is not None:
                 _write(kept, image)
+            else:
+                # As the session has left it.
+                shutil.copytree(self.options.scratch / self.subject.noun, kept)
             command = f"python -m tests.crash.{self.subject.command} --seed {self.options.seed}"
             command += f" --first-workload {self.number} --images {self.made + 1}"
             if self.options.defect is not None:

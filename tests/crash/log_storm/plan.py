@@ -28,7 +28,7 @@ _POLICIES: list[tuple[int, FlushPolicy]] = [
 ]
 # Where a process may be made to kill itself: before or after the n-th of these calls. Stores to mapped memory
 # are none of them; those the clock has to meet.
-TRAPS = ("grow", "open_file", "replace_file", "remove_file", "sync", "write_at", "set_size")
+TRAPS = ("grow", "name_file", "open_file", "replace_file", "remove_file", "sync", "write_at", "set_size")
 TRAP_NTH_MAX = 12
 
 
@@ -98,7 +98,8 @@ class LogPlan:
         """The plan of the log that is made in a round."""
         rng = random.Random(f"log {seed} {round_number}")
         return cls(
-            segment_bytes=rng.choice((64 << 10, 64 << 10, 128 << 10, 256 << 10, 1 << 20)),
+            # In the largest a fast writer has the next segment made ahead.
+            segment_bytes=rng.choice((64 << 10, 64 << 10, 128 << 10, 256 << 10, 1 << 20, 2 << 20)),
             timestamps=rng.random() < 0.5,
             reaches_back=rng.random() < 0.6,
         )
@@ -148,7 +149,9 @@ class Plan:
     def draw(cls, seed: int, round_number: int, shared: bool) -> Plan:
         """The plan of a round."""
         rng = random.Random(f"plan {seed} {round_number} {shared}")
-        syncing = rng.random() < 0.5
+        # For a while, without syncs, and much: only so is the next segment made ahead.
+        fast = rng.random() < 0.05
+        syncing = not fast and rng.random() < 0.5
         writers = rng.randint(2, WRITERS_MAX) if shared else 1
         nested = rng.random() < 0.12
         return cls(
@@ -164,9 +167,9 @@ class Plan:
             drops=rng.choice((2, 8, 40)),
             durable=rng.choice((5, 50, 300)) if syncing else 0,
             large=rng.choice((0, 0, 2, 20)),
-            middling=rng.choice((0, 5, 20, 60)),
+            middling=900 if fast else rng.choice((0, 5, 20, 60)),
             at_once=rng.random() < 0.06,
-            delay_us=rng.randrange(10_000),
+            delay_us=rng.randrange(60_000 if fast else 10_000),
             trap=_draw_trap(rng) if rng.random() < 0.3 else None,
             loses_control=rng.random() < 0.15,
             recovery_delay_us=rng.randrange(6_000) if nested else None,

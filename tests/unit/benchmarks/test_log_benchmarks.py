@@ -113,6 +113,7 @@ def lying(base: type[Peer], statement: str, workload: str, **names: Any) -> type
         ("replay", "for entry in log.replay(1): pass"),
         ("replay", "for entry in log.replay(reverse=True): pass"),
         ("look-up", "for n in numbers: log[n - 1]"),
+        ("look-up", "for entry in log.read_many(numbers[1:]): pass"),
         ("durable", "next(record)"),
         ("durable", "log.append(next(record)[:-1], durable=True)"),
         ("group", "[log.append(r) for r in next(group)[1:]]; log.flush()"),

@@ -268,7 +268,7 @@ def test_large_records_and_batches(tmp_path: Path) -> None:
 
 
 def test_many_records_between_known_positions(tmp_path: Path) -> None:
-    """Where records are is remembered for one in a thousand numbers, which gaps must not confuse."""
+    """Where records are is remembered for some of them, which gaps must not confuse."""
     path = tmp_path / "log"
     with opened(path) as log:
         log.append_many([b"%d" % seq for seq in range(12_000)])

@@ -1,0 +1,1 @@
+# Functions of this module are for native code only.
