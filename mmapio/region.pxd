@@ -29,6 +29,7 @@ cdef class Region:
     cdef bint faulted(self) noexcept
     cdef int check(self) except -1
     cdef int fail(self) except -1
+    cdef int require(self, size_t offset, size_t count) except -1
     cdef uint64_t last_view_end(self) noexcept
 
 

@@ -57,6 +57,12 @@ cdef class Region:
         _fault.met()
         return fault_in(self.path)
 
+    cdef int require(self, size_t offset, size_t count) except -1:
+        # Elsewhere nobody answers for a page that is not there.
+        if offset > self.reserved or count > self.reserved - offset:
+            raise ValueError(f"{count} bytes at offset {offset} are not within the {self.reserved} of the region")
+        return 0
+
     cdef uint64_t last_view_end(self) noexcept:
         # Where in the file the living view ends that reaches furthest; 0 without views.
         cdef Link *link = self.views.next
@@ -118,6 +124,7 @@ cdef class Region:
 
     def touch(self, size_t offset, size_t count):
         """Read a byte of every page of a range. MappingFault where one is not there."""
+        self.require(offset, count)
         cdef char *start = self.base + offset // _vm.PAGE * _vm.PAGE
         cdef size_t span = self.base + offset + count - start
         cdef int result
@@ -128,6 +135,7 @@ cdef class Region:
 
     def touch_for_writing(self, size_t offset, size_t count):
         """Make every page of a range writable, changing nothing. MappingFault where one is not there."""
+        self.require(offset, count)
         cdef char *at = self.base + offset // _vm.PAGE * _vm.PAGE
         cdef char *end = self.base + offset + count
         cdef uint64_t seen = 0

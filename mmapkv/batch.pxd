@@ -39,6 +39,3 @@ cdef class Batch:
 
     cdef int add(self, int kind, key, value, uint64_t expires) except -1
     cdef int refuse_late(self) except -1
-
-
-cdef Batch batch_of(StoreWriter store, bint durable)

@@ -1,13 +1,15 @@
 from datetime import timedelta
 from types import TracebackType
-from typing import Never, Self, TypeAlias
+from typing import Self, TypeAlias
 
 from typing_extensions import Buffer
+
+from mmapkv.writer import StoreWriter
 
 _Bytes: TypeAlias = str | bytes | Buffer
 
 class Batch:
-    def __init__(self, use_batch: Never, /) -> None: ...  # raises always
+    def __new__(cls, store: StoreWriter, durable: bool = False) -> Self: ...
     def put(self, key: _Bytes, value: _Bytes, /, *, ttl: float | timedelta | None = None) -> None: ...
     def delete(self, key: _Bytes, /) -> None: ...
     def __setitem__(self, key: _Bytes, value: _Bytes, /) -> None: ...

@@ -33,8 +33,12 @@ cdef class Batch:
     (b'90', b'110', 2)
     """
 
-    def __init__(self):
-        raise TypeError("use KVStore.batch")
+    def __cinit__(self, StoreWriter store=None, bint durable=False):
+        if store is None:
+            raise TypeError("use KVStore.batch")
+        self.store = store
+        self.durable = durable
+        self.objects = []
 
     def __dealloc__(self):
         free(self.changes)
@@ -103,11 +107,3 @@ cdef class Batch:
         change.expires = expires
         self.count += 1
         return 0
-
-
-cdef Batch batch_of(StoreWriter store, bint durable):
-    cdef Batch made = Batch.__new__(Batch)
-    made.store = store
-    made.durable = durable
-    made.objects = []
-    return made

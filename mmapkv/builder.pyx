@@ -107,7 +107,7 @@ cdef class Builder:
             free(self.places[at].numbers)
         free(self.places)
 
-    def enter(self, Hint hint, Segment segment):
+    def enter(self, Hint hint not None, Segment segment not None):
         """Enter all records of a segment. Costs some 100 ns each, and four bytes of memory where they are kept.
 
         Raises Reseed as a split does, CorruptionError when a record that must be read does not verify.

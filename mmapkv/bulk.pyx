@@ -10,7 +10,7 @@ from mmapio cimport _memory as memory
 from mmapio._os cimport now_ns
 from mmapio.region cimport Region
 from mmapkv.approach cimport fetch_bucket, fetch_record
-from mmapkv.batch cimport Batch, Change, Fate, batch_of
+from mmapkv.batch cimport Batch, Change, Fate
 from mmapkv.clearance cimport count_left
 from mmapkv.clearing cimport CLEAR_PAYLOAD_SIZE, lay_out_clear
 from mmapkv.dead_bytes cimport add_written, superseded_size
@@ -62,7 +62,7 @@ cdef class BulkWriter(StoreUpdater):
         cost what they do in a thousand; other threads that write wait meanwhile. Until it returns it takes some 120 bytes for each pair, besides keys
         and values. Raises what put does, MemoryError, and RecordTooLarge with nothing written for more than 512 MiB, with what the format adds.
         """
-        cdef Batch batch = batch_of(self, durable)
+        cdef Batch batch = Batch(self, durable)
         cdef uint64_t expires = expiry_of(ttl)
         if type(pairs) is dict:
             for key, value in (<dict>pairs).items():
@@ -78,7 +78,7 @@ cdef class BulkWriter(StoreUpdater):
 
     def _put_entries(self, entries, /):
         # For what was copied from a store: (key, value, when it expires in nanoseconds since 1970, or None), all of them or none.
-        cdef Batch batch = batch_of(self, False)
+        cdef Batch batch = Batch(self, False)
         for key, value, expires in entries:
             batch.add(KIND_PUT, key, value, 0 if expires is None else expires)
         batch.over = True
@@ -90,7 +90,7 @@ cdef class BulkWriter(StoreUpdater):
         Costs less than single deletions, and memory as put_many does; `durable` costs one sync. Raises TypeError for a str, which is one key,
         and for what is no key, and what put_many does. What cannot be stored as a key is absent.
         """
-        cdef Batch batch = batch_of(self, durable)
+        cdef Batch batch = Batch(self, durable)
         if isinstance(keys, str):
             raise TypeError(f"delete_many takes an iterable of keys, and {keys!r} is one key: pass [{keys!r}]")
         for key in keys:
@@ -107,7 +107,7 @@ cdef class BulkWriter(StoreUpdater):
         `durable` makes them so, by one sync. Costs nothing until then, but some 120 bytes a change; the end costs what :meth:`put_many` does,
         and raises that.
         """
-        return batch_of(self, durable)
+        return Batch(self, durable)
 
     def _require_writer(self):
         # Closed, InvalidMode, and whatever else forbids to write.

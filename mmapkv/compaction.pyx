@@ -97,7 +97,7 @@ cdef uint64_t dead_bytes(uint64_t units, uint64_t end) noexcept:
     return min(UNIT * units, end - SEGMENT_HEADER_SIZE)
 
 
-def require_writer(StoreWriter store):
+def require_writer(StoreWriter store not None):
     """Raise Closed, InvalidMode or Poisoned for a store that cannot be compacted."""
     if store.index is None:
         store.raise_closed()
@@ -229,7 +229,8 @@ cdef class Pass:
     cdef object halted          # raises when this is not wanted any more, or None
     cdef uint64_t made          # id of the segment that was written last
 
-    def __cinit__(self, StoreWriter store, uint64_t needed, list counts):
+    def __cinit__(self, StoreWriter store not None, uint64_t needed, list counts):
+        require_writer(store)
         self.store = store
         self.log = store.log
         self.index = store.index

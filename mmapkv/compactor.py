@@ -76,7 +76,7 @@ class Compactor(Worker):
         limits, size, dead = self._look(store)
         store._log.roll_after(limits.segment_bytes)
         _, index = store._open_parts()
-        if (dead < limits.dead_aim and not index_file.expiring_below(index)) or not self._wake():
+        if (dead < limits.dead_aim and not index_file.expiring_below(index)) or not self.wake():
             return
         me = threading.get_ident()
         if store._caring == me or (self._thread is not None and self._thread.ident == me):
@@ -102,7 +102,7 @@ class Compactor(Worker):
         with suppress(Closed):
             limits, _, dead = self._look(store)
             if dead >= limits.dead_aim:
-                self._wake()
+                self.wake()
 
     def compact_all(self) -> None:
         """Have all that can go removed, as soon as may be.
@@ -114,7 +114,7 @@ class Compactor(Worker):
                 self.error, "compaction in the background has ended; the log named mmapkv says why"
             )
         self._all = True
-        if not self._wake():
+        if not self.wake():
             raise RuntimeError(
                 "no thread can be started for a compaction in the background; compact without it"
             )
@@ -144,15 +144,11 @@ class Compactor(Worker):
             while True:
                 self._waiting.popleft().put(None)
 
-    def _wake(self) -> bool:
-        self._asked.append(None)
-        return super()._wake()
-
-    def _start(self) -> bool:
-        started = super()._start()
-        if not started:
+    def _note(self, called: bool) -> None:
+        if called:
+            self._asked.append(None)
+        else:
             self._asked.clear()
-        return started
 
     def _halted(self) -> None:
         if self._ending:

@@ -1,4 +1,4 @@
-from typing import Final, TypeAlias, TypeVar, overload
+from typing import Final, Self, TypeAlias, TypeVar, overload
 
 from typing_extensions import Buffer
 
@@ -13,7 +13,9 @@ class Frozen:
     stop: Final[int]
     cleared: Final[int]
     now: Final[int]
-    def __init__(self, store: StoreReader, stop: int, count: int, cleared: int, held: bool) -> None: ...
+    def __new__(
+        cls, store: StoreReader, stop: int, count: int, cleared: int, pin: object, *_: object
+    ) -> Self: ...
     def __getitem__(self, key: _Bytes, /) -> bytes: ...
     @overload
     def get(self, key: _Bytes, default: None = None, /) -> bytes | None: ...

@@ -25,7 +25,7 @@ def encoded(thing, what):
 cdef class Frozen:
     """Looks up the records of a store below the number `stop`; what has a time to live, lives as it did when this was made.
 
-    `held` says that compaction leaves what was current then.
+    With a `pin` compaction leaves what was current then. What follows is for the subclass.
     """
 
     cdef StoreReader store
@@ -37,12 +37,12 @@ cdef class Frozen:
     cdef bint over
     cdef object __weakref__
 
-    def __init__(self, StoreReader store, uint64_t stop, uint64_t count, uint64_t cleared, bint held):
+    def __cinit__(self, StoreReader store not None, uint64_t stop, uint64_t count, uint64_t cleared, pin, *_):
         self.store = store
         self.stop = stop
         self.count = count
         self.cleared = cleared
-        self.held = held
+        self.held = pin is not None
         self.now = now_ns()
 
     def __getitem__(self, key):

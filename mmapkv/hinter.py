@@ -47,9 +47,10 @@ class Hinter(Worker):
         # Who writes fast fills segments sooner than they are sealed: to wake the thread for each costs the
         # writer the GIL, and finds nothing.
         if self._threaded and not self._called:
-            self._called = True
-            if not self._wake():
-                self._called = False
+            self.wake()
+
+    def _note(self, called: bool) -> None:
+        self._called = called
 
     def flushed(self, log: Log, index: Index) -> None:
         """What was filled may be sealed now."""

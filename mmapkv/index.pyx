@@ -42,6 +42,7 @@ from mmapkv.format cimport (
     STATE_OFFSET,
     TAG_BITS,
     TAG_REBASE,
+    IndexHeader,
     PayloadHeader,
     Previous,
     SegmentLine,
@@ -88,6 +89,13 @@ class Reseed(Exception):
 @cython.final
 cdef class Index:
     """A mapped index file. Made by `index_file`, which also closes it cleanly."""
+
+    def __cinit__(self, MappedFile file not None, SlotMap slots not None):
+        file.check_open()
+        self.file = file
+        self.follow()
+        self.seed = (<IndexHeader *>self.base).hash_seed
+        self.slots = slots
 
     def __dealloc__(self):
         free(self.checked)

@@ -76,7 +76,7 @@ cdef class IndexCheck:
     cdef readonly uint64_t entries
     cdef readonly list found
 
-    def __init__(self, Index index, Log log, damaged):
+    def __cinit__(self, Index index not None, Log log not None, damaged):
         self.index = index
         self.log = log
         self.damaged = damaged

@@ -62,7 +62,7 @@ def create(Descriptor opened, log_uuid, SlotMap slots, seed=None):
     header.hash_seed = int.from_bytes(os.getrandom(8), "little") if seed is None else seed
     header.checksum = xxh3(&header, sizeof(header) - 8, 0)
     memcpy(file.base, &header, sizeof(header))
-    made = wrap(file, slots)
+    made = Index(file, slots)
     made.state.end = DATA_OFFSET + PAGE + SEGMENT_PAGES * PAGE
     made.state.segments = 1
     (<uint64_t *>(made.base + DATA_OFFSET))[0] = make_word(DATA_OFFSET // PAGE + 1, 0, 0, 0)
@@ -100,7 +100,7 @@ def load(Descriptor opened, log_uuid, SlotMap slots, bint writable):
     if memcmp(header.log_uuid, <const char *>uuid_bytes, 16) != 0:
         raise CorruptionError("the index belongs to another log", opened.path)
     file = MappedFile.from_descriptor(opened, writable=writable, reserve=RESERVE)
-    made = wrap(file, slots)
+    made = Index(file, slots)
     if made.state.clean:
         made.checked_pages = made.limit // PAGE
         made.checked = <unsigned char *>calloc(made.checked_pages, 1)
@@ -137,15 +137,6 @@ cdef bint has_entries(Index index, uint64_t many) except -1:
     return False
 
 
-cdef Index wrap(MappedFile file, SlotMap slots):
-    cdef Index made = Index.__new__(Index)
-    made.file = file
-    made.follow()
-    made.seed = (<IndexHeader *>made.base).hash_seed
-    made.slots = slots
-    return made
-
-
 def mark_clean(Index index, uint64_t seq, uint64_t segment_id, uint64_t end):
     """Checksum everything, sync it, and then say durably that it may be trusted: it holds the records below `seq`.
 
@@ -171,7 +162,7 @@ def mark_clean(Index index, uint64_t seq, uint64_t segment_id, uint64_t end):
     index.file.sync_all()
 
 
-def clear_mark(Index index):
+def clear_mark(Index index not None):
     """Take the clean mark back, durably, before the first store. CorruptionError when the index turns out not to be sound."""
     cdef uint64_t page
     # Where several write, another one may have done so.

@@ -264,7 +264,7 @@ cdef class StoreReader:
         self.verify = verify
         self._path = log.path
 
-    def _use(self, Index index, SlotMap slots):
+    def _use(self, Index index not None, SlotMap slots not None):
         # The index of a store just opened, or rebuilt later. A writer looks for its slot anew.
         self.index = index
         self.slots = slots

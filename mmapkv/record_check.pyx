@@ -81,13 +81,11 @@ cdef class RecordCheck:
     cdef readonly uint64_t unseen       # records of which it is not known: for damage that is reported elsewhere, or changes meanwhile
     cdef readonly list found
 
-    def __cinit__(self):
-        self.followed = NULL
-
     def __dealloc__(self):
         free(self.followed)
 
-    def __init__(self, Index index, Log log, uint64_t stop, uint64_t window, uint64_t numbers, bint chains_only, uint64_t shown):
+    def __cinit__(
+            self, Index index not None, Log log not None, uint64_t stop, uint64_t window, uint64_t numbers, bint chains_only, uint64_t shown):
         self.index = index
         self.log = log
         self.stop = stop
@@ -100,7 +98,6 @@ cdef class RecordCheck:
         self.missing = set()
         self.faults = _fault.faults()
         self.replay = log.replay(stop=stop)
-        free(self.followed)
         self.followed = <unsigned char *>calloc(numbers // 8 + 1, 1)
         if self.followed == NULL:
             raise MemoryError

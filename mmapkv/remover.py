@@ -29,18 +29,8 @@ class Remover(Worker):
     # Whether there is something to do.
     _busy = False
 
-    def wake(self) -> bool:
-        """Have removed what can go. Whether there is a thread for it."""
-        if self._ending:
-            return False
-        self._busy = True
-        return self._wake()
-
-    def _start(self) -> bool:
-        started = super()._start()
-        if not started:
-            self._busy = False
-        return started
+    def _note(self, called: bool) -> None:
+        self._busy = called
 
     def wait(self, store: KVStore) -> None:
         """Wait until it is through, for a bounded time; not for a compaction or close that it waits for.

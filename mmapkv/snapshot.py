@@ -38,7 +38,6 @@ class Snapshot(Frozen, Scanned, Mapping[bytes, bytes]):
     def __init__(
         self, store: KVStore, stop: int, count: int, cleared: int, pin: Pin | None, era: Era
     ) -> None:
-        super().__init__(store, stop, count, cleared, pin is not None)
         self._store = store
         # Keeps compaction from removing what was current then; walks share it.
         self._pin = pin

@@ -16,40 +16,40 @@ ENTRIES: Final = 4
 class Walk(Generic[_T_co]):
     stop: Final[int]
     @overload
-    def __init__(
-        self: Walk[bytes],
+    def __new__(
+        cls,
         store: StoreReader,
         replay: Replay,
         what: Literal[0, 1, 3],
         now: int = 0,
         pin: Pin | None = None,
-    ) -> None: ...
+    ) -> Walk[bytes]: ...
     @overload
-    def __init__(
-        self: Walk[tuple[bytes, bytes]],
+    def __new__(
+        cls,
         store: StoreReader,
         replay: Replay,
         what: Literal[2],
         now: int = 0,
         pin: Pin | None = None,
-    ) -> None: ...
+    ) -> Walk[tuple[bytes, bytes]]: ...
     @overload
-    def __init__(
-        self: Walk[tuple[bytes, bytes, int | None]],
+    def __new__(
+        cls,
         store: StoreReader,
         replay: Replay,
         what: Literal[4],
         now: int = 0,
         pin: Pin | None = None,
-    ) -> None: ...
+    ) -> Walk[tuple[bytes, bytes, int | None]]: ...
     @overload
-    def __init__(
-        self: Walk[Any],
+    def __new__(
+        cls,
         store: StoreReader,
         replay: Replay,
         what: int,
         now: int = 0,
         pin: Pin | None = None,
-    ) -> None: ...
+    ) -> Walk[Any]: ...
     def __iter__(self) -> Self: ...
     def __next__(self) -> _T_co: ...

@@ -68,7 +68,7 @@ cdef class Walk:
     cdef Step steps[BLOCK]
     cdef Probe probes[BLOCK]
 
-    def __init__(self, StoreReader store, Replay replay, int what, uint64_t now=0, pin=None):
+    def __cinit__(self, StoreReader store not None, Replay replay not None, int what, uint64_t now=0, pin=None):
         self.store = store
         self.replay = replay
         self.stop = replay.stop

@@ -64,16 +64,22 @@ class Worker(ABC):
     def _serve(self) -> None:
         """Wait for `_told` and work, until `_ending`."""
 
-    def _wake(self) -> bool:
-        # Whether there is a thread for it.
+    @abstractmethod
+    def _note(self, called: bool) -> None:
+        """Keep in mind that it was `called` and has not looked since; or, False, that there is no thread."""
+
+    def wake(self) -> bool:
+        """Have it look for something to do. Whether there is a thread for that."""
         if self._ending:
             return False
+        self._note(True)
         self._told.put(None)
         with suppress(IndexError):
             # Several threads may write.
             self._unstarted.pop()
             if not self._start():
                 self._unstarted.append(None)
+                self._note(False)
                 return False
         return True
 

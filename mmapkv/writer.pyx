@@ -65,11 +65,13 @@ cdef class StoreWriter(Sharer):
 
     def _bind(self, uint64_t bound):
         # It is a cache from now on.
+        if self.index is None:
+            self.raise_closed()
         self.bound = bound
         self.due = 0
         self.index.whole = True
 
-    def _use(self, Index index, SlotMap slots):
+    def _use(self, Index index not None, SlotMap slots not None):
         Sharer._use(self, index, slots)
         index.whole = self.bound != 0
 

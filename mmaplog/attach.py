@@ -106,15 +106,13 @@ def _attach_locked(
         if manifest_file.exists(directory, path) or list_segments(directory):
             manifest_file.write(directory, Manifest(uuid.uuid4(), segment_bytes, 0, erasing=True))
     writing = mode != "r"
-    # Asked before MANIFEST is read: who ends after that may have replaced it.
-    met = locks.has_writer()
+    # A writer at work vouches for CONTROL, and moves on while we look; nobody else can begin to write before
+    # we are done, nor close. Asked before MANIFEST is read, which who is killed after that may have replaced:
+    # all else he leaves as if he had been killed once we are done.
+    vouched = locks.has_writer()
     manifest = _identify(path, directory, segment_bytes, derived, writing=writing, may_create=mode in "cn")
     control = control_file.load(directory, manifest.log_uuid, writing, not alone)
-    # A writer at work vouches for it, and moves on while we look;
-    # nobody else can begin to write before we are done.
-    vouched = locks.has_writer()
-    undisturbed = not (met or vouched)
-    segments = SegmentSet(directory, path, manifest, writing, control if vouched else None, undisturbed)
+    segments = SegmentSet(directory, path, manifest, writing, control if vouched else None, not vouched)
     # Whoever has the log open may have dropped its first segments since it was read.
     manifest = segments.manifest
     if not segments.bases() or segments.bases()[0] > manifest.first_seq:

@@ -1,7 +1,8 @@
-from typing import Final
+from typing import Final, Self
 from uuid import UUID
 
 from mmapio._os import Descriptor
+from mmapio.mapping import MappedFile
 from mmapio.sync import SharedMutex
 
 NAME: Final = "CONTROL"
@@ -9,6 +10,7 @@ TEMPORARY: Final = "CONTROL.tmp"
 ERRNO_MAX: Final = 4095
 
 class Control:
+    def __new__(cls, file: MappedFile, private: bool) -> Self: ...
     @property
     def incarnation(self) -> int: ...
     @property

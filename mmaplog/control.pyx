@@ -43,6 +43,18 @@ cdef int64_t UNHEARD_NS = 2_000_000
 cdef class Control:
     """The mapped CONTROL file. Made by `load` or `create`."""
 
+    def __cinit__(self, MappedFile file not None, bint private):
+        cdef ControlIdentity identity
+        file.check_open()
+        if file.length < CONTROL_SIZE:
+            raise ValueError(f"CONTROL has {CONTROL_SIZE} bytes, not {file.length}")
+        memcpy(&identity, file.base, sizeof(identity))
+        self.file = file
+        self.hot = <ControlHot *>(file.base + CONTROL_HOT_OFFSET)
+        self.incarnation = identity.incarnation
+        self.private = private
+        self.can_ring = file.kind == READ_WRITE
+
     @property
     def durable(self):
         """The number after the last durable record, as every process sees it."""
@@ -181,18 +193,6 @@ cdef uint64_t hot_sum(ControlHot *hot, uint64_t incarnation) noexcept nogil:
     return xxh3(hot, 128, incarnation) or 1
 
 
-cdef Control wrap(MappedFile file, bint private):
-    cdef Control made = Control.__new__(Control)
-    cdef ControlIdentity identity
-    memcpy(&identity, file.base, sizeof(identity))
-    made.file = file
-    made.hot = <ControlHot *>(file.base + CONTROL_HOT_OFFSET)
-    made.incarnation = identity.incarnation
-    made.private = private
-    made.can_ring = file.kind == READ_WRITE
-    return made
-
-
 cdef int describe(ControlIdentity *identity, Descriptor opened, bytes log_uuid) except -1:
     # Fills in what binds the file to this boot, mount and inode. A kernel without unique mount ids gets a
     # random one instead: such a file never matches, and opening recovers from the segments.
@@ -213,7 +213,7 @@ cdef int describe(ControlIdentity *identity, Descriptor opened, bytes log_uuid) 
 
 def for_waiting(Descriptor directory, Control known):
     """The same CONTROL for one who sleeps: it stays when the log is closed, and can be told of a waiter where that is allowed."""
-    cdef Control made = wrap(known.file, known.private)
+    cdef Control made = Control(known.file, known.private)
     if made.can_ring:
         return made
     try:
@@ -222,7 +222,7 @@ def for_waiting(Descriptor directory, Control known):
         return made
     if system.file_size(opened) != CONTROL_SIZE:
         return made
-    ringing = wrap(MappedFile.from_descriptor(opened, writable=True, reserve=CONTROL_SIZE), False)
+    ringing = Control(MappedFile.from_descriptor(opened, writable=True, reserve=CONTROL_SIZE), False)
     return ringing if ringing.incarnation == made.incarnation else made
 
 
@@ -253,7 +253,7 @@ def load(Descriptor directory, log_uuid, bint writable, bint live):
     expected.incarnation = found.incarnation
     if memcmp(&found, &expected, sizeof(found) - sizeof(found.checksum)) != 0:
         return None
-    made = wrap(file, False)
+    made = Control(file, False)
     if made.hot.poison > ERRNO_MAX:
         return None
     if made.hot.clean_sum and made.hot.clean_sum != hot_sum(made.hot, made.incarnation):
@@ -283,7 +283,7 @@ def create(directory, log_uuid, first_seq, seq, segment_id, end, last, durable, 
     identity.incarnation = random_word()
     identity.checksum = xxh3(&identity, sizeof(identity) - sizeof(identity.checksum), 0)
     memcpy(file.base, &identity, sizeof(identity))
-    made = wrap(file, directory is None)
+    made = Control(file, directory is None)
     slot.seq = seq
     slot.segment_id = segment_id
     slot.end = end // 8

@@ -10,7 +10,7 @@ from mmapio cimport _memory as memory
 from mmapio.bounds cimport deadline_of
 from mmaplog.control cimport Control
 from mmaplog.format cimport CommitSlot
-from mmaplog.replay cimport Entry
+from mmaplog.replay cimport Entry, Replay
 
 from mmaplog.errors import TooOld
 
@@ -35,7 +35,7 @@ cdef class Follower:
     be gone on with. For ``async for`` there is the same in a thread. For one thread or task at a time.
     """
 
-    def __init__(self, log, Control control, replay, timeout):
+    def __cinit__(self, log, Control control not None, Replay replay not None, timeout):
         deadline_after(timeout)
         self.generation = memory.load_acquire(&control.hot.generation)
         self.epoch = log.epoch

@@ -151,7 +151,7 @@ cdef class Keeper(Appender):
         """For `compact`: carry out what frees more room than it takes; on a full disk with the help of the reserve."""
         return reserve.spend_if_full(self.directory, operation)
 
-    def replace_segments(self, Draft made, listed, replaced, swept, between=None):
+    def replace_segments(self, Draft made not None, listed, replaced, swept, between=None):
         """For `compact`: put a segment that is whole and synced in the place of others. `listed` is its entry in MANIFEST.
 
         What it leaves out though nothing newer stands for it is below number `swept`. `between` is called when it counts, and the others are still there.

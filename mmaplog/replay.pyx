@@ -35,18 +35,19 @@ cdef class Entry:
 cdef class Scan:
     """That a segment is read from one end to the other, as long as this lives."""
 
-    def __cinit__(self, Segment segment):
+    def __cinit__(self, Segment segment not None):
         self.segment = segment
         segment.begin_scan()
 
     def __dealloc__(self):
-        self.segment.end_scan()
+        if self.segment is not None:
+            self.segment.end_scan()
 
 
 cdef class Replay:
     """Iterates over the records [start, stop) of a log, past numbers that compaction removed. Made by ``Log.replay``."""
 
-    def __init__(self, SegmentSet segments, uint64_t start, uint64_t stop, bint verify, uint64_t tail_id):
+    def __cinit__(self, SegmentSet segments not None, uint64_t start, uint64_t stop, bint verify, uint64_t tail_id):
         self.segments = segments
         self.seq = start
         self.stop = stop

@@ -1,11 +1,11 @@
 from types import TracebackType
-from typing import Literal
+from typing import Literal, Self
 
 from mmapio.mutable import MappedSliceMut
 from mmaplog.appender import Appender
 
 class Reservation:
-    def __init__(self, log: Appender, size: int, durable: bool) -> None: ...
+    def __new__(cls, log: Appender, size: int, durable: bool) -> Self: ...
     @property
     def seq(self) -> int | None: ...
     @property

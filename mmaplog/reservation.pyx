@@ -30,7 +30,7 @@ cdef class Reservation:
     cdef unsigned long thread
     cdef readonly object seq
 
-    def __init__(self, Appender log, uint64_t size, bint durable):
+    def __cinit__(self, Appender log not None, uint64_t size, bint durable):
         self.log = log
         self.reserved = self.wanted = size
         self.durable = durable

@@ -1,13 +1,15 @@
-from typing import Final
+from typing import Final, Self
 from uuid import UUID
 
 from mmapio._os import Descriptor
+from mmapio.mapping import MappedFile
 
 RECORDS_START: int
 COMPACTED_SUFFIX: Final = ".compact.seg"
 TEMPORARY_SUFFIX: Final = ".tmp"
 
 class Segment:
+    def __new__(cls, file: MappedFile) -> Self: ...
     @property
     def id(self) -> int: ...
     @property

@@ -61,7 +61,13 @@ cdef struct Name:
 
 
 cdef class Segment:
-    """One mapped segment file. Made by `create` or `open_segment`."""
+    """One mapped segment file. Made by `create_segment` or `open_segment`."""
+
+    def __cinit__(self, MappedFile file not None):
+        file.check_open()
+        self.file = file
+        self.region = file.region
+        self.base = file.base
 
     def __repr__(self):
         return f"<Segment {self.name} of {self.limit} bytes>"
@@ -386,7 +392,7 @@ def publish_segment(Descriptor directory, Segment segment):
 def open_segment(Descriptor directory, name, log_uuid, bint writable):
     """Map a segment of an open directory. FormatError, CorruptionError, or the OSError that fits."""
     cdef SegmentHeader header
-    cdef Segment made = Segment.__new__(Segment)
+    cdef Segment made
     cdef Descriptor opened = system.open_file(name, writable, follow=False, directory=directory)
     cdef bytes uuid_bytes = log_uuid.bytes
     cdef uint64_t size = system.file_size(opened)
@@ -413,20 +419,18 @@ def open_segment(Descriptor directory, name, log_uuid, bint writable):
         raise FormatError("the segment has the last epoch there is; copy its records to a new log", opened.path)
     if header.capacity < SEGMENT_HEADER_SIZE or header.capacity > <uint64_t>8 << 30:
         raise FormatError(f"the segment claims a capacity of {header.capacity} bytes, outside what the format allows", opened.path)
-    made.file = MappedFile.from_descriptor(opened, writable=writable, reserve=header.capacity)
+    made = Segment(MappedFile.from_descriptor(opened, writable=writable, reserve=header.capacity))
     made.positions = Positions()
     made.directory = directory
     made.log_uuid = log_uuid
     made.writable = writable
     made.capacity = header.capacity
     made.base_time = header.base_time
-    made.region = made.file.region
     # Growth must not move a segment: pointers into it are kept everywhere.
     if made.region.reserved < made.capacity:
         raise OSError(
             _errno.ENOMEM, f"cannot reserve {made.capacity} bytes of address space for a segment, only {made.region.reserved}; "
             "is the process limited (ulimit -v)?", opened.path)
-    made.base = made.region.base
     made.name = name
     made.path = opened.path
     made.id = header.segment_id

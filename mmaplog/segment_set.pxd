@@ -14,10 +14,8 @@ cdef class SegmentSet:
     cdef readonly object path
     cdef readonly bint writable
     cdef readonly object manifest
-    cdef object settled         # the last one that said nothing of a cut, ...
-    cdef uint64_t settled_at    # ... of this generation
     cdef Control control        # None until the log is attached
-    cdef uint64_t generation    # of `names`
+    cdef uint64_t generation    # of `manifest` and `names`
     cdef object removed_at
     cdef uint64_t removed_count
     cdef uint64_t listed_first  # the first number that the log still has, by `manifest`
@@ -36,7 +34,6 @@ cdef class SegmentSet:
     # `tail_id` is the id of the last segment there is, by a commit slot that was read after the number in question was committed;
     # 0: not known. It spares a look at the directory.
     cdef list_all(self)
-    cdef int take_manifest(self, manifest, uint64_t generation) except -1
     cdef bint is_cut(self, list listing, cut) except -1
     cdef list without_successor(self, list listing, cut)
     cdef bint is_successor(self, entry, cut) except -1

@@ -47,13 +47,14 @@ cdef class SegmentSet:
         self.opened = {}
         self.spans = Spans()
         self.listed_first = manifest.first_seq
-        self.settled_at = <uint64_t>-1
         if sole:
             listed, self.others = list_files(directory)
-            self.take_manifest(manifest, self.generation_now())
+            self.generation = self.generation_now()
             self.take_names(manifest.counting(listed, self.tail_id()))
             self.tidy = len(self.names) == len(listed)
         else:
+            # Of no listing yet.
+            self.generation = <uint64_t>-1
             self.relist()
 
     def watch(self, Control control):
@@ -63,7 +64,7 @@ cdef class SegmentSet:
         self.control = control
         if self.others is not None and self.knows(self.tail_id()):
             # Nothing was changed since it was listed.
-            self.take_manifest(self.manifest, self.generation_now())
+            self.generation = self.generation_now()
         else:
             self.tidy = False
             self.relist()
@@ -82,8 +83,8 @@ cdef class SegmentSet:
             listing = self.list_all()
             if manifest.cut is not None and self.control is not None and not self.is_cut(listing, manifest.cut):
                 # MANIFEST says so first; until CONTROL does, the log is what it was, and all of that is there.
-                if self.settled_at == generation:
-                    judge = self.settled
+                if self.generation == generation and self.manifest.cut is None:
+                    judge = self.manifest
                     listing = self.without_successor(listing, manifest.cut)
                 elif attempts:
                     attempts -= 1
@@ -95,17 +96,10 @@ cdef class SegmentSet:
             # Who drops the end says so first, gives a segment its name then, and raises `generation` last.
             if self.sole or (self.control is not None and not self.adds_to_known(names)) or self.manifest_now() == manifest:
                 break
-        self.take_manifest(judge, generation)
-        self.take_names(names)
-
-    cdef int take_manifest(self, manifest, uint64_t generation) except -1:
-        self.manifest = manifest
-        self.listed_first = manifest.first_seq
+        self.manifest = judge
+        self.listed_first = judge.first_seq
         self.generation = generation
-        if manifest.cut is None:
-            self.settled = manifest
-            self.settled_at = generation
-        return 0
+        self.take_names(names)
 
     cdef bint is_cut(self, list listing, cut) except -1:
         # Whether CONTROL names the segment with which the log goes on from there. While MANIFEST says that it is being cut, nobody rolls.
@@ -149,7 +143,9 @@ cdef class SegmentSet:
                 break
         self.changes += 1
         self.others = None
-        self.take_manifest(manifest, self.generation_now())
+        self.manifest = manifest
+        self.listed_first = manifest.first_seq
+        self.generation = self.generation_now()
         self.take_names(names)
         return 0
 
@@ -265,7 +261,7 @@ cdef class SegmentSet:
         """The segment that begins with this number, or None."""
         return self.at_base(base_seq)
 
-    def add(self, Segment segment):
+    def add(self, Segment segment not None):
         """Make a segment known that was just created."""
         self.changes += 1
         bisect.insort(self.names, (segment.base_seq, segment.id, segment.name))
@@ -425,7 +421,7 @@ cdef class SegmentSet:
         """The base numbers of the segments, each once, in order."""
         return sorted({entry[0] for entry in self.names})
 
-    def discard(self, Segment segment):
+    def discard(self, Segment segment not None):
         """Remove a segment without records, file and all."""
         self.changes += 1
         system.remove_file(self.directory, segment.name)

@@ -13,54 +13,26 @@ from mmapio import FlushPolicy
 from mmapkv import KVStore
 from tests.crash.ack_page import ACKNOWLEDGED, AckPage
 from tests.crash.child import Child
-from tests.crash.test_kill_at_system_calls import count_moments
+from tests.crash.killed_store import KEYS, load, session, wrongs
 from tests.support.plain_reader import check_store
 
-SEGMENT_BYTES = 64 << 10
-KEYS = [b"key-%d" % number for number in range(60)]
 NEW = {KEYS[1]: b"new"}
-LOST: tuple[tuple[str, ...], ...] = ((), ("INDEX",), ("CONTROL",))
 CLEARED_AT, CLEAR_SEQ_AT = 4096 + 104, 4096 + 112
 
 
-def load(path: Path) -> dict[bytes, bytes]:
-    """A store of several segments, with superseded values in each, and deletions."""
-    with KVStore.open(path, "n", flush_policy=FlushPolicy.MANUAL, segment_bytes=SEGMENT_BYTES) as store:
-        for turn in range(4):
-            for at, key in enumerate(KEYS):
-                store[key] = b"%d " % turn * (200 + at)
-        for key in KEYS[::3]:
-            del store[key]
-        return dict(store.items())
+def work(store: KVStore, page: AckPage) -> None:
+    """Clear, compact and write."""
+    store.clear(durable=True)
+    page.words[ACKNOWLEDGED] = 1
+    store.compact()
+    store.update(NEW)
+    page.words[ACKNOWLEDGED] = 2
+    store.compact()
 
 
-def session(path: Path, page: AckPage, limit: int | None) -> int:
-    """Clear, compact and write in a child that dies at moment number `limit`. The moments, 0 if it died."""
-    page.reset()
-
-    def body(started: Callable[[], None]) -> None:
-        store = KVStore.open(path, "w", flush_policy=FlushPolicy.MANUAL)
-        seen = count_moments(limit)
-        store.clear(durable=True)
-        page.words[ACKNOWLEDGED] = 1
-        store.compact()
-        store.update(NEW)
-        page.words[ACKNOWLEDGED] = 2
-        store.compact()
-        page.words[ACKNOWLEDGED + 1] = len(seen)
-        started()
-
-    child = Child(body)
-    child.wait_started()
-    assert child.kill() == ""
-    return page.words[ACKNOWLEDGED + 1]
-
-
-def findings(path: Path, before: dict[bytes, bytes], page: AckPage, lost: tuple[str, ...]) -> list[str]:
+def findings(path: Path, before: dict[bytes, bytes], page: AckPage) -> list[str]:
     """What is wrong with a store that was left in the middle of it."""
     allowed = {0: [before, {}], 1: [{}, NEW], 2: [NEW]}[page.acknowledged]
-    for name in lost:
-        (path / name).unlink()
     wrong = []
 
     def look(store: KVStore, who: str) -> None:
@@ -92,24 +64,7 @@ def findings(path: Path, before: dict[bytes, bytes], page: AckPage, lost: tuple[
 
 def test_a_kill_at_any_moment_leaves_all_of_it_or_nothing(tmp_path: Path) -> None:
     # Entries go, then slots, then segments: who comes in between finds each of these states.
-    page = AckPage()
-    loaded, path = tmp_path / "loaded", tmp_path / "killed"
-    before = load(loaded)
-    shutil.copytree(loaded, path)
-    moments = session(path, page, None)
-    assert moments > 30, "a session this short would meet little"
-    wrong = []
-    for limit in range(1, moments + 1, 2):
-        shutil.rmtree(path)
-        shutil.copytree(loaded, path)
-        session(path, page, limit)
-        lost = LOST[limit // 2 % len(LOST)]
-        try:
-            found = findings(path, before, page, lost)
-        except OSError as error:
-            found = [f"{type(error).__name__}: {error}"]
-        wrong += [f"killed at moment {limit}, lost {lost}: {text}" for text in found]
-    assert wrong == []
+    assert wrongs(tmp_path, work, findings, moments_min=30) == []
 
 
 @pytest.mark.parametrize("stores", [0, 1, 2])
@@ -212,24 +167,16 @@ def test_one_of_several_is_killed_in_a_clear(tmp_path: Path) -> None:
     wrong = []
     page = AckPage()
 
+    def clear_and_compact(other: KVStore, page: AckPage) -> None:
+        other.clear()
+        page.words[ACKNOWLEDGED] = 1
+        other.compact()
+
     def survive(limit: int | None) -> int:
         path = tmp_path / str(limit)
         before = load(path)
         with KVStore.open(path, "w", shared=True, flush_policy=FlushPolicy.MANUAL) as store:
-            page.reset()
-
-            def body(started: Callable[[], None]) -> None:
-                other = KVStore.open(path, "w", shared=True, flush_policy=FlushPolicy.MANUAL)
-                seen = count_moments(limit)
-                other.clear()
-                page.words[ACKNOWLEDGED] = 1
-                other.compact()
-                page.words[ACKNOWLEDGED + 1] = len(seen)
-                started()
-
-            child = Child(body)
-            child.wait_started()
-            assert child.kill() == ""
+            moments = session(path, page, limit, clear_and_compact, shared=True)
             for turn in range(2):
                 found = dict(store.items())
                 if found not in ([{}] if page.acknowledged else [before, {}]) or len(store) != len(found):
@@ -246,7 +193,7 @@ def test_one_of_several_is_killed_in_a_clear(tmp_path: Path) -> None:
                 wrong.append(f"killed at moment {limit}: the other one cannot go on")
         if check_store(path) != NEW:
             wrong.append(f"killed at moment {limit}: the files hold something else")
-        return page.words[ACKNOWLEDGED + 1]
+        return moments
 
     moments = survive(None)
     assert moments > 15, "a session this short would meet little"

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +24,7 @@ from benchmarks.opening_workloads import bytes_on_disk
 from benchmarks.report import as_json, table, verdicts
 from benchmarks.targets import Limit, Target
 from benchmarks.workloads import WORKLOADS
+from tests.unit.benchmarks import runs
 
 PROJECT = Path(__file__).resolve().parents[3]
 KEYS = 1_200
@@ -37,36 +35,19 @@ SMALL = [part for name, value in AMOUNTS.items() for part in (f"--{name}", str(v
 ALWAYS = {*SUITE.subjects, "dict", "sqlite", "pwrite"}
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
-    """Start `python -m benchmarks` as a user would, from the root of the repository."""
-    command = [sys.executable, "-W", "error", "-m", "benchmarks", *arguments]
-    return subprocess.Popen(
-        command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
-    )
-
-
 def test_a_small_run_prints_and_stores_every_figure_and_cleans_up(tmp_path: Path) -> None:
     """Without it, a change of the store's surface would break its benchmark unseen."""
     stores, document_path = tmp_path / "stores", tmp_path / "run.json"
     stores.mkdir()
-    run = start(*SMALL, "--rounds", "1", "--dir", str(stores), "--json", str(document_path))
-    output, errors = run.communicate()
-    assert (run.returncode, errors) == (0, "")
-    assert list(stores.iterdir()) == []
-    text = document_path.read_text(encoding="utf-8")
-    document = json.loads(text)
-    assert str(tmp_path) not in text
+    asked = [*SMALL, "--rounds", "1", "--dir", str(stores), "--json", str(document_path)]
+    output, document = runs.end(runs.start("benchmarks", *asked), stores, document_path)
     assert document["parameters"].items() >= AMOUNTS.items()
 
-    present = set(document["contestants"])
-    assert present | set(document["missing"]) == {*SUITE.subjects, *SUITE.rivals}
-    assert present >= ALWAYS
-    for name in document["missing"]:
-        assert f"SKIPPED {name}: " in output
+    present = runs.present_in(SUITE, document, output, ALWAYS)
     for name in (*document["environment"], *present):
         assert f"\n{name} " in f"\n{output}"
 
-    assert list(document["results"]) == list(SUITE.workloads)
+    runs.check_order(SUITE, document, output, set())
     for name, result in document["results"].items():
         check_result(name, result, present, output)
     verdicts = output[output.index("\ntargets\n") :].splitlines()[2:]
@@ -83,7 +64,6 @@ def check_result(name: str, result: dict[str, Any], present: set[str], output: s
         assert f"  {rival}: not there: {reason}" in output
     # All that a rival may lack is what was planned for the subject and is not in it yet.
     assert set(not_there) <= set(SUITE.subjects)
-    rows = result["rows"]
     assert f"\n{name}: {WORKLOADS[name].operation}\n" in output
     expected = [
         (rival, spelling)
@@ -92,27 +72,13 @@ def check_result(name: str, result: dict[str, Any], present: set[str], output: s
         for spelling in load_rival(rival).spellings.get(name, {}).values()
     ]
     loop = [(LOOP, "for k in keys: pass")] if WORKLOADS[name].has_loop and expected else []
-    assert [(row["rival"], row["spelling"]) for row in rows] == [*expected, *loop]
-    for row in rows:
-        assert row["samples"] == [row["median"]]
-        assert row["median"] > 0
-        assert row["spelling"] in output
+    runs.check_rows(result, [*expected, *loop], output)
 
 
 def test_a_terminated_run_removes_its_stores(tmp_path: Path) -> None:
     """A benchmark run was killed by a time limit; gigabytes of stores stayed behind in the checkout."""
-    run = start("--rivals", "dict", "--rounds", "1000000", "--keys", "2", "--dir", str(tmp_path))
-    assert run.stdout is not None
-    for line in run.stdout:
-        if line.startswith("figures"):
-            break
-    # Not just its directory: between making that and entering it there is no moment to clean up.
-    while not list(tmp_path.glob("*/*")):
-        assert run.poll() is None
-    run.send_signal(signal.SIGTERM)
-    run.communicate()
-    assert run.returncode == 128 + signal.SIGTERM
-    assert list(tmp_path.iterdir()) == []
+    asked = ["--rivals", "dict", "--rounds", "1000000", "--keys", "2", "--dir", str(tmp_path)]
+    runs.check_terminated(runs.start("benchmarks", *asked), tmp_path)
 
 
 class Recorder(PythonDict):
@@ -412,10 +378,7 @@ def test_a_run_with_nothing_to_measure_fails(tmp_path: Path, capsys: pytest.Capt
 def test_a_mistaken_command_line_is_refused_with_what_to_do(
     arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as refused:
-        main(arguments)
-    assert refused.value.code == 2
-    assert told in capsys.readouterr().err
+    runs.check_refused(main, arguments, told, capsys)
 
 
 def test_the_glossary_explains_every_workload_and_every_adapter_knows_its_words() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,8 +24,8 @@ from benchmarks.mapping_rounds import run
 from benchmarks.report import verdicts
 from benchmarks.targets import Limit, Target
 from mmaplog import CorruptionError
+from tests.unit.benchmarks import runs
 
-PROJECT = Path(__file__).resolve().parents[3]
 PARAMETERS = {"rounds": 1, "records": 200, "threaded": 16, "wakes": 3, "log_mib": 130, "sample_us": 10}
 SMALL = [part for name, value in PARAMETERS.items() for part in (f"--{name.replace('_', '-')}", str(value))]
 AMOUNTS = Amounts(records=200, threaded=16, wakes=2, log_bytes=4 << 20, sample_ns=10e3)
@@ -40,11 +38,7 @@ OF_A_DEVICE = {"durable-bytes"}
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
-    """Start it as a user would, from the root of the repository."""
-    command = [sys.executable, "-W", "error", "-m", "benchmarks.bench_mmaplog", *SMALL, *arguments]
-    return subprocess.Popen(
-        command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
-    )
+    return runs.start("benchmarks.bench_mmaplog", *SMALL, *arguments)
 
 
 def test_a_small_run_prints_and_stores_every_figure_and_cleans_up(tmp_path: Path) -> None:
@@ -52,28 +46,12 @@ def test_a_small_run_prints_and_stores_every_figure_and_cleans_up(tmp_path: Path
     logs, document_path = tmp_path / "logs", tmp_path / "run.json"
     logs.mkdir()
     bench = start("--dir", str(logs), "--json", str(document_path))
-    output, errors = bench.communicate()
-    assert (bench.returncode, errors) == (0, "")
-    assert list(logs.iterdir()) == []
-    text = document_path.read_text(encoding="utf-8")
-    document = json.loads(text)
-    assert str(tmp_path) not in text
+    output, document = runs.end(bench, logs, document_path)
     assert document["parameters"] == PARAMETERS
-
-    present = set(document["contestants"])
-    assert present | set(document["missing"]) == {*SUITE.subjects, *SUITE.rivals}
-    assert present >= ALWAYS
-    for name in document["missing"]:
-        assert f"SKIPPED {name}: " in output
-
-    ran = list(document["results"])
-    skipped = [name for name in SUITE.workloads if name not in ran]
-    assert set(skipped) <= OF_A_DEVICE
-    assert ran == [name for name in SUITE.workloads if name not in skipped]
-    for name in skipped:
-        assert f"\nSKIPPED {name}: " in output
-    for name in ran:
-        check_result(name, document["results"][name], present, output)
+    present = runs.present_in(SUITE, document, output, ALWAYS)
+    runs.check_order(SUITE, document, output, OF_A_DEVICE)
+    for name, result in document["results"].items():
+        check_result(name, result, present, output)
 
     lines = output[output.index("\ntargets\n") :].splitlines()[2:]
     assert len(lines) == len(SUITE.targets) == len(document["targets"])
@@ -96,31 +74,15 @@ def check_result(name: str, result: dict[str, Any], present: set[str], output: s
         if peer in present
         for statement in load_log_peer(peer).statements.get(name, ())
     ]
-    assert [(row["rival"], row["spelling"]) for row in result["rows"]] == expected
+    # Everything takes some time; but a device may have a cache of which the kernel does not know.
+    runs.check_rows(result, expected, output, may_be_zero=name in OF_A_DEVICE)
     for row in result["rows"]:
-        assert row["samples"] == [row["median"]]
-        # Everything takes some time; but a device may have a cache of which the kernel does not know.
-        assert row["median"] > 0 or name in OF_A_DEVICE
-        assert row["spelling"] in output
-        assert row.get("note", "") in output
         assert ("note" in row) == (name in ("wake", "reopen"))
 
 
 def test_a_terminated_run_removes_its_logs(tmp_path: Path) -> None:
-    """A run that a time limit ended would leave gigabytes behind in the checkout."""
     asked = ["--workloads", "durable", "--rivals", "mmaplog", "--rounds", "1000000", "--dir", str(tmp_path)]
-    bench = start(*asked)
-    assert bench.stdout is not None
-    for line in bench.stdout:
-        if line.startswith("figures"):
-            break
-    # Not just its directory: between making that and entering it there is no moment to clean up.
-    while not list(tmp_path.glob("*/*")):
-        assert bench.poll() is None
-    bench.send_signal(signal.SIGTERM)
-    bench.communicate()
-    assert bench.returncode == 128 + signal.SIGTERM
-    assert list(tmp_path.iterdir()) == []
+    runs.check_terminated(start(*asked), tmp_path)
 
 
 def lying(base: type[Peer], statement: str, workload: str, **names: Any) -> type[Peer]:
@@ -294,11 +256,7 @@ def test_a_peer_that_is_not_installed_is_skipped_loudly(
 def test_a_mistaken_command_line_is_refused_with_what_to_do(
     arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A typing error must not end in a run of an hour that measures something else."""
-    with pytest.raises(SystemExit) as refused:
-        main(arguments)
-    assert refused.value.code == 2
-    assert told in capsys.readouterr().err
+    runs.check_refused(main, arguments, told, capsys)
 
 
 def test_the_glossary_explains_every_workload_and_every_adapter_knows_its_words() -> None:

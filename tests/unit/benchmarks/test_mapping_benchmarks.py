@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,21 +22,20 @@ from benchmarks.harness import LOOP, Result, Row
 from benchmarks.mapping_rounds import run
 from benchmarks.mapping_workloads import WORKLOADS, Sizes
 from benchmarks.targets import Limit, Target
+from tests.unit.benchmarks import runs
 
-PROJECT = Path(__file__).resolve().parents[3]
 SMALL = ("--touch-mib", "2", "--grow-mib", "1", "--sample-us", "10", "--rounds", "1")
 SIZES = Sizes(touch_bytes=1 << 20, grow_bytes=1 << 20, sample_ns=10e3)
+
+#: What is part of Python or of the project.
+ALWAYS = {*SUITE.subjects, "stdlib-mmap", "pwrite", "multiprocessing"}
 
 #: What a tmpfs has no figure for.
 OF_A_DEVICE = {"flush-bytes", "flush-small-bytes"}
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
-    """Start it as a user would, from the root of the repository."""
-    command = [sys.executable, "-W", "error", "-m", "benchmarks.bench_mmapio", *SMALL, *arguments]
-    return subprocess.Popen(
-        command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
-    )
+    return runs.start("benchmarks.bench_mmapio", *SMALL, *arguments)
 
 
 def test_a_small_run_prints_and_stores_every_figure_and_cleans_up(tmp_path: Path) -> None:
@@ -46,28 +43,12 @@ def test_a_small_run_prints_and_stores_every_figure_and_cleans_up(tmp_path: Path
     files, document_path = tmp_path / "files", tmp_path / "run.json"
     files.mkdir()
     bench = start("--dir", str(files), "--json", str(document_path))
-    output, errors = bench.communicate()
-    assert (bench.returncode, errors) == (0, "")
-    assert list(files.iterdir()) == []
-    text = document_path.read_text(encoding="utf-8")
-    document = json.loads(text)
-    assert str(tmp_path) not in text
+    output, document = runs.end(bench, files, document_path)
     assert document["parameters"] == {"rounds": 1, "sample_us": 10, "touch_mib": 2, "grow_mib": 1}
-
-    present = set(document["contestants"])
-    assert present | set(document["missing"]) == {*SUITE.subjects, *SUITE.rivals}
-    assert present >= {*SUITE.subjects, "stdlib-mmap", "pwrite", "multiprocessing"}
-    for name in document["missing"]:
-        assert f"SKIPPED {name}: " in output
-
-    ran = list(document["results"])
-    skipped = [name for name in SUITE.workloads if name not in ran]
-    assert set(skipped) <= OF_A_DEVICE
-    assert ran == [name for name in SUITE.workloads if name not in skipped]
-    for name in skipped:
-        assert f"\nSKIPPED {name}: " in output
-    for name in ran:
-        check_result(name, document["results"][name], present, output)
+    present = runs.present_in(SUITE, document, output, ALWAYS)
+    runs.check_order(SUITE, document, output, OF_A_DEVICE)
+    for name, result in document["results"].items():
+        check_result(name, result, present, output)
 
     verdicts = output[output.index("\ntargets\n") :].splitlines()[2:]
     assert len(verdicts) == len(SUITE.targets) == len(document["targets"])
@@ -91,13 +72,8 @@ def check_result(name: str, result: dict[str, Any], present: set[str], output: s
     ]
     if WORKLOADS[name].has_loop:
         expected.append((LOOP, "pass"))
-    assert [(row["rival"], row["spelling"]) for row in result["rows"]] == expected
-    for row in result["rows"]:
-        assert row["samples"] == [row["median"]]
-        # Everything takes some time; but a device may have a cache of which the kernel does not know.
-        assert row["median"] > 0 or name in OF_A_DEVICE
-        assert row["spelling"] in output
-        assert row.get("note", "") in output
+    # Everything takes some time; but a device may have a cache of which the kernel does not know.
+    runs.check_rows(result, expected, output, may_be_zero=name in OF_A_DEVICE)
     assert any("note" in row for row in result["rows"]) == (name == "grow")
 
 
@@ -110,19 +86,8 @@ def test_growth_is_told_with_what_it_leaves_alone_and_what_the_stdlib_refuses(tm
 
 
 def test_a_terminated_run_removes_its_files(tmp_path: Path) -> None:
-    """A run that a time limit ended would leave gigabytes behind in the checkout."""
-    bench = start("--workloads", "touch", "--rivals", "mmapio", "--rounds", "1000000", "--dir", str(tmp_path))
-    assert bench.stdout is not None
-    for line in bench.stdout:
-        if line.startswith("figures"):
-            break
-    # Not just its directory: between making that and entering it there is no moment to clean up.
-    while not list(tmp_path.glob("*/*")):
-        assert bench.poll() is None
-    bench.send_signal(signal.SIGTERM)
-    bench.communicate()
-    assert bench.returncode == 128 + signal.SIGTERM
-    assert list(tmp_path.iterdir()) == []
+    asked = ["--workloads", "touch", "--rivals", "mmapio", "--rounds", "1000000", "--dir", str(tmp_path)]
+    runs.check_terminated(start(*asked), tmp_path)
 
 
 class Notes(Peer):
@@ -234,11 +199,7 @@ def test_a_peer_that_is_not_installed_is_skipped_loudly(
 def test_a_mistaken_command_line_is_refused_with_what_to_do(
     arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A typing error must not end in a run of an hour that measures something else."""
-    with pytest.raises(SystemExit) as refused:
-        main(arguments)
-    assert refused.value.code == 2
-    assert told in capsys.readouterr().err
+    runs.check_refused(main, arguments, told, capsys)
 
 
 def test_the_glossary_explains_every_workload_and_every_adapter_knows_its_words() -> None:

@@ -463,9 +463,11 @@ def test_damage_ends_it_and_writes_go_on(
         thread = kv._compactor
         assert thread is not None
         until(lambda: thread._ending)
+        asked = len(thread._asked)
         with monkeypatch.context() as patch:
             patch.setattr(Compactor, "_await_step", lambda *_: pytest.fail("it waits"))
             overwrite(kv, chance, 1)
+        assert len(thread._asked) == asked, "nobody looks at it any more"
         figures = kv.stats()
         assert figures["compaction_error"] == errno.EBADMSG
         assert figures["compactions"] == 0

@@ -120,7 +120,7 @@ def test_a_version_before_that_is_of_another_key_is_found_out(tmp_path: Path) ->
         log.append(payload)
     with opened(path) as kv:
         assert kv["a"] == b"wrong"
-        before = Frozen(kv, 2, 2, 0, False)
+        before = Frozen(kv, 2, 2, 0, None)
         assert before["b"] == b"of b"
         with pytest.raises(CorruptionError, match="record 2 names record 0"):
             before["a"]

@@ -14,7 +14,7 @@ from tests.unit.mmaplog.keeping import content, opened
 
 
 def begun(path: Path, does: str) -> tuple[int, int]:
-    """A process that writes the log and, once told to, changes what counts of it and is killed.
+    """A process that writes the log and, once told to, changes what counts of it or begins to, and is killed.
 
     Its id, and where to tell it.
     """
@@ -29,6 +29,10 @@ def begun(path: Path, does: str) -> tuple[int, int]:
             os.read(wait, 1)
             if does == "compacts":
                 log.compact(lambda entry: entry.seq % 3 == 0)
+            elif does == "appends":
+                with log.reserve(1000) as room:
+                    room[0:100] = bytes(range(100))
+                    os.kill(os.getpid(), signal.SIGKILL)
             else:
                 log.truncate_before(200)
         finally:
@@ -41,11 +45,14 @@ def begun(path: Path, does: str) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("mode", ["w", "r"])
-@pytest.mark.parametrize("does", ["compacts", "truncates"])
+@pytest.mark.parametrize("does", ["compacts", "truncates", "appends"])
 def test_a_writer_that_ends_once_manifest_was_read(
     memory_path: Path, monkeypatch: pytest.MonkeyPatch, does: str, mode: str
 ) -> None:
-    """What he has replaced MANIFEST for is no stray, and what he has dropped is not missing."""
+    """What he has replaced MANIFEST for is no stray, what he has dropped is not missing.
+
+    And what he has not appended is settled before the next record is.
+    """
     path = memory_path / "log"
     child, go = begun(path, does)
     real = attach._identify
@@ -65,9 +72,13 @@ def test_a_writer_that_ends_once_manifest_was_read(
         if does == "compacts":
             assert set(range(0, 200, 3)) <= set(found)
             assert 1 not in found
+        elif does == "appends":
+            assert set(found) == set(range(300))
         else:
             assert 0 < log.first_seq <= 200
         assert log.committed == 300
+        if mode == "w":
+            found[log.append(b"next")] = b"next"
     os.close(go)
     with opened(path) as log:
         assert content(log) == found
