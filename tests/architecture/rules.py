@@ -15,8 +15,7 @@ FUNCTION_LINES_MAX = 80
 
 #: What may stand at the top of the repository.
 TOP_LEVEL = _words(
-    ".ci .gitignore LICENSE README.md benchmarks docs examples mmapio mmapkv mmaplog pyproject.toml setup.py"
-    " tests"
+    ".ci .gitignore LICENSE README.md benchmarks docs examples mmapio mmapkv mmaplog pyproject.toml tests"
 )
 
 #: The modules and headers that may make system calls on file data, mappings and locks.
