@@ -28,6 +28,7 @@ cdef class TailHolder(Syncer):
     cdef int let_tail(self) except -1
     cdef int come_up(self) except -1
     cdef int catch_up(self) except -1
+    cdef uint64_t time_before(self, uint64_t seq, uint64_t segment_id) except? 0
     cdef int learn_time(self, CommitSlot *slot) except -1
     cdef int take_over(self) except -1
     cdef void restore_room(self) noexcept

@@ -11,6 +11,7 @@ from mmaplog.segment cimport Segment
 from mmaplog.syncer cimport Syncer
 
 from mmaplog import recovery, truncation
+from mmaplog.errors import TooOld
 from mmaplog.replay import backwards
 
 
@@ -130,11 +131,23 @@ cdef class TailHolder(Syncer):
         if not (slot.last and read_record(
                 self.base, self.last, self.tail.limit, self.segment_id, self.base_seq, True, &record) == Found.RECORD):
             # Or compaction removed it.
-            for entry in backwards(self.segments, self.segments.first(), slot.seq, True, slot.segment_id):
-                record.time = entry.timestamp or 0
-                break
+            record.time = self.time_before(slot.seq, slot.segment_id)
         self.time = max(self.time, record.time)
         return 0
+
+    cdef uint64_t time_before(self, uint64_t seq, uint64_t segment_id) except? 0:
+        # Of the last record below, 0 when there is none.
+        cdef uint64_t first
+        while True:
+            first = self.segments.first()
+            try:
+                for entry in backwards(self.segments, first, seq, True, segment_id):
+                    return entry.timestamp or 0
+                return 0
+            except TooOld:
+                # Others drop the beginning meanwhile, which is none of this one's business: it reads on from where there is something.
+                if self.segments.first() == first:
+                    raise
 
     cdef int take_over(self) except -1:
         # From one who died with the mutex in hand, whatever he was at. Until it is done nobody appends.
