@@ -24,4 +24,5 @@ cdef uint64_t now_ns() noexcept nogil
 cdef extern from "_platform.h" nogil:
     int open_unnamed "mmio_open_unnamed"(int directory)     # a descriptor, or a negative errno
     int close_file "close"(int fd)
+    int set_blocks_aside "mmio_set_blocks_aside"(int fd, uint64_t offset, uint64_t count)
     long long size_of "mmio_size"(int fd)                   # in bytes, or a negative errno

@@ -3,15 +3,12 @@
 from libc.stdint cimport uint64_t
 
 cdef size_t PAGE
-# A shared file mapping gets huge pages only where address and file offset agree modulo this.
-cdef size_t HUGE
 
 # Of the pieces of advice, by their number in `mmapio.options.MmapAdvice`.
 cdef enum:
     ADVICE_NORMAL = 0
     ADVICE_SEQUENTIAL = 2
     ADVICE_WILL_NEED = 3
-    ADVICE_POPULATE_READ = 7
     ADVICE_POPULATE_WRITE = 8
     ADVICE_HUGE_PAGE = 9
 
@@ -23,7 +20,6 @@ cdef enum Kind:
 
 cdef void *map_reserve(size_t want, size_t least, size_t *got) noexcept nogil
 cdef int map_file(void *address, size_t count, int fd, Kind kind) noexcept nogil
-cdef int gather(int fd, uint64_t offset, size_t count) noexcept nogil
 cdef int unmap(void *address, size_t count) noexcept nogil
 
 cdef int sync_range(int fd, void *address, size_t count) noexcept nogil

@@ -21,6 +21,7 @@ cdef extern from "_platform.h" nogil:
     int mmio_resident(void *address, size_t count, unsigned char *pages)
 
 cdef size_t PAGE = os.sysconf("SC_PAGE_SIZE")
+# A shared file mapping gets huge pages only where address and file offset agree modulo this.
 cdef size_t HUGE = 2 << 20
 
 PAGE_SIZE = PAGE
@@ -55,24 +56,6 @@ cdef int map_file(void *address, size_t count, int fd, Kind kind) noexcept nogil
     if mmap(address, count, protection, flags | MAP_FIXED, fd, 0) == MAP_FAILED:
         return -errno
     return 0
-
-
-cdef int gather(int fd, uint64_t offset, size_t count) noexcept nogil:
-    # Brings in what is set aside of a file, where the kernel has none of it in memory yet, by huge pages, which every mapping of them gets then. The one
-    # that asks for them is made for that alone: what is asked of a mapping holds for whatever is brought in through it later.
-    cdef size_t got
-    cdef int failure
-    cdef void *address = map_reserve(count, count, &got)
-    if address == NULL:
-        return -errno
-    if mmap(address, count, PROT_READ, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd, offset) == MAP_FAILED:
-        failure = -errno
-    else:
-        failure = mmio_advise(address, count, ADVICE_HUGE_PAGE)
-        if failure == 0:
-            failure = mmio_advise(address, count, ADVICE_POPULATE_READ)
-    munmap(address, count)
-    return failure
 
 
 cdef int unmap(void *address, size_t count) noexcept nogil:

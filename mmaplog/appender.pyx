@@ -14,7 +14,6 @@ from libc.string cimport memcpy, memmove, memset
 from mmapio cimport _fault
 from mmapio cimport _memory as memory
 from mmapio._os cimport Descriptor, now_ns, size_of, write_all, zero_range
-from mmapio cimport _vm
 from mmapio._vm cimport PAGE
 from mmapio.mapping cimport MappedFile
 from mmapio.mutable cimport MappedSliceMut, mutable_of
@@ -382,10 +381,6 @@ cdef class Appender(TailHolder):
         cdef bint written = self.syncs >= SYNCS_LEAST
         cdef uint64_t size = PREPARED_LEAST if written else min(self.bytes_pending, STEP_MAX) & ~(PREPARED_LEAST - 1)
         cdef uint64_t stop = min(min(self.tail.limit + size, self.tail.capacity), self.roll_bytes)
-        cdef uint64_t boundary = (self.tail.limit // _vm.HUGE + 1) * _vm.HUGE
-        if stop > boundary:
-            # Whole huge pages, as many as there are, or what is missing up to the first.
-            stop = stop // _vm.HUGE * _vm.HUGE if self.tail.limit % _vm.HUGE == 0 else boundary
         cdef bint whole = stop <= self.tail.limit
         self.syncs = 0
         if whole and (written or min(min(self.bytes_pending, self.tail.capacity), self.roll_bytes) < SPARE_SIZE):
@@ -394,7 +389,7 @@ cdef class Appender(TailHolder):
             if self.preparer is None:
                 self.preparer = Preparer(self.locks.held, self.control)
             if whole:
-                self.preparer.ask_spare(self.directory)
+                self.preparer.ask_spare(self.directory, FIRST_ALLOCATION)
             else:
                 self.preparer.ask(self.tail, self.tail.limit, stop, written)
         except (OSError, RuntimeError, MemoryError):
@@ -462,11 +457,9 @@ cdef class Appender(TailHolder):
         # Who writes fast has pages made ready here too, and meets none that the kernel has to bring one by one.
         cdef bint fast = ahead and self.append_mutex is None and self.syncs < SYNCS_LEAST and self.bytes_pending >= PREPARED_LEAST
         cdef Descriptor spare = None if self.preparer is None else self.preparer.take_spare()
-        if not fast or self.bytes_pending < SPARE_SIZE or size < SPARE_SIZE or SEGMENT_HEADER_SIZE + need > SPARE_SIZE:
+        if not fast:
             spare = None
-        if spare is not None:
-            size = SPARE_SIZE
-        elif fast:
+        else:
             size = min(size, max(FIRST_ALLOCATION, SEGMENT_HEADER_SIZE + need))
         cdef Segment made = create_segment(
             self.directory, self.segments.log_uuid, self.seq, self.tail.epoch, capacity, size, SEGMENT_HEADER_SIZE + need, spare=spare)
@@ -501,11 +494,7 @@ cdef class Appender(TailHolder):
                     # Memory that was abandoned may be in use for ever.
                     left.give_back_behind(end)
             left.release()
-        if spare is not None:
-            with nogil:
-                _vm.advise(self.base, self.tail.limit, _vm.ADVICE_POPULATE_WRITE)
-            self.large_end = self.tail.limit
-        elif fast:
+        if fast:
             self.make_ready_now()
         return 0
 

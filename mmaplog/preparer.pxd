@@ -35,7 +35,7 @@ cdef class Preparer:
 
     cdef bint is_busy(self) noexcept nogil
     cdef int ask(self, Segment segment, uint64_t start, uint64_t stop, bint written) except -1
-    cdef int ask_spare(self, Descriptor directory) except -1
+    cdef int ask_spare(self, Descriptor directory, uint64_t size) except -1
     cdef Descriptor take_spare(self)
     cdef void finish(self) noexcept nogil
     cdef int failure(self) noexcept nogil

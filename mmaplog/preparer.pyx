@@ -34,7 +34,8 @@ cdef uint64_t PIECE = 256 << 10
 # sync, and else as much as makes it cheap.
 cdef size_t SMALL = _vm.PAGE
 cdef size_t LARGE = 8 * _vm.PAGE
-cdef uint64_t SPARE_SIZE = _vm.HUGE
+# A spare segment has so many blocks, and is made where no segment is smaller.
+cdef uint64_t SPARE_SIZE = 2 << 20
 
 
 # Its descriptors must stay until __dealloc__ has waited for the thread: else it would write to whatever gets their numbers.
@@ -87,12 +88,13 @@ cdef class Preparer:
         begin(self.work)
         return 0
 
-    cdef int ask_spare(self, Descriptor directory) except -1:
-        # For a file that the next segment can be made of, at once. Only while it is not busy.
+    cdef int ask_spare(self, Descriptor directory, uint64_t size) except -1:
+        # For a file of this size that the next segment can be made of, at once. Only while it is not busy.
         if self.work == NULL or self.is_busy() or self.work.spare_fd >= 0:
             return 0
         self.directory = directory
         self.work.directory_fd = directory.fd
+        self.work.stop = size
         begin(self.work)
         return 0
 
@@ -191,8 +193,8 @@ cdef void work_until_end(Work *work) noexcept nogil:
 
 
 cdef void make_spare(Work *work) noexcept nogil:
-    # Of one huge page, where the kernel has one, which nobody has to wait for then. Its first page is on the device: what follows there, a
-    # header, is data in a block that was written before, and its sync is the only one that a roll waits for.
+    # Its blocks are set aside, and the first page is on the device: what follows there, a header, is data in a block that was written before,
+    # and its sync is the only one that a roll waits for.
     cdef int fd = _os.open_unnamed(work.directory_fd), failure
     cdef void *zeros
     if fd < 0:
@@ -200,9 +202,10 @@ cdef void make_spare(Work *work) noexcept nogil:
     # A child that is forked from now on can close it.
     work.spare_fd = fd
     zeros = calloc(1, SEGMENT_HEADER_SIZE)
-    failure = -ENOMEM if zeros == NULL else _os.allocate(fd, 0, SPARE_SIZE)
+    failure = -ENOMEM if zeros == NULL else _os.allocate(fd, 0, work.stop)
     if failure == 0:
-        _vm.gather(fd, 0, SPARE_SIZE)
+        # Where that cannot be, the blocks come with the windows.
+        _os.set_blocks_aside(fd, 0, SPARE_SIZE)
         failure = _os.write_all(fd, zeros, SEGMENT_HEADER_SIZE, 0)
     if failure == 0:
         failure = _os.sync_file(fd, NULL, 0)
@@ -218,12 +221,7 @@ cdef int make_ready(int fd, char *base, uint64_t start, uint64_t stop, size_t pi
     cdef int failure
     if _os.size_of(fd) < <long long>start:
         return -EFAULT  # cut by others: zeros would stand for what is gone
-    if piece != SMALL and start % _vm.HUGE == 0 and (stop - start) % _vm.HUGE == 0:
-        failure = _os.allocate(fd, start, stop - start)
-        if failure == 0:
-            _vm.gather(fd, start, stop - start)
-    else:
-        failure = _os.allocate_written(fd, start, stop - start, piece)
+    failure = _os.allocate_written(fd, start, stop - start, piece)
     while failure == 0 and at < stop:
         failure = _vm.advise(base + at, min(PIECE, stop - at), _vm.ADVICE_POPULATE_WRITE)
         at += PIECE

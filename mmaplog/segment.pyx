@@ -9,7 +9,7 @@ from libc.string cimport memcmp, memcpy
 
 from mmapio cimport _memory as memory
 from mmapio cimport _vm
-from mmapio._os cimport Descriptor, size_of, write_all
+from mmapio._os cimport Descriptor
 from mmapio.mapping cimport MappedFile
 from mmaplog.checksum cimport xxh3
 from mmaplog.format cimport (
@@ -246,22 +246,13 @@ cdef class Segment:
         mark.seq = seq
         mark.end = end
         mark.checksum = xxh3(&mark, sizeof(mark) - 8, self.id)
-        write_to_header(self, MARK_OFFSET + copy * SECTOR, &mark, sizeof(mark))
+        memcpy(self.base + MARK_OFFSET + copy * SECTOR, &mark, sizeof(mark))
 
     cdef void store_footer(self, Footer *footer) noexcept:
         cdef int copy
         footer.checksum = xxh3(footer, sizeof(footer[0]) - 8, self.id)
         for copy in range(COPIES):
-            write_to_header(self, FOOTER_OFFSET + copy * SECTOR, footer, sizeof(footer[0]))
-
-
-cdef void write_to_header(Segment self, uint64_t offset, const void *data, size_t count) noexcept:
-    # By a write to the file where that can be: of a huge page that was stored to the kernel writes all to the device, of one that was written to what was
-    # written. A file that was cut would grow again.
-    cdef MappedFile file = self.file
-    if (file is None or file.kind != _vm.READ_WRITE or size_of(file.descriptor.fd) < <long long>self.limit
-            or write_all(file.descriptor.fd, data, count, offset) < 0):
-        memcpy(self.base + offset, data, count)
+            memcpy(self.base + FOOTER_OFFSET + copy * SECTOR, footer, sizeof(footer[0]))
 
 
 def list_files(Descriptor directory):

@@ -162,7 +162,7 @@ def test_a_fast_writer_meets_no_fault(tmp_path: Path) -> None:
             return resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before
 
     # What the kernel writes out meanwhile, for whatever reason, it has to be told of again.
-    assert min(map(faults, range(5))) < (16 << 20) // mmap.PAGESIZE // 8
+    assert any(faults(number) < (16 << 20) // mmap.PAGESIZE // 8 for number in range(20))
 
 
 def test_where_each_record_is_synced_blocks_are_written_ahead(tmp_path: Path) -> None:

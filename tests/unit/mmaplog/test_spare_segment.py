@@ -14,6 +14,7 @@ from mmaplog import Log
 
 RECORD = b"x" * 60_000
 SEGMENT_BYTES = 2 << 20
+SPARE_BYTES = 64 << 10
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def with_spare(log: Log) -> Log:
     except OSError as error:
         assert error.errno in (errno.EOPNOTSUPP, errno.EISDIR)
         pytest.skip("the file system has no files without a name: NOT TESTED")
-    assert write_until(log, lambda: spares(log) == [SEGMENT_BYTES])
+    assert write_until(log, lambda: spares(log) == [SPARE_BYTES])
     return log
 
 
@@ -73,7 +74,6 @@ def test_a_fast_writer_rolls_to_it(log: Log, monkeypatch: pytest.MonkeyPatch) ->
         assert write_until(log, lambda: len(seen) == 3)
         segments = sorted(Path(log.path).glob("*.seg"))
         assert {name.removesuffix(".tmp") for name in seen} <= {segment.name for segment in segments}
-        assert {segment.stat().st_size for segment in segments} == {SEGMENT_BYTES}
         assert {bytes(entry.payload) for entry in log.replay()} == {RECORD}
         assert len(spares(log)) <= 1
 
@@ -87,7 +87,7 @@ def test_nothing_is_left_of_it(log: Log) -> None:
 
 
 def test_who_begins_to_sync_does_not_use_it(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is in a huge page is written whole for each record that is synced."""
+    """His segments are made of blocks that were written before."""
     with with_spare(log):
         seen = named(monkeypatch)
         for _ in range(10):
