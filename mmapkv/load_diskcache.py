@@ -75,11 +75,14 @@ def _in_ns(expires: float | None) -> int | None:
     # What ends when no store can say it any more stays.
     if expires is None or expires * 1e9 >= EXPIRES_NS_MAX:
         return None
-    return max(int(expires * 1e9), 0)
+    # Minus infinity is no integer.
+    return int(expires * 1e9) if expires > 0 else 0
 
 
-def _content(place: Path, name: str) -> bytes | None:
+def _content(place: Path, name: object) -> bytes | None:
     # A name that leads elsewhere is not the cache's.
+    if not isinstance(name, str) or "\0" in name:
+        return None
     parts = PurePosixPath(name).parts
     if not parts or ".." in parts or name.startswith("/"):
         return None

@@ -37,6 +37,7 @@ cdef list find_many(Syncer log, numbers):
     cdef uint64_t index, offset
     cdef Segment segment
     cdef list found = [], group
+    log.check()
     source = iter(numbers)
     while True:
         group = list(islice(source, AT_ONCE))

@@ -187,6 +187,7 @@ def test_diskcache_keeps_its_times(tmp_path: Path, capfdbinary: Any) -> None:
             ("goes", when),
             ("gone", 1.5),
             ("long gone", -5.0),
+            ("never there", -math.inf),
             ("for ever", math.inf),
             ("for long", 1e12),
         ):
@@ -194,10 +195,22 @@ def test_diskcache_keeps_its_times(tmp_path: Path, capfdbinary: Any) -> None:
     told = json.loads(
         said(capfdbinary, "load", "--from", "diskcache", tmp_path / "cache", tmp_path / "kv", "--json")
     )
-    assert told == {"loaded": 4, "expired": 2, "refused": 0, "examples": []}
+    assert told == {"loaded": 4, "expired": 3, "refused": 0, "examples": []}
     assert expiries(tmp_path / "kv") == {
         b"stays": None,
         b"goes": int(when) * 1_000_000_000,
         b"for ever": None,
         b"for long": None,
     }
+
+
+def test_diskcache_rows_whose_file_has_no_name_are_refused(tmp_path: Path, capfdbinary: Any) -> None:
+    (tmp_path / "cache").mkdir()
+    with closing(sqlite3.connect(tmp_path / "cache" / "cache.db")) as made, made:
+        made.execute("CREATE TABLE Cache (key, raw, mode, filename, value, expire_time)")
+        for key, name in (("no file", None), ("no text", 5), ("no path", "a\0b")):
+            made.execute("INSERT INTO Cache VALUES (?, 1, 2, ?, NULL, NULL)", (key, name))
+        made.execute("INSERT INTO Cache VALUES ('sound', 1, 1, NULL, 'x', NULL)")
+    assert main(["load", "--from", "diskcache", str(tmp_path / "cache"), str(tmp_path / "kv"), "--json"]) == 1
+    told = json.loads(capfdbinary.readouterr().out)
+    assert (told["loaded"], told["refused"]) == (1, 3)

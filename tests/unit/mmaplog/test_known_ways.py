@@ -325,3 +325,5 @@ def test_numbers_that_end_the_log(handles: tuple[Log, Log]) -> None:
         reader.read_many(closing(reader.close))
     with pytest.raises(Closed):
         writer.read_many([1, Closing(), 2])
+    with pytest.raises(Closed):
+        writer.read_many([])
