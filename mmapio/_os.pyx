@@ -29,14 +29,12 @@ cdef extern from "_platform.h" nogil:
         long long tv_sec
         long tv_nsec
     int fcntl(int fd, int command, c_flock *lock)
-    int close_descriptor "close"(int fd)
     int ftruncate(int fd, long long size)
     long pwrite(int fd, const void *data, size_t count, long long offset)
     int clock_gettime(int clock, c_timespec *result)
     int mmio_sync_file(int fd, void *base, size_t count)
     int mmio_sync_all(int fd)
     int mmio_allocate(int fd, uint64_t offset, uint64_t count)
-    int mmio_set_blocks_aside(int fd, uint64_t offset, uint64_t count)
     int64_t mmio_append(int fd, const void *data, size_t count, uint64_t end)
     int mmio_zero_range(int fd, uint64_t offset, uint64_t count)
     int mmio_punch_hole(int fd, uint64_t offset, uint64_t count)
@@ -65,7 +63,7 @@ cdef class Descriptor:
     def __dealloc__(self):
         # Without arguments that fit, the number was never set, and 0 is somebody's standard input.
         if self.owned:
-            close_descriptor(self.fd)
+            close_file(self.fd)
 
     def fileno(self):
         """The descriptor's number, valid while this object lives."""
@@ -506,7 +504,7 @@ cdef int allocate_written(int fd, uint64_t offset, uint64_t count, size_t piece)
     cdef uint64_t reached = offset
     cdef int failure
     while True:
-        failure = mmio_set_blocks_aside(fd, offset, count)
+        failure = set_blocks_aside(fd, offset, count)
         if failure < 0 and failure != -EOPNOTSUPP:
             if failure == -EINTR:
                 continue
@@ -521,7 +519,7 @@ cdef int zero_range(int fd, uint64_t offset, uint64_t count) noexcept nogil:
     while failure == -EINTR:
         failure = mmio_zero_range(fd, offset, count)
         if failure < 0 and failure != -EINTR and failure != -EOPNOTSUPP:
-            failure = mmio_set_blocks_aside(fd, offset, count)
+            failure = set_blocks_aside(fd, offset, count)
     return failure
 
 

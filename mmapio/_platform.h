@@ -204,7 +204,6 @@ static inline int64_t mmio_copy_range(int to, int from, uint64_t offset, size_t 
 #endif
 }
 
-/* Rename within one directory, never over something that has the name: -EEXIST. */
 /* A descriptor of a new file in this directory that has no name yet: it goes with its last one, unless it is given one. */
 static inline int mmio_open_unnamed(int directory) {
 #if defined(__linux__)
@@ -217,6 +216,7 @@ static inline int mmio_open_unnamed(int directory) {
 #endif
 }
 
+/* Rename within one directory, never over something that has the name: -EEXIST. */
 static inline int mmio_rename_new(int directory, const char *from, const char *to) {
 #if defined(__linux__)
     /* By number: renameat2 with RENAME_NOREPLACE, whose declarations are in headers that differ. */

@@ -457,10 +457,10 @@ cdef class Appender(TailHolder):
         # Who writes fast has pages made ready here too, and meets none that the kernel has to bring one by one.
         cdef bint fast = ahead and self.append_mutex is None and self.syncs < SYNCS_LEAST and self.bytes_pending >= PREPARED_LEAST
         cdef Descriptor spare = None if self.preparer is None else self.preparer.take_spare()
-        if not fast:
-            spare = None
-        else:
+        if fast:
             size = min(size, max(FIRST_ALLOCATION, SEGMENT_HEADER_SIZE + need))
+        else:
+            spare = None
         cdef Segment made = create_segment(
             self.directory, self.segments.log_uuid, self.seq, self.tail.epoch, capacity, size, SEGMENT_HEADER_SIZE + need, spare=spare)
         cdef Segment left = self.tail
