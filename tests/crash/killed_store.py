@@ -9,8 +9,7 @@ from pathlib import Path
 from mmapio import FlushPolicy
 from mmapkv import KVStore
 from tests.crash.ack_page import ACKNOWLEDGED, AckPage
-from tests.crash.child import Child
-from tests.crash.test_kill_at_system_calls import count_moments
+from tests.crash.test_kill_at_system_calls import count_moments, moments_of
 
 SEGMENT_BYTES = 64 << 10
 KEYS = [b"key-%d" % number for number in range(60)]
@@ -46,10 +45,7 @@ def session(
         page.words[ACKNOWLEDGED + 1] = len(seen)
         started()
 
-    child = Child(body)
-    child.wait_started()
-    assert child.kill() == ""
-    return page.words[ACKNOWLEDGED + 1]
+    return moments_of(body, page)
 
 
 def wrongs(

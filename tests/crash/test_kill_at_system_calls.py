@@ -122,6 +122,14 @@ def count_moments(limit: int | None) -> list[str]:
     return seen
 
 
+def moments_of(body: Callable[[Callable[[], None]], None], page: AckPage) -> int:
+    """Have a child do `body`, which says on the page how many moments it met. They, 0 if it died."""
+    child = Child(body)
+    child.wait_started()
+    assert child.kill() == ""
+    return page.words[ACKNOWLEDGED + 1]
+
+
 def load(path: Path) -> None:
     """A store with a few segments, closed cleanly."""
     with KVStore.open(path, "n", flush_policy=FlushPolicy.MANUAL, segment_bytes=SEGMENT_BYTES) as store:
@@ -144,10 +152,7 @@ def session(path: Path, page: AckPage, limit: int | None, early: bool = False) -
         page.words[ACKNOWLEDGED + 1] = len(seen)
         started()
 
-    child = Child(body)
-    child.wait_started()
-    assert child.kill() == ""
-    return page.words[ACKNOWLEDGED + 1]
+    return moments_of(body, page)
 
 
 def findings(path: Path, page: AckPage, lost: tuple[str, ...]) -> list[str]:

@@ -17,7 +17,7 @@ from tests.crash.ack_page import ACKNOWLEDGED, AckPage
 from tests.crash.child import Child
 from tests.crash.commands import count, count_of_kind, run
 from tests.crash.crowd.writer import EARLY_ACK, HALF_CLEAR, LOST_UPDATE
-from tests.crash.test_kill_at_system_calls import count_moments
+from tests.crash.test_kill_at_system_calls import count_moments, moments_of
 from tests.unit.mmapkv.index_words import PAGE, ROOT, STATE, IndexWords
 
 SEGMENT_BYTES = 64 << 10
@@ -203,10 +203,7 @@ def session(path: Path, page: AckPage, limit: int | None) -> int:
         page.words[ACKNOWLEDGED + 1] = len(seen)
         started()
 
-    child = Child(body)
-    child.wait_started()
-    assert child.kill() == ""
-    return page.words[ACKNOWLEDGED + 1]
+    return moments_of(body, page)
 
 
 def go_on(path: Path, kv: KVStore, reader: KVStore, page: AckPage) -> None:
