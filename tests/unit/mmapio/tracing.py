@@ -32,3 +32,13 @@ def traced(code: str, *arguments: object, events: str, trace: Path, lacking: str
     answer = run_python(code, *arguments, prefix=command)
     lines = (re.match(r"\d+ +(\w+)\((.*)\) += (.+)", line) for line in trace.read_text().splitlines())
     return answer, [Call(line[1], tuple(line[2].split(", ")), line[3]) for line in lines if line]
+
+
+def calls_between(trace: Path) -> list[str]:
+    """What a program that prints "begin" and "end" asked of the system in between, but to print."""
+    calls = trace.read_text().splitlines()
+    places = [at for at, line in enumerate(calls) if line.startswith('write(1, "')]
+    # The line and its end are two calls.
+    begin = next(at for at in places if '"begin' in calls[at])
+    end = next(at for at in places if '"end' in calls[at])
+    return [line for line in calls[begin:end] if not line.startswith("write(1, ")]

@@ -17,6 +17,7 @@ from mmapio import Closed
 from mmaplog import CorruptionError, Entry, FlushPolicy, FormatError, Log
 from mmaplog.errors import TooOld
 from tests.unit.mmapio.processes import TIMEOUT_SECONDS, run_python
+from tests.unit.mmapio.tracing import calls_between
 from tests.unit.mmaplog.segment_file import HEADER_SIZE, SegmentFile, segment_paths
 
 COUNT = 6000
@@ -90,11 +91,7 @@ answer(len(log))
         asked = "write,getdents64,openat,fstat,newfstatat,statx,pread64"
         command = (strace, "-qq", "-o", str(trace), "-e", f"trace={asked}")
         assert run_python(code, tmp_path / "log", prefix=command) == COUNT
-    calls = trace.read_text().splitlines()
-    places = [at for at, line in enumerate(calls) if line.startswith('write(1, "')]
-    begin = next(at for at in places if '"begin' in calls[at])
-    end = next(at for at in places if '"end' in calls[at])
-    assert [line for line in calls[begin:end] if not line.startswith("write(1, ")] == []
+    assert calls_between(trace) == []
 
 
 def test_numbers_given_out_again(handles: tuple[Log, Log]) -> None:

@@ -14,6 +14,7 @@ import pytest
 from mmapio import Closed
 from mmaplog import CorruptionError, FlushPolicy, Log, LogError
 from tests.unit.mmapio.processes import run_python
+from tests.unit.mmapio.tracing import calls_between
 from tests.unit.mmaplog.segment_file import HEADER_SIZE, RECORD, SegmentFile, segment_paths
 
 COUNT = 5000
@@ -141,12 +142,7 @@ answer(len(log))
     trace = tmp_path / "trace"
     command = (strace, "-qq", "-o", str(trace), "-e", "trace=write,getdents64,openat")
     assert run_python(code, tmp_path / "log", prefix=command) == COUNT
-    calls = trace.read_text().splitlines()
-    places = [at for at, line in enumerate(calls) if line.startswith('write(1, "')]
-    # The line and its end are two calls.
-    begin = next(at for at in places if '"begin' in calls[at])
-    end = next(at for at in places if '"end' in calls[at])
-    assert [line for line in calls[begin:end] if not line.startswith("write(1, ")] == []
+    assert calls_between(trace) == []
 
 
 # By time.
