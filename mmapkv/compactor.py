@@ -32,6 +32,7 @@ WAIT_STEP_SECONDS = 0.1
 #: After a step that nobody waits for, nor will soon, it rests so many times as long as that took.
 REST = 3
 #: Of the bytes that a step frees, writers may have this part again, while there are more than are borne.
+#: What deletions were given is taken back first.
 GIVEN_BACK = 0.75
 
 
@@ -56,6 +57,9 @@ class Compactor(Worker):
         # So many bytes of records there may be before writers wait: no less than what is borne, and while
         # there are more, as many as there were. -1 before the first look.
         self._ceiling = -1
+        # Of these, what deletions were given; and bytes of records, and of live ones, when a segment was begun.
+        self._granted = 0
+        self._rolled_at = 0, 0
         self._waiting: deque[SimpleQueue[None]] = deque()
         self.done = 0
         # The errno of what it met last, 0 when it has got over that.
@@ -74,6 +78,7 @@ class Compactor(Worker):
         if not self._borne:
             return
         limits, size, dead = self._look(store)
+        self._grant(size, size - min(size, dead))
         store._log.roll_after(limits.segment_bytes)
         _, index = store._open_parts()
         if (dead < limits.dead_aim and not index_file.expiring_below(index)) or not self.wake():
@@ -128,9 +133,19 @@ class Compactor(Worker):
         # Who deletes much makes what is borne less than what there is: that is not waited for. The ceiling
         # comes down to it as the thread makes progress.
         bound = live + limits.dead_max
-        ceiling = size if self._ceiling < 0 else self._ceiling
-        self._ceiling = bound if dead < limits.dead_aim else max(ceiling, bound)
+        if dead < limits.dead_aim:
+            self._ceiling, self._granted = bound, 0
+        else:
+            self._ceiling = max(size if self._ceiling < 0 else self._ceiling, bound)
         return limits, size, dead
+
+    def _grant(self, size: int, live: int) -> None:
+        # Who deletes writes too. What that takes is no reason to wait, up to what it will give back.
+        size_before, live_before = self._rolled_at
+        self._rolled_at = size, live
+        granted = max(min(size - size_before, live_before - live), 0)
+        self._granted += granted
+        self._ceiling += granted
 
     def _await_step(self, seconds: float) -> None:
         woken: SimpleQueue[None] = SimpleQueue()
@@ -188,7 +203,7 @@ class Compactor(Worker):
 
             came = compaction.step(store, store._pins, choose, self._halted)
             if came is None or chosen is None:
-                self._ceiling = 0
+                self._ceiling = self._granted = 0
                 return False
             seen, made, did = came
             self._planner.learn(*chosen, seen, made)
@@ -197,8 +212,10 @@ class Compactor(Worker):
                 if store._log.shared:
                     # Others make hints too, perhaps of what they do not know to be gone.
                     hints.sweep(store._log)
-            freed = int((1 - GIVEN_BACK) * did.bytes_freed)
-            self._ceiling = max(self._ceiling - max(freed, 0), 0)
+            freed = max(did.bytes_freed, 0)
+            repaid = min(freed, self._granted)
+            self._granted -= repaid
+            self._ceiling = max(self._ceiling - repaid - int((1 - GIVEN_BACK) * (freed - repaid)), 0)
             return True
 
     def _is_urgent(self) -> bool:
