@@ -9,7 +9,7 @@ from pathlib import Path
 from mmapio import FlushPolicy
 from mmapkv import KVStore
 from tests.crash.ack_page import ACKNOWLEDGED, AckPage
-from tests.crash.test_kill_at_system_calls import count_moments, moments_of
+from tests.crash.moments import die_at, moments_of
 
 SEGMENT_BYTES = 64 << 10
 KEYS = [b"key-%d" % number for number in range(60)]
@@ -40,7 +40,7 @@ def session(
 
     def body(started: Callable[[], None]) -> None:
         store = KVStore.open(path, "w", shared=shared, flush_policy=FlushPolicy.MANUAL)
-        seen = count_moments(limit)
+        seen = die_at(limit)
         work(store, page)
         page.words[ACKNOWLEDGED + 1] = len(seen)
         started()

@@ -5,34 +5,19 @@ The storm meets these moments by chance, some of them once in ten thousand kills
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
-from mmapio import FlushPolicy, _os
+from mmapio import FlushPolicy
 from mmapkv import KVStore
 from tests.crash.ack_page import ACKNOWLEDGED, AckPage
 from tests.crash.child import Child
+from tests.crash.moments import die_at, moments_of
 
-# What creates, renames, removes, extends, writes or syncs. Stores to mapped memory are not calls.
-CALLS = (
-    "grow",
-    "make_directory",
-    "name_file",
-    "open_file",
-    "remove_file",
-    "replace_file",
-    "set_size",
-    "sync",
-    "write_at",
-)
-# After these, stores to mapped memory follow that say so; a kill may come in between.
-SAID_AFTERWARDS = ("remove_file", "replace_file", "sync")
 SEGMENT_BYTES = 64 << 10
 LOST: tuple[tuple[str, ...], ...] = ((), ("CONTROL",), ("INDEX",), ("CONTROL", "INDEX"))
 LOADED = {b"key-%d" % number: b"%d" % number * 1000 for number in range(80)}
@@ -96,40 +81,6 @@ def states() -> list[State]:
     return found
 
 
-def count_moments(limit: int | None) -> list[str]:
-    """Have the process killed at moment `limit`, before or after a call. The list fills until then."""
-    seen: list[str] = []
-
-    def moment(name: str) -> None:
-        seen.append(name)
-        if len(seen) == limit:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def counted(name: str) -> Callable[..., object]:
-        real = vars(_os)[name]
-
-        def call(*arguments: object, **named: object) -> object:
-            moment(f"before {name}")
-            result = real(*arguments, **named)
-            if name in SAID_AFTERWARDS:
-                moment(f"after {name}")
-            return result
-
-        return call
-
-    for name in CALLS:
-        vars(_os)[name] = counted(name)
-    return seen
-
-
-def moments_of(body: Callable[[Callable[[], None]], None], page: AckPage) -> int:
-    """Have a child do `body`, which says on the page how many moments it met. They, 0 if it died."""
-    child = Child(body)
-    child.wait_started()
-    assert child.kill() == ""
-    return page.words[ACKNOWLEDGED + 1]
-
-
 def load(path: Path) -> None:
     """A store with a few segments, closed cleanly."""
     with KVStore.open(path, "n", flush_policy=FlushPolicy.MANUAL, segment_bytes=SEGMENT_BYTES) as store:
@@ -141,7 +92,7 @@ def session(path: Path, page: AckPage, limit: int | None, early: bool = False) -
     page.reset()
 
     def body(started: Callable[[], None]) -> None:
-        seen = count_moments(limit)
+        seen = die_at(limit)
         store = KVStore.open(path, "w", flush_policy=FlushPolicy.MANUAL)
         for number, (step, _) in enumerate(STEPS, start=1):
             if early:
@@ -234,7 +185,7 @@ def test_a_kill_while_replacing_a_store_leaves_it_or_an_empty_one(
         page = AckPage()
 
         def body(started: Callable[[], None], page: AckPage = page, limit: int = limit) -> None:
-            count_moments(limit)
+            die_at(limit)
             KVStore.open(path, "n", flush_policy=FlushPolicy.MANUAL).close()
             page.words[ACKNOWLEDGED] = 1
             started()

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from mmapio import FlushPolicy, _os
+from mmapio import FlushPolicy
 from mmaplog import Log
 from tests.crash.child import Child
+from tests.crash.moments import die, watch
 
 # What a roll calls once the file has its first name. Before that there is nothing that a kill could leave.
 CALLS = ("name_file", "write_at", "sync", "replace_file")
@@ -24,25 +24,15 @@ def written_until(path: Path, deadly: Callable[[str], bool]) -> Child:
     def write(started: Callable[[], None]) -> None:
         spare = False
 
-        def watched(name: str) -> Callable[..., object]:
-            real = vars(_os)[name]
+        def at(moment: str) -> None:
+            nonlocal spare
+            if moment == "before name_file":
+                spare = True
+                started()
+            if spare and deadly(moment):
+                die()
 
-            def call(*arguments: object, **named: object) -> object:
-                nonlocal spare
-                if name == "name_file":
-                    spare = True
-                    started()
-                for moment, act in (f"before {name}", real), (f"after {name}", None):
-                    if spare and deadly(moment):
-                        os.kill(os.getpid(), signal.SIGKILL)
-                    if act is not None:
-                        result = act(*arguments, **named)
-                return result
-
-            return call
-
-        for name in CALLS:
-            vars(_os)[name] = watched(name)
+        watch(at, CALLS, afterwards=CALLS)
         log = Log.open(path, "n", flush_policy=FlushPolicy.MANUAL, segment_bytes=2 << 20)
         for number in range(400):
             log.append(b"%d" % number + RECORD)

@@ -10,7 +10,7 @@ from mmapio import FlushPolicy
 from mmapkv import KVStore
 from tests.crash.ack_page import ACKNOWLEDGED, AckPage
 from tests.crash.child import Child
-from tests.crash.test_kill_at_system_calls import count_moments
+from tests.crash.moments import die_at
 
 MAX = 256 << 10
 HOT = [b"hot-%d" % number for number in range(10)]
@@ -48,7 +48,7 @@ def session(path: Path, page: AckPage, limit: int | None) -> int:
 
     def body(started: Callable[[], None]) -> None:
         kv = opened(path)
-        seen = count_moments(limit)
+        seen = die_at(limit)
         for number in range(400, 400 + PUTS):
             kv.get_many(HOT)
             page.words[SUBMITTED_AT] = number + 1

@@ -17,7 +17,7 @@ from tests.crash.ack_page import ACKNOWLEDGED, AckPage
 from tests.crash.child import Child
 from tests.crash.commands import count, count_of_kind, run
 from tests.crash.crowd.writer import EARLY_ACK, HALF_CLEAR, LOST_UPDATE
-from tests.crash.test_kill_at_system_calls import count_moments, moments_of
+from tests.crash.moments import die_at, moments_of
 from tests.unit.mmapkv.index_words import PAGE, ROOT, STATE, IndexWords
 
 SEGMENT_BYTES = 64 << 10
@@ -195,7 +195,7 @@ def session(path: Path, page: AckPage, limit: int | None) -> int:
     page.reset()
 
     def body(started: Callable[[], None]) -> None:
-        seen = count_moments(limit)
+        seen = die_at(limit)
         store = shared(path)
         for number, (step, _) in enumerate(STEPS, start=1):
             step(store)

@@ -25,7 +25,7 @@ from mmapio import FlushPolicy
 from mmapkv import Conflict, KVStore, Snapshot
 from mmapkv.compactor import Compactor
 from mmapkv.pins import Pins
-from tests.crash.test_kill_at_system_calls import count_moments
+from tests.crash.moments import die_at
 from tests.unit.mmapio.processes import in_child, killed_after
 from tests.unit.mmapkv.colliding_keys import HashInverter, seed_of
 
@@ -298,7 +298,7 @@ class StoreAgainstDict(RuleBasedStateMachine):
 
         def write() -> None:
             self.open(policy)
-            count_moments(limit)
+            die_at(limit)
             self.kv.compact()
 
         killed_after(write)

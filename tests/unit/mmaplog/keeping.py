@@ -12,18 +12,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmapio import FlushPolicy, _os
+from mmapio import FlushPolicy
 from mmaplog import Log
+from tests.crash.moments import SAID_AFTERWARDS, watch
 from tests.unit.mmapio.processes import TIMEOUT_SECONDS
 
 SEGMENT = 64 << 10
 MANUAL = FlushPolicy.MANUAL
 #: Files that can be derived, and are lost together.
 LOST: list[tuple[str, ...]] = [(), ("CONTROL",), ("MANIFEST",), ("CONTROL", "MANIFEST")]
-#: What creates, renames, removes, extends, writes or syncs. Stores to mapped memory are not calls.
-CALLS = ("grow", "open_file", "remove_file", "replace_file", "set_size", "sync", "write_at")
-#: After these, stores to mapped memory follow that say so.
-SAID_AFTERWARDS = ("remove_file", "replace_file", "sync")
 
 
 def opened(path: Path, mode: str = "c", **options: Any) -> Log:
@@ -114,11 +111,10 @@ def at_moment(moment: int, act: Callable[[], object]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _counted(at: Callable[[int], object], *, after: bool = True) -> Iterator[None]:
-    real = {name: vars(_os)[name] for name in CALLS}
     seen = 0
     busy = False
 
-    def moment() -> None:
+    def moment(name: str) -> None:
         nonlocal seen, busy
         if busy:
             return
@@ -129,22 +125,11 @@ def _counted(at: Callable[[int], object], *, after: bool = True) -> Iterator[Non
         finally:
             busy = False
 
-    def counted(name: str) -> Callable[..., object]:
-        def call(*arguments: object, **named: object) -> object:
-            moment()
-            result = real[name](*arguments, **named)
-            if after and name in SAID_AFTERWARDS:
-                moment()
-            return result
-
-        return call
-
-    for name in CALLS:
-        vars(_os)[name] = counted(name)
+    end = watch(moment, afterwards=SAID_AFTERWARDS if after else ())
     try:
         yield
     finally:
-        vars(_os).update(real)
+        end()
 
 
 def one_of(found: dict[int, bytes], allowed: Sequence[dict[int, bytes]]) -> None:
