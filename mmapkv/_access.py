@@ -14,6 +14,7 @@ from mmapio._wait import HAS_ROBUST_MUTEX
 from mmapkv.dump_format import as_json
 from mmapkv.errors import InvalidKey
 from mmapkv.store import KVStore
+from mmapkv.writer import TTL_SECONDS_MAX
 from mmaplog._command import EXIT_FAILED, UsageError, whole_number
 
 if TYPE_CHECKING:
@@ -42,11 +43,13 @@ def get(arguments: argparse.Namespace) -> int:
 def put(arguments: argparse.Namespace) -> int:
     """Set the value of a key; from the standard input when it is left out. Makes a store if there is none."""
     key = _bytes(arguments, arguments.key)
+    if not key:
+        raise UsageError("a key has at least one byte, this one has none")
     value = sys.stdin.buffer.read() if arguments.value is None else _bytes(arguments, arguments.value)
     # Beside other processes that share the store, if there are any.
     with KVStore.open(arguments.store, shared=HAS_ROBUST_MUTEX) as kv:
         try:
-            kv.put(key, value, durable=arguments.durable)
+            kv.put(key, value, ttl=arguments.ttl, durable=arguments.durable)
         except InvalidKey as error:
             raise UsageError(error.strerror) from None
     if arguments.json:
@@ -138,6 +141,19 @@ def _bytes(arguments: argparse.Namespace, text: str) -> bytes:
         raise UsageError(f"{text[:100]!r} is not hexadecimal: {error}") from None
 
 
+def _seconds(text: str) -> float:
+    # A time to live, for argparse.
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= TTL_SECONDS_MAX:
+        raise argparse.ArgumentTypeError(
+            f"a time to live is more than 0 and at most {TTL_SECONDS_MAX:.0f} seconds, not {text[:40]!r}"
+        )
+    return seconds
+
+
 def register(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the commands to a parser's."""
     made = {}
@@ -153,6 +169,7 @@ def register(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     made["get"].add_argument("-n", "--no-newline", action="store_true", help="the value and nothing else")
     made["put"].add_argument("key", metavar="KEY")
     made["put"].add_argument("value", metavar="VALUE", nargs="?", help="the standard input when left out")
+    made["put"].add_argument("--ttl", type=_seconds, metavar="SECONDS", help="the key vanishes after that")
     made["put"].add_argument("--durable", action="store_true", help="sync before going on")
     made["del"].add_argument("key", metavar="KEY", nargs="+")
     made["scan"].add_argument("--prefix", default="", help="only keys that begin with it")

@@ -57,7 +57,7 @@ class Compactor(Worker):
         # So many bytes of records there may be before writers wait: no less than what is borne, and while
         # there are more, as many as there were. -1 before the first look.
         self._ceiling = -1
-        # Of these, what deletions were given; and bytes of records, and of live ones, when a segment was begun.
+        # Of these, what deletions were given; and all bytes, and live ones, when a segment was begun.
         self._granted = 0
         self._rolled_at = 0, 0
         self._waiting: deque[SimpleQueue[None]] = deque()

@@ -8,6 +8,8 @@ from mmapkv.sharer import Sharer
 _Bytes: TypeAlias = str | bytes | Buffer
 _T = TypeVar("_T")
 
+TTL_SECONDS_MAX: float
+
 class StoreWriter(Sharer):
     def __setitem__(self, key: _Bytes, value: _Bytes, /) -> None: ...
     def put(

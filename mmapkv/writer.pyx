@@ -47,7 +47,7 @@ from mmapkv.index import Reseed
 # The default of `pop`, which may be given as None.
 cdef object MISSING = object()
 # The times that are kept as unsigned numbers of nanoseconds since 1970 end in 2554; this far ahead of today is certainly before.
-cdef double TTL_SECONDS_MAX = 1e10
+TTL_SECONDS_MAX = 1e10
 cdef uint64_t NEVER_DUE = <uint64_t>-1
 
 
@@ -418,7 +418,7 @@ cdef uint64_t expiry_of(ttl) except? 0:
     if ttl is None:
         return 0
     seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
-    if not 0 < seconds <= TTL_SECONDS_MAX:
+    if not 0 < seconds <= <double>TTL_SECONDS_MAX:
         raise ValueError(f"a time to live is more than 0 and at most {TTL_SECONDS_MAX:.0f} seconds, or None, not {ttl!r}")
     return now_ns() + <uint64_t>(seconds * 1e9)
 

@@ -63,8 +63,27 @@ def test_put(store: Path, capfdbinary: Any, monkeypatch: pytest.MonkeyPatch) -> 
     said(capfdbinary, "put", store, "", "x", code=2)
     found = contents(store)
     assert (found[b"pear"], found[b"fig"]) == (b"green", BINARY)
+    said(capfdbinary, "put", store.parent / "new", "", "x", code=2)
+    assert not (store.parent / "new").exists()
     said(capfdbinary, "put", store.parent / "new", "--hex", "00ff", "01")
     assert contents(store.parent / "new") == {b"\x00\xff": b"\x01"}
+
+
+def test_put_for_a_while(store: Path, capfdbinary: Any) -> None:
+    """Until a time to live is over; what is none makes no store."""
+    said(capfdbinary, "put", store, "pear", "green", "--ttl", "3600")
+    said(capfdbinary, "put", store, "fig", "blue", "--ttl", "1e-6")
+    with KVStore.open(store, "r") as kv:
+        assert kv["pear"] == b"green"
+        assert "fig" not in kv
+    [record] = [each for each in said(capfdbinary, "dump", store).splitlines() if b"pear" in each]
+    assert "expires_ns" in json.loads(record)
+    for refused in ("0", "-1", "nan", "inf", "1e11", "soon"):
+        with pytest.raises(SystemExit) as exit_info:
+            main(["put", str(store.parent / "new"), "pear", "green", f"--ttl={refused}"])
+        assert exit_info.value.code == 2
+        assert "seconds" in capfdbinary.readouterr().err.decode()
+    assert not (store.parent / "new").exists()
 
 
 def test_del(store: Path, capfdbinary: Any) -> None:
