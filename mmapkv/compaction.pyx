@@ -83,12 +83,19 @@ def usage(StoreWriter store, dict sizes):
                 end = sizes[segment_id] = footer.end
         ends[segment_id] = end
         size += end - SEGMENT_HEADER_SIZE
+        if segment_id == slot.segment_id:
+            # One behind it was begun meanwhile.
+            break
     for segment_id in sizes.keys() - ends.keys():
         del sizes[segment_id]
     for at in range(min(index.state.slots_used, <uint64_t>SLOTS)):
         segment_id = index.slot_table[at]
         if segment_id in ends:
-            dead += dead_bytes(index.dead[at], ends[segment_id])
+            dead += dead_bytes(index.dead[at], ends.pop(segment_id))
+    for segment_id, end in ends.items():
+        # The index has forgotten it, and it is about to go. Of the last one it may not know yet.
+        if segment_id != slot.segment_id:
+            dead += end - SEGMENT_HEADER_SIZE
     return size, dead, segments.manifest.segment_bytes
 
 

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from mmapio import FlushPolicy
 from mmapkv import KVStore
+from tests.crash.moments import watch
+from tests.support.waiting import until
 from tests.support.plain_log import read_log
 from tests.support.plain_reader import changes_of
 from tests.unit.mmapkv.stores import agreeing, dead_bytes, lose, opened
@@ -162,3 +165,22 @@ def test_a_store_from_before_that_counted_is_put_right(tmp_path: Path) -> None:
         assert kv.stats()["dead_bytes"] == 0
         assert len(agreeing(kv)) == len(KEYS)
     assert not any(expected(path).values())
+
+
+def test_what_is_about_to_go_is_dead(tmp_path: Path) -> None:
+    """The index has forgotten segments whose files are still there: nothing in them is live."""
+    seen: list[int] = []
+
+    def at(moment: str) -> None:
+        seen.append(kv.stats()["live_bytes"])
+
+    with KVStore.open(tmp_path / "kv", flush_policy=FlushPolicy.MANUAL, segment_bytes=64 << 10) as kv:
+        for number in range(800):
+            kv[b"%d" % number] = bytes(4000)
+        end = watch(at, ["replace_file"])
+        try:
+            kv.clear()
+            until(lambda: len(seen) > 0)
+        finally:
+            end()
+    assert max(seen) < 4000
