@@ -12,9 +12,9 @@ import pytest
 from mmapio import FlushPolicy
 from mmapkv import KVStore
 from tests.crash.moments import watch
-from tests.support.waiting import until
 from tests.support.plain_log import read_log
 from tests.support.plain_reader import changes_of
+from tests.support.waiting import until
 from tests.unit.mmapkv.stores import agreeing, dead_bytes, lose, opened
 
 KEYS = [b"key %d" % number for number in range(400)]
