@@ -79,6 +79,8 @@ class Compactor(Worker):
             return
         limits, size, dead = self._look(store)
         self._grant(size, size - min(size, dead))
+        # As it is now: a step from here on lowers it, and makes the store smaller by more than that.
+        ceiling = self._ceiling
         store._log.roll_after(limits.segment_bytes)
         _, index = store._open_parts()
         if (dead < limits.dead_aim and not index_file.expiring_below(index)) or not self.wake():
@@ -88,7 +90,7 @@ class Compactor(Worker):
             # A destructor, in the middle of what would be waited for.
             return
         deadline = time.monotonic() + WAIT_SECONDS_MAX
-        while size > self._ceiling and self._busy:
+        while size > ceiling and self._busy:
             left = deadline - time.monotonic()
             if left <= 0:
                 return
@@ -98,6 +100,7 @@ class Compactor(Worker):
             except Closed:
                 # By another thread. What comes next says so.
                 return
+            ceiling = self._ceiling
 
     def cleared(self, store: KVStore) -> None:
         """Whoever cleared the store calls this. Waits for nothing."""

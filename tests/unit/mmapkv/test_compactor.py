@@ -232,13 +232,22 @@ def test_who_deletes_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_what_was_there_when_it_was_opened_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Nor is it when the thread has made a step before it is asked whether to wait."""
+
+    def woken(self: Compactor) -> bool:
+        found = wake(self)
+        until(lambda: self.done > 0)
+        return found
+
     chance = random.Random(10)
     path = tmp_path / "kv"
+    wake = Compactor.wake
     with KVStore.open(path, segment_bytes=UNIT, compaction=False) as kv:
         overwrite(kv, chance, 4)
     with opened(path) as kv:
         with monkeypatch.context() as patch:
             patch.setattr(Compactor, "_await_step", lambda *_: pytest.fail("it waits"))
+            patch.setattr(Compactor, "wake", woken)
             kv[KEYS[0]] = b"1"
         until(lambda: quiet(kv))
         figures = kv.stats()
