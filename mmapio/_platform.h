@@ -14,6 +14,7 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <time.h>
@@ -119,6 +120,12 @@ static inline int64_t mmio_size(int fd) {
 }
 
 static inline int mmio_set_blocks_aside(int fd, uint64_t offset, uint64_t count) {
+    /* The kernel compares a new length with the process's limit, and this call gives none: it would take what there is of the disk, from
+     * everybody, for a length that is refused then. */
+    struct rlimit most;
+    if (getrlimit(RLIMIT_FSIZE, &most) == 0 && most.rlim_cur != RLIM_INFINITY &&
+        (count > most.rlim_cur || offset > most.rlim_cur - count))
+        return -EFBIG;
 #if defined(__linux__)
     return mmio_outcome(fallocate(fd, FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)count));
 #else

@@ -10,6 +10,7 @@ import pytest
 
 from mmapio import PAGE_SIZE, MemoryMappedFile, OutOfBounds, ResizeFailed
 from tests.unit.mmapio.processes import in_child
+from tests.unit.mmapio.tracing import traced
 from tests.unit.mmapio.volume import small_volume  # noqa: F401
 
 
@@ -113,3 +114,38 @@ def test_a_full_disk_refuses_growth_and_leaves_the_file_usable(small_volume: Pat
         assert not (small_volume / "other").exists()
         mapped.flush()
     assert path.read_bytes()[:4] == b"kept"
+
+
+BEYOND_THE_LIMIT = """
+import resource
+from mmapio import MemoryMappedFile, ResizeFailed
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+told = []
+path, other = arguments
+with MemoryMappedFile.create_rw(path, 4096) as mapped:
+    for size in ((1 << 20) + 1, 64 << 20, 1 << 62):
+        for work in (lambda: mapped.resize(size), lambda: MemoryMappedFile.create_rw(other, size)):
+            try:
+                work()
+            except ResizeFailed as error:
+                told.append(error.errno)
+    mapped.resize(1 << 20)
+    answer([told, len(mapped)])
+"""
+
+
+def test_what_is_beyond_the_limit_of_a_file_takes_nothing_of_the_disk(tmp_path: Path) -> None:
+    """Blocks are set aside before the length, and that is what the kernel compares with the limit: a mistaken
+    size took all of a disk for a third of a second, and whoever else wrote was told that it is full."""
+    answer, calls = traced(
+        BEYOND_THE_LIMIT,
+        tmp_path / "file",
+        tmp_path / "other",
+        events="fallocate",
+        trace=tmp_path / "trace",
+        lacking="what a refused growth takes",
+    )
+    assert answer == [[errno.EFBIG] * 6, 1 << 20]
+    assert calls
+    for call in calls:
+        assert int(call.arguments[2]) + int(call.arguments[3]) <= 1 << 20, call
