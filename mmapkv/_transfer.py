@@ -53,7 +53,7 @@ def dump(arguments: argparse.Namespace) -> int:
                 sys.stdout.buffer.write(piece)
             sys.stdout.buffer.flush()
         else:
-            with written_whole(arguments.output) as write, Meter("dump", "pairs") as meter:
+            with written_whole(arguments.output, arguments.store) as write, Meter("dump", "pairs") as meter:
                 for piece in pieces:
                     write(piece)
                     if tally.pairs % _BLOCK == 0:

@@ -15,6 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from mmaplog.errors import Locked
+
 __all__ = [
     "EXIT_FAILED",
     "UsageError",
@@ -95,7 +97,8 @@ def perform(program: str, arguments: argparse.Namespace) -> int:
         return EXIT_FAILED
     except OSError as error:
         _give_up_output()
-        code = EXIT_USAGE if error.errno in _ABOUT_THE_REQUEST else EXIT_FAILED
+        refused = isinstance(error, Locked) or error.errno in _ABOUT_THE_REQUEST
+        code = EXIT_USAGE if refused else EXIT_FAILED
         return _say(program, arguments, f"error: {error}", code)
     except KeyboardInterrupt:
         return _say(program, arguments, "interrupted", EXIT_INTERRUPTED)

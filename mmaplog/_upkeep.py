@@ -52,11 +52,13 @@ def export(arguments: argparse.Namespace) -> int:
                 sys.stdout.buffer.write(form(entry))
             sys.stdout.buffer.flush()
             return 0
-        with written_whole(arguments.output) as write, Meter("export", "records") as meter:
+        with written_whole(arguments.output, arguments.log) as write, Meter("export", "records") as meter:
+            count = 0
             for entry in _metered(entries, stop - start, meter):
                 write(form(entry))
-    told = {"start": start, "stop": stop, "output": arguments.output}
-    _say(arguments, told, f"{stop - start:,} records written to {named(arguments.output)}: [{start}, {stop})")
+                count += 1
+    told = {"start": start, "stop": stop, "records": count, "output": arguments.output}
+    _say(arguments, told, f"{count:,} records written to {named(arguments.output)}: [{start}, {stop})")
     return 0
 
 

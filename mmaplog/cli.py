@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Protocol, cast
 
+from mmapio._wait import HAS_ROBUST_MUTEX
 from mmaplog import _upkeep
 from mmaplog._command import EXIT_FAILED, UsageError, Version, named, perform, whole_number
 from mmaplog._progress import Meter
@@ -45,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def append(arguments: argparse.Namespace) -> int:
     """Append each line of the standard input as a record."""
     _upkeep.refuse_store(arguments.log)
-    with Log.open(arguments.log, timestamps=arguments.timestamps) as log:
+    # Beside other processes that share the log, if there are any.
+    with Log.open(arguments.log, timestamps=arguments.timestamps, shared=HAS_ROBUST_MUTEX) as log:
         first = log.committed
         # As they come: no line waits for the next, and many that are there go together.
         rest = bytearray()

@@ -53,6 +53,8 @@ def compact(log, keep, key):
     cdef SegmentSet segments = log.segments
     cdef Segment segment
     committed = log.committed
+    # What is newer is the reason for what goes, so a power cut must not take it. Also seals what was rolled past.
+    log.flush()
     newest = None
     if key is not None:
         newest = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, SupportsIndex
 
@@ -12,7 +13,7 @@ from mmapio import _os
 from mmaplog import bookmark
 from mmaplog import bookmark_format as layout
 from mmaplog.bookmark import Bookmark
-from mmaplog.bookmark_format import Place
+from mmaplog.bookmark_format import Header, Place
 from mmaplog.errors import TooOld
 from mmaplog.follow import deadline_after
 from mmaplog.subscription import SLICE_SECONDS, Subscription, checked_choice
@@ -280,17 +281,7 @@ def consumers(log: Log) -> list[ConsumerInfo]:
     Raises FormatError and CorruptionError for a file that cannot be understood, Closed.
     """
     found = []
-    directory = log.segments.directory
-    log.committed  # noqa: B018 - raises what stands in the way
-    for file_name in sorted(_os.list_directory(directory)):
-        name = layout.name_of(file_name)
-        if name is None:
-            continue
-        try:
-            opened = _os.open_file(file_name, False, follow=False, directory=directory)
-        except FileNotFoundError:
-            continue  # removed meanwhile
-        header = bookmark.read_header(log, opened)
+    for name, opened, header in _files(log):
         place = bookmark.read_place(opened, header)
         found.append(
             ConsumerInfo(
@@ -303,12 +294,37 @@ def consumers(log: Log) -> list[ConsumerInfo]:
     return found
 
 
+def _files(log: Log) -> Iterator[tuple[str, _os.Descriptor, Header]]:
+    # The name, file and header of each consumer and group, by name.
+    directory = log.segments.directory
+    log.committed  # noqa: B018 - raises what stands in the way
+    for file_name in sorted(_os.list_directory(directory)):
+        name = layout.name_of(file_name)
+        if name is None:
+            continue
+        try:
+            opened = _os.open_file(file_name, False, follow=False, directory=directory)
+        except FileNotFoundError:
+            continue  # removed meanwhile
+        yield name, opened, bookmark.read_header(log, opened)
+
+
 def slowest(log: Log) -> int | None:
     """The least number that a consumer or group of a log has still to process; None when there are none.
 
     Records below it may go. Raises what :func:`consumers` does.
     """
     return min((each.committed for each in consumers(log)), default=None)
+
+
+def slowest_after_power_cut(log: Log) -> int | None:
+    """As :func:`slowest`, but where it would go on after a power cut: below that nobody comes again.
+
+    What was committed while the log was not durable as far as that counts once it was and is committed again.
+    Costs a sync for each. Raises what :func:`consumers` does, and OSError.
+    """
+    places = [bookmark.read_settled(opened, header) for _, opened, header in _files(log)]
+    return min((bookmark.recalled(log, each, min(each.seq, each.durable)) for each in places), default=None)
 
 
 def remove_consumer(log: Log, name: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import errno
 import json
 import os
 import struct
@@ -71,13 +72,16 @@ _Write: TypeAlias = Callable[[bytes], None]
 
 
 @contextlib.contextmanager
-def written_whole(path: str) -> Iterator[_Write]:
+def written_whole(path: str, source: str) -> Iterator[_Write]:
     """A function that writes to the file `path`: whole and durable when the block ends, or as it was before.
 
-    Raises IsADirectoryError and OSError for what cannot be replaced by a file.
+    Raises IsADirectoryError and OSError for what cannot be replaced by a file, or is one of the directory
+    `source`, which is read.
     """
     _os.check_replaceable(path)
     target = Path(path).absolute()
+    if target.parent.exists() and target.parent.samefile(source):
+        raise OSError(errno.EINVAL, "would be among the files that are read; name one elsewhere", path)
     directory = _os.open_directory(str(target.parent))
     temporary = f"{target.name}.{os.urandom(8).hex()}.tmp"
     opened = _os.open_file(temporary, True, create=True, exclusive=True, follow=False, directory=directory)

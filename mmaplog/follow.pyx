@@ -1,6 +1,7 @@
 # cython: language_level=3, auto_pickle=False
 """Reading a log as it grows: asleep until the writer, of whichever process, says that there is more."""
 
+import errno as _errno
 import time
 
 from cpython.exc cimport PyErr_CheckSignals
@@ -12,7 +13,7 @@ from mmaplog.control cimport Control
 from mmaplog.format cimport CommitSlot
 from mmaplog.replay cimport Entry, Replay
 
-from mmaplog.errors import TooOld
+from mmaplog.errors import LogError, TooOld
 
 # A sleeper looks around this often: for signals, and whether its handle was closed by another thread.
 cdef double SLICE_SECONDS = 0.1
@@ -58,7 +59,10 @@ cdef class Follower:
         return entry
 
     def wait(self, timeout=None):
-        """Sleep until there is a next record, at most `timeout` seconds. True when there is. Raises Closed."""
+        """Sleep until there is a next record, at most `timeout` seconds. True when there is.
+
+        Raises LogError where none can come: a reader that may not write found the end by itself. And Closed.
+        """
         deadline = deadline_after(timeout)
         cdef uint64_t turn
         while True:
@@ -129,6 +133,10 @@ cdef class Follower:
     cdef bint sleep(self, uint64_t turn, double seconds) except -1:
         cdef Control control = self.control
         cdef int64_t span = <int64_t>(seconds * 1e9)
+        if control.private:
+            raise LogError(
+                _errno.EACCES, "this reader may not write, and found the end of the log by itself: it sees nothing that is appended "
+                "later, and would wait for ever; open the log again once a writer was at work", self.log.path)
         with nogil:
             control.wait_for_turn(turn, span)
         PyErr_CheckSignals()

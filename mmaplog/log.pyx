@@ -115,6 +115,14 @@ cdef class Log(Keeper):
         first = self.segments.first_seq
         return max(self.committed - first - self.segments.removed(), 0)
 
+    def __iter__(self):
+        """The entries of the log as it is now, in order: :meth:`replay`."""
+        return self.replay()
+
+    def __reversed__(self):
+        """The same from the last to the first."""
+        return self.replay(reverse=True)
+
     def batch(self, *, durable=False):
         """Records that are in the log together or not at all: a :class:`Batch`, appended when its ``with`` block ends.
 
@@ -222,7 +230,8 @@ cdef class Log(Keeper):
 
         From now on when `start` is None. With `timeout` it ends when no record came for so many seconds. Sleeps without polling
         until the writer appends, in whichever process; one that may not write CONTROL looks again every 2 ms. Raises
-        IndexError for a start that is not in the log, and while iterating CorruptionError, MappingFault, Closed.
+        IndexError for a start that is not in the log, and while iterating CorruptionError, MappingFault, Closed, and LogError
+        instead of sleeping where a reader that may not write found the end of the log by itself.
 
         >>> import tempfile, os
         >>> with Log.open(os.path.join(tempfile.mkdtemp(), "events")) as log:

@@ -281,6 +281,8 @@ def _look_at(directory: _os.Descriptor, base_seq: int, segment_id: int, name: st
         named = name_of(found.base_seq, found.segment_id, sparse)
         if named != name:
             problem = f"the file was renamed: its header says {named}"
+        if size < page.SIZE:
+            problem = f"only {size} bytes are left"
         return Remains(name, size, found.segment_id, found.base_seq, found, sparse, problem, True)
     if found.is_segment and 1 < found.version <= _VERSION_BELIEVED_MAX:
         raise FormatError(f"the segment has version {found.version}; upgrade mmapkv", opened.path)

@@ -44,13 +44,16 @@ def first_to_keep(
         enough = (base for base in boundaries if committed - base - removed[base] >= max_records)
         wanted = max(wanted, _last(enough, wanted))
     if consumers:
-        from mmaplog.consumer import slowest
+        from mmaplog.consumer import slowest_after_power_cut
 
-        floor = slowest(log)
-        if max_bytes is None and max_age is None and max_records is None:
-            wanted = boundaries[-1] if boundaries else wanted
-        if floor is not None:
-            wanted = min(wanted, _last((base for base in boundaries if base <= floor), log.first_seq))
+        # Places that are committed from now on hold after a power cut, too.
+        log.flush()
+        floor = slowest_after_power_cut(log)
+        if floor is None:
+            return wanted
+        below = _last((base for base in boundaries if base <= floor), log.first_seq)
+        alone = max_bytes is None and max_age is None and max_records is None
+        wanted = below if alone else min(wanted, below)
     return wanted
 
 

@@ -39,6 +39,21 @@ def test_records_are_numbered_from_zero(log: Log) -> None:
     assert [bytes(entry.payload) for entry in found] == [b"%d" % number for number in range(100)]
 
 
+def test_a_log_is_iterated_over_as_it_is(log: Log) -> None:
+    """Whatever it begins with, and wherever it has gaps: by `log[0]`, `log[1]` and so on it ended there."""
+    log.append_many([b"%d" % number for number in range(2000)])
+    log.compact(lambda entry: entry.seq % 3 == 0)
+    log.truncate_before(400)
+    found = [entry.seq for entry in log]
+    assert found == [entry.seq for entry in log.replay()]
+    assert len(found) == len(log)
+    assert 402 in found
+    assert [entry.seq for entry in reversed(log)] == found[::-1]
+    before = iter(log)
+    log.append(b"later")
+    assert [entry.seq for entry in before] == found
+
+
 @pytest.mark.parametrize("size", [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 255, 4095, 4096, 4097, 20_000])
 def test_every_length_comes_back_as_it_was(tmp_path: Path, log: Log, size: int) -> None:
     """Records are padded to 8 bytes; the padding is not part of the payload."""

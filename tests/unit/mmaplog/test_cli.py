@@ -200,6 +200,21 @@ def test_what_goes_wrong_is_one_line(
     assert error.count("\n") == 1
 
 
+def test_beside_others_that_append(
+    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who shares the log shares it with the command; who does not is named, and nothing was tried."""
+    monkeypatch.setattr(sys, "stdin", Input(b"line\n"))
+    with Log.open(path, shared=True) as log:
+        log.append(b"first")
+        assert main(["append", str(path)]) == 0
+        assert [bytes(entry.payload) for entry in log] == [b"first", b"line"]
+    monkeypatch.setattr(sys, "stdin", Input(b"line\n"))
+    with Log.open(path):
+        assert main(["append", str(path)]) == 2
+    assert "open for writing" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "arguments", [[], ["frobnicate"], ["tail"], ["tail", "x", "-n", "-1"], ["stat", "--x"]]
 )

@@ -249,10 +249,19 @@ def test_a_reader_that_is_alone_with_what_it_found(path: Path) -> None:
 
     def use() -> list[tuple[str, str]]:
         with Log.open(path, "r") as reader:
-            return [outcome(lambda: reader.consumer("c")), outcome(lambda: reader.group("g"))]
+            # What is there it does see, without waiting for more.
+            assert [entry.seq for entry in reader.follow(0, timeout=0)] == list(range(5))
+            return [
+                outcome(lambda: reader.consumer("c")),
+                outcome(lambda: reader.group("g")),
+                outcome(lambda: next(reader.follow())),
+                outcome(lambda: reader.follow().wait(timeout=0.01)),
+            ]
 
     try:
-        for kind, text in unprivileged(use):
+        found = unprivileged(use)
+        assert len(found) == 4
+        for kind, text in found:
             assert kind == "LogError"
             assert "this reader may not write" in text
     finally:

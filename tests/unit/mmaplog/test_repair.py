@@ -202,6 +202,26 @@ def test_a_header_that_is_gone(path: Path, which: int) -> None:
     assert (report.first_seq, report.committed, report.lost) == (0, COUNT, ())
 
 
+@pytest.mark.parametrize("size", [96, 110, 400, 494, 600, 2000, 4095])
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_part_of_the_first_page_is_left_of_the_last_segment(path: Path, size: int, closed: bool) -> None:
+    """Its header verifies, so nothing was wrong with it; and no log opens whose segment is as short."""
+    if not closed:
+        with Log.open(path, "w", flush_policy=FlushPolicy.NEVER) as log:
+            log.append(b"more")
+        for segment in map(SegmentFile, segment_paths(path)[-1:]):
+            # No mark, nor footer, as before the first flush.
+            segment.data[512:4096] = bytes(4096 - 512)
+            segment.save()
+    (path / "CONTROL").unlink()
+    os.truncate(segment_paths(path)[-1], size)
+    with pytest.raises(mmaplog.LogError):
+        Log.open(path, "r").close()
+    report = repaired(path)
+    assert report.changed
+    assert report.lost[-1].stop in (None, COUNT)
+
+
 def test_segments_that_changed_places(path: Path) -> None:
     """Each is taken for what its header says, whatever it is called."""
     first, second = segment_paths(path)[1:3]

@@ -115,7 +115,7 @@ def test_a_file_is_written_whole_or_not_at_all(path: Path, tmp_path: Path, capfd
     """Damage is met in the middle: what was there before is there still."""
     target = tmp_path / "out"
     told = json.loads(said(capfdbinary, "export", path, "--json", "-o", target))
-    assert told == {"start": 0, "stop": COUNT, "output": str(target)}
+    assert told == {"start": 0, "stop": COUNT, "records": COUNT, "output": str(target)}
     whole = target.read_bytes()
     assert whole == said(capfdbinary, "export", path)
     spoil(path)
@@ -132,10 +132,28 @@ def test_a_place_for_no_file(path: Path, tmp_path: Path, capsys: pytest.CaptureF
         assert word in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["MANIFEST", "new"])
+def test_a_place_among_what_is_read(path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    """The log's own manifest was replaced by its records, and the command was content."""
+    with unchanged(path):
+        assert main(["export", str(path), "-o", str(path / name)]) == 2
+    assert "among the files that are read" in capsys.readouterr().err
+
+
+def test_what_a_compaction_removed_is_not_counted(path: Path, tmp_path: Path, capfdbinary: Any) -> None:
+    """So many lines, and not so many numbers."""
+    with Log.open(path, "w", flush_policy=FlushPolicy.MANUAL) as log:
+        log.compact(lambda entry: entry.seq % 2 == 0)
+        left = len(log)
+    out = said(capfdbinary, "export", path, "-o", tmp_path / "out", "--format", "json")
+    assert len((tmp_path / "out").read_bytes().splitlines()) == left < COUNT
+    assert out.startswith(b"%s records written" % f"{left:,}".encode())
+
+
 def test_many_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Written one after the other."""
     monkeypatch.setattr(export, "_PIECE", 10)
-    with export.written_whole(str(tmp_path / "out")) as write:
+    with export.written_whole(str(tmp_path / "out"), str(tmp_path / "log")) as write:
         for number in range(50):
             write(b"%d," % number)
         assert not (tmp_path / "out").exists()
