@@ -17,6 +17,7 @@ through a whole store, is done in a worker thread, so that the event loop goes o
 | get_many, get_many_into of up to 1,000 keys | those of more, and of keys that are an iterator |
 | put, delete, incr and the like | those that are durable; all where the flush policy has writers wait |
 | | all, of a store that several processes write |
+| | waiting for room that compaction makes, before the next change |
 | the end of a batch or transaction | the same, and if it is long |
 | | put_many, update, delete_many, popitem, clear, sweep, retry |
 | each step of an iteration | what a scan reads before it begins, once it is much; waiting for changes |
@@ -38,6 +39,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
+from threading import get_ident
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -510,4 +512,14 @@ class AsyncKVStore:
             return await in_thread(call)
         if self._turns.over():
             await self._turns.pause()
-        return call()
+        compactor = self._store._compactor
+        if compactor is None:
+            return call()
+        while compactor.owed is not None:
+            # Before the change: to be cancelled after it would leave the caller not knowing.
+            await in_thread(lambda: compactor.settle(self._store))
+        compactor.loop_thread = get_ident()
+        try:
+            return call()
+        finally:
+            compactor.loop_thread = 0

@@ -31,6 +31,8 @@ WAIT_SECONDS_MAX = 10.0
 WAIT_STEP_SECONDS = 0.1
 #: After a step that nobody waits for, nor will soon, it rests so many times as long as that took.
 REST = 3
+#: What a writer who waits tells the thread: to hurry, and nothing of the store.
+HURRY = True
 #: Of the bytes that a step frees, writers may have this part again, while there are more than are borne.
 #: What deletions were given is taken back first.
 GIVEN_BACK = 0.75
@@ -61,6 +63,10 @@ class Compactor(Worker):
         self._granted = 0
         self._rolled_at = 0, 0
         self._waiting: deque[SimpleQueue[None]] = deque()
+        # The thread that never waits in a write, which is an event loop's; and what it owes for one that
+        # would have: the ceiling to wait for.
+        self.loop_thread = 0
+        self.owed: int | None = None
         self.done = 0
         # The errno of what it met last, 0 when it has got over that.
         self.error = 0
@@ -89,6 +95,21 @@ class Compactor(Worker):
         if store._caring == me or (self._thread is not None and self._thread.ident == me):
             # A destructor, in the middle of what would be waited for.
             return
+        if size > ceiling and me == self.loop_thread:
+            self.owed = ceiling
+            return
+        self._wait(store, size, ceiling)
+
+    def settle(self, store: KVStore) -> None:
+        """For another thread than the event loop's: wait for what a write in that would have waited for."""
+        ceiling = self.owed
+        with suppress(Closed):
+            if ceiling is not None and self._busy:
+                _, size, _ = self._look(store)
+                self._wait(store, size, ceiling)
+        self.owed = None
+
+    def _wait(self, store: KVStore, size: int, ceiling: int) -> None:
         deadline = time.monotonic() + WAIT_SECONDS_MAX
         while size > ceiling and self._busy:
             left = deadline - time.monotonic()
@@ -96,7 +117,7 @@ class Compactor(Worker):
                 return
             self._await_step(min(left, WAIT_STEP_SECONDS))
             try:
-                limits, size, dead = self._look(store)
+                _, size, _ = self._look(store)
             except Closed:
                 # By another thread. What comes next says so.
                 return
@@ -153,7 +174,7 @@ class Compactor(Worker):
     def _await_step(self, seconds: float) -> None:
         woken: SimpleQueue[None] = SimpleQueue()
         self._waiting.append(woken)
-        self._told.put(None)
+        self._told.put(HURRY)
         with suppress(Empty):
             woken.get(timeout=seconds)
 
@@ -236,21 +257,27 @@ class Compactor(Worker):
         until = time.monotonic() + seconds
         while not self._ending and (left := until - time.monotonic()) > 0:
             with suppress(Empty):
-                self._told.get(timeout=left)
-                self._planner.expect()
+                # Who waits for what there is to find must not have it looked for again each time.
+                if self._told.get(timeout=left) is not HURRY:
+                    self._planner.expect()
             if self._is_urgent():
                 return
+
+    def _listen(self, timeout: float | None) -> None:
+        # Until there may be something to do. Who has begun to wait just now waits for nothing.
+        with suppress(Empty):
+            while self._told.get(timeout=timeout) is HURRY:
+                self._tell_waiting()
+            # All that was told until now.
+            while True:
+                self._told.get_nowait()
 
     def _serve(self) -> None:
         retry: float | None = None
         try:
             while not self._ending:
                 if retry is not None or not self._asked:
-                    with suppress(Empty):
-                        self._told.get(timeout=retry)
-                        # All that was told until now.
-                        while True:
-                            self._told.get_nowait()
+                    self._listen(retry)
                 # This round, too, is one that may find something to do.
                 self._asked.append(None)
                 retry = None

@@ -274,7 +274,11 @@ cdef class RecordCheck:
         cdef PayloadHeader payload
         cdef const char *other
         cdef Replay replay
-        if self.index.match(previous.address, key, key_size, False, &hit) == PRESENT and hit.seq == previous.seq:
+        cdef Outcome outcome = self.index.match(previous.address, key, key_size, False, &hit)
+        # No entry may lead there any more, and then nobody else has it mapped.
+        if outcome == UNMAPPED and self.settle(outcome, &hit):
+            outcome = self.index.match(previous.address, key, key_size, False, &hit)
+        if outcome == PRESENT and hit.seq == previous.seq:
             return hit.deleted
         # The position is a hint. By its number, then.
         try:

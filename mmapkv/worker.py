@@ -46,7 +46,7 @@ class Worker(ABC):
     work: ClassVar[str]
 
     def __init__(self, store: KVStore) -> None:
-        self._told: SimpleQueue[None] = SimpleQueue()
+        self._told: SimpleQueue[object] = SimpleQueue()
         told = self._told
 
         def is_gone(_: object) -> None:

@@ -15,6 +15,7 @@ import pytest
 from mmapio import Closed, FlushPolicy, Unsupported
 from mmapkv import AsyncKVStore, Conflict, KVStore, Locked
 from mmapkv.aio_steps import CALLS_MAX, RECORDS_MAX
+from mmapkv.compactor import Compactor
 from tests.unit.mmapio.async_calls import Gate, anyio, on_each_backend, run
 from tests.unit.mmapkv.stores import MANUAL, NEVER, SEGMENT, opened
 
@@ -492,3 +493,33 @@ def test_long_look_ups_take_a_thread(tmp_path: Path, backend: str) -> None:
 
     run(backend, main)
     assert [each == threading.get_ident() for each in threads] == [True, False]
+
+
+@on_each_backend
+def test_the_loop_does_not_wait_for_compaction(
+    tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who overwrites without a pause waits for room; that stopped the loop for tenths of a second."""
+    waited: set[int] = set()
+    await_step = Compactor._await_step
+
+    def noted(self: Compactor, seconds: float) -> None:
+        waited.add(threading.get_ident())
+        await_step(self, seconds)
+
+    monkeypatch.setattr(Compactor, "_await_step", noted)
+
+    async def main() -> None:
+        keys = [b"%d" % number for number in range(2000)]
+        async with await AsyncKVStore.open(tmp_path / "kv", flush_policy=MANUAL) as kv:
+            for _ in range(10):
+                for key in keys:
+                    await kv.put(key, bytes(1000))
+            figures = await kv.stats()
+            # And it did wait.
+            assert figures["dead_bytes"] < figures["live_bytes"] + (4 << 20)
+            assert figures["compactions"] > 0
+
+    run(backend, main)
+    assert waited
+    assert threading.get_ident() not in waited

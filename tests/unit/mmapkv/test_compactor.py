@@ -159,6 +159,42 @@ def test_a_store_that_is_compacted_meanwhile_is_a_dict(tmp_path: Path, seed: int
     reader.close()
 
 
+def test_what_cannot_go_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A snapshot holds it, and a writer that waits does not have it looked for again and again.
+
+    With values that expire, each waited for all of the ten seconds whenever a segment was begun.
+    """
+    chance = random.Random(17)
+    steps = 0
+    rest, work = Compactor._rest, Compactor._work
+
+    def counted(self: Compactor) -> bool:
+        nonlocal steps
+        steps += 1
+        return work(self)
+
+    def late(self: Compactor, seconds: float) -> None:
+        # Somebody waits by the time that it rests.
+        while seconds < 1 and not self._waiting and not self._ending:
+            seconds += 0.01
+            time.sleep(0.01)
+        rest(self, 0.1)
+
+    monkeypatch.setattr(Compactor, "_rest", late)
+    monkeypatch.setattr(Compactor, "_work", counted)
+    with opened(tmp_path / "kv") as kv:
+        for key in KEYS[:1000]:
+            kv.put(key, value(chance), ttl=1e6)
+        with kv.snapshot():
+            for key in chance.choices(KEYS[:1000], k=5000):
+                kv.put(key, value(chance), ttl=1e6)
+            until(lambda: quiet(kv))
+            begun = len(kv._log.segments.bases())
+            assert begun > 8
+            # Two looks for what has expired, one that finds nothing more, and some that came of it.
+            assert steps < 10 * begun
+
+
 def test_deletions_leave(tmp_path: Path) -> None:
     """Each tombstone once nothing before it could bring its key back."""
     path = tmp_path / "kv"

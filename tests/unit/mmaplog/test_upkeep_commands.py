@@ -153,6 +153,7 @@ def test_what_a_compaction_removed_is_not_counted(path: Path, tmp_path: Path, ca
 def test_many_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Written one after the other."""
     monkeypatch.setattr(export, "_PIECE", 10)
+    (tmp_path / "log").mkdir()
     with export.written_whole(str(tmp_path / "out"), str(tmp_path / "log")) as write:
         for number in range(50):
             write(b"%d," % number)
