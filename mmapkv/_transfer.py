@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -99,9 +100,12 @@ def load(arguments: argparse.Namespace) -> int:
     with ExitStack() as opened:
         try:
             source = _source(arguments, refused, opened)
-            kv = opened.enter_context(KVStore.open(arguments.store, flush_policy=FlushPolicy.MANUAL))
             meter = opened.enter_context(Meter("load", "pairs"))
-            for chunk in _chunks(_metered(source, meter)):
+            chunks = _chunks(_metered(source, meter))
+            # Where there is no store, none is made for what does not even begin as pairs.
+            first = list(islice(chunks, 1))
+            kv = opened.enter_context(KVStore.open(arguments.store, flush_policy=FlushPolicy.MANUAL))
+            for chunk in chain(first, chunks):
                 now = time.time_ns()
                 alive = [each for each in chunk if each[2] is None or each[2] > now]
                 expired += len(chunk) - len(alive)
@@ -135,7 +139,8 @@ def _chunks(entries: Iterator[Entry]) -> Iterator[list[Entry]]:
                 chunk, size = [], 0
     except (MalformedDump, SourceError):
         # What was whole before it counts.
-        yield chunk
+        if chunk:
+            yield chunk
         raise
     yield chunk
 

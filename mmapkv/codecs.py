@@ -106,8 +106,11 @@ class Json(Codec[Any]):
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
     def decode(self, data: bytes, /) -> Any:
-        """The value. Raises ValueError (json.JSONDecodeError, UnicodeDecodeError)."""
-        return json.loads(data)
+        """The value. Raises ValueError (json.JSONDecodeError, UnicodeDecodeError; nested too deeply)."""
+        try:
+            return json.loads(data)
+        except RecursionError as error:
+            raise ValueError(f"the JSON of {len(data)} bytes is nested too deeply") from error
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ error = OSError
 
 # The name is that of every module of dbm.
 def open(  # noqa: A001
-    file: _Path, flag: Literal["r", "w", "c", "n"] = "c", mode: int = 0o666, *, shared: bool = False
+    file: _Path, flag: Literal["r", "w", "c", "n"] = "r", mode: int = 0o666, *, shared: bool = False
 ) -> Database:
     """Open the database in the directory `file`: to read, to write, created if it is missing, or always new.
 

@@ -192,7 +192,7 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         store._views = weakref.WeakValueDictionary()
         store._index_lock = _fork.Lock()
         # Whatever this handle may: one process writes, unless all say otherwise.
-        store._reopened = place, {"mode": "r", "verify": verify}
+        store._reopened = place, {"mode": "r", "verify": verify, "ordered": ordered}
         if shared:
             store._reopened[1].update(mode="w", shared=True, flush_policy=flush_policy)
         try:

@@ -1,7 +1,6 @@
 # cython: language_level=3, auto_pickle=False, boundscheck=False, wraparound=False
 """The append-only log: one writer or several, any number of readers in any process."""
 
-import bisect
 import errno as _errno
 import os
 import threading
@@ -26,6 +25,7 @@ from mmaplog import reserve
 from mmaplog.backup import backup
 from mmaplog.batch import Batch
 from mmaplog.bookmark_format import name_of
+from mmaplog.by_time import first_not_older
 from mmaplog.consumer import consumers, open_consumer, remove_consumer
 from mmaplog.errors import Locked, LogError, TooOld
 from mmaplog.follow import Follower
@@ -204,26 +204,7 @@ cdef class Log(Keeper):
         records have none: they were appended without ``timestamps=True``.
         """
         committed = self.committed
-        wanted = PyNumber_Index(nanoseconds)
-
-        def time_of(seq):
-            # Of the record itself, or where compaction removed it, of the next one.
-            entry = next(self.replay(seq, committed), None)
-            if entry is None:
-                return wanted
-            if entry.timestamp is None:
-                raise LogError(_errno.EINVAL, f"record {entry.seq} has no time: the log was opened without timestamps=True", self._path)
-            return entry.timestamp
-
-        # Between segments first: the first record of each is found without a walk.
-        first = self.segments.first_seq
-        bases = [first, *(base for base in self.segments.bases() if first < base < committed)]
-        at = max(bisect.bisect_left(bases, wanted, hi=len(bases) if first < committed else 0, key=time_of) - 1, 0)
-        stop = bases[at + 1] if at + 1 < len(bases) else committed
-        found = bisect.bisect_left(range(stop), wanted, bases[at], key=time_of)
-        # A number that compaction removed stands for the record after it.
-        entry = next(self.replay(found, committed), None) if found < committed else None
-        return committed if entry is None else entry.seq
+        return first_not_older(self, PyNumber_Index(nanoseconds), committed)
 
     def follow(self, start=None, *, timeout=None, verify=True):
         """Iterate over the records from `start` on and wait for those to come: a :class:`Follower`, also for ``async for``.

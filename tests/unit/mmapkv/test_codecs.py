@@ -118,6 +118,7 @@ np.save(PICKLED, np.array([{}]), allow_pickle=True)
         (Json(), b"{"),
         (Json(), b"\xff"),
         (Json(), pickle.dumps([1])),
+        pytest.param(Json(), b"[" * 100_000, id="Json(), nested"),
         (Msgpack(), b""),
         (Msgpack(), b"\x93\x01"),
         (Msgpack(), b"\x01\x02"),

@@ -27,7 +27,9 @@ def db(tmp_path: Path) -> Any:
 
 def test_it_is_a_store(tmp_path: Path) -> None:
     """Readable as one, and the other way round."""
-    with dbm.open(tmp_path / "db") as db:
+    with pytest.raises(dbm.error):
+        dbm.open(tmp_path / "db")
+    with dbm.open(tmp_path / "db", "c") as db:
         db["ä"] = "ö"
         db[b"b"] = bytearray(b"2")
     with KVStore.open(tmp_path / "db") as kv:
@@ -145,7 +147,7 @@ def test_a_name_that_was_found_free(tmp_path: Path) -> None:
 
 def test_which_database_it_is(tmp_path: Path) -> None:
     """Ours, one of the standard library's, none, or one that nobody knows."""
-    dbm.open(tmp_path / "ours").close()
+    dbm.open(tmp_path / "ours", "c").close()
     dumb = pytest.importorskip("dbm.dumb")
     dumb.open(str(tmp_path / "dumb"), "c").close()
     (tmp_path / "text").write_text("some text")

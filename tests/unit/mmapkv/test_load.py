@@ -39,6 +39,12 @@ def refused_with(capsys: Any, kind: str, source: Path, *more: str) -> str:
     return str(capsys.readouterr().err)
 
 
+def test_a_dump_that_is_none_makes_no_store(tmp_path: Path, capsys: Any) -> None:
+    """It was there, and empty, for whoever looked next."""
+    (tmp_path / "garbage").write_bytes(b"garbage\n")
+    assert "garbage" in refused_with(capsys, "dump", tmp_path / "garbage")
+
+
 # LMDB
 
 

@@ -23,6 +23,17 @@ from tests.unit.mmapio.processes import ROOT, in_child
 from tests.unit.mmapkv.stores import agreeing, opened
 
 
+def test_order_comes_with_it(tmp_path: Path) -> None:
+    """What goes by the order of the keys gets it wherever it is unpickled."""
+    with KVStore.open(tmp_path / "kv", ordered=True) as kv:
+        kv.update({"c": "1", "a": "2", "b": "3"})
+        with pickle.loads(pickle.dumps(kv)) as again:
+            assert again._in_order
+        names = pickle.loads(pickle.dumps(kv.namespace("n")))
+        kv.namespace("n").update({"c": "1", "a": "2"})
+        assert list(names) == [b"a", b"c"] == list(kv.namespace("n"))
+
+
 @pytest.mark.parametrize("mode", ["c", "w", "r"])
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_a_handle_comes_back_for_reading(tmp_path: Path, mode: str, protocol: int) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from mmaplog import Compaction, CorruptionError, Entry, FlushPolicy, Log, LogError, TooOld
+from mmaplog import Compaction, CorruptionError, Entry, Log, LogError, TooOld
 from tests.unit.mmapio.processes import in_child, killed_after
 from tests.unit.mmaplog.keeping import (
     SEGMENT,
@@ -589,38 +589,3 @@ def test_damage_is_not_compacted_away(tmp_path: Path) -> None:
         assert [damage.seq for damage in log.verify().damages] == [5]
         with pytest.raises(CorruptionError, match="offset"):
             log[6]
-
-
-class Overtaken(Log):
-    """A log to which others append while it is flushed, as a thread or another process may."""
-
-    meanwhile: Callable[[], object] | None = None
-
-    def flush(self) -> None:
-        """Flush, and then be overtaken, once."""
-        super().flush()
-        meanwhile, self.meanwhile = self.meanwhile, None
-        if meanwhile is not None:
-            meanwhile()
-
-
-@pytest.mark.parametrize("wait", [False, True], ids=["after the flush", "in the middle"])
-def test_what_is_durable_stays_until_what_is_newer_is_durable(tmp_path: Path, wait: bool) -> None:
-    """The newest of a key was one that a power cut may take, and then none of that key was left."""
-    with Overtaken.open(tmp_path / "log", flush_policy=FlushPolicy.MANUAL, segment_bytes=SEGMENT) as log:
-        log.append(b"key=old", durable=True)
-        fill(log, 40)
-        newer = lambda: log.append(b"key=new")  # noqa: E731
-        if not wait:
-            log.meanwhile = newer
-
-        def key(entry: Entry) -> bytes | None:
-            nonlocal wait
-            if wait:
-                wait = False
-                newer()
-            name, equals, _ = bytes(entry.payload).partition(b"=")
-            return name if equals else None
-
-        log.compact(key=key)
-        assert any(b"key=" in bytes(entry.payload) for entry in log.replay(0, log.durable))
