@@ -9,6 +9,7 @@ in the background, a few segments at a time.
 import array
 from functools import partial
 
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
@@ -20,7 +21,7 @@ from mmapio.region cimport Region
 from mmapkv.format cimport SLOTS, PayloadHeader
 from mmapkv.index cimport ABSENT, PRESENT, STRAY, TOO_OLD, UNMAPPED, Hit, Index, Outcome
 from mmapkv.relocation cimport Ground, ground_of, split_payload
-from mmapkv.survey cimport Pause, Scan, copy_one, drop, keep, scan_some
+from mmapkv.survey cimport TOLD, Pause, Scan, Told, copy_one, scan_some, settle
 from mmapkv.writer cimport StoreWriter
 from mmaplog.checksum cimport xxh3
 from mmaplog.draft cimport Draft
@@ -41,6 +42,9 @@ cdef uint64_t PIECE = 100_000
 cdef uint64_t SMALL_PART = 4
 # The index is built anew under a compaction when keys collide, and that more often than this is no accident.
 cdef int ATTEMPTS = 3
+# Where a key has more versions than this since what is needed began, the one before them is remembered; of so many keys.
+cdef int HOPS_LONG = 16
+cdef Py_ssize_t KEYS_MAX = 1 << 16
 
 
 class Replaced(Exception):
@@ -235,6 +239,7 @@ cdef class Pass:
     cdef object group           # that is to become one segment, or None
     cdef object halted          # raises when this is not wanted any more, or None
     cdef uint64_t made          # id of the segment that was written last
+    cdef dict current           # by key: the version that was current at `needed`, where the way to it is long
 
     def __cinit__(self, StoreWriter store not None, uint64_t needed, list counts):
         require_writer(store)
@@ -246,6 +251,7 @@ cdef class Pass:
         self.clear_seq = memory.load_acquire(&self.index.state.clear_seq)
         self.floor = self.cleared if self.clear_seq < needed else 0
         self.counts = counts
+        self.current = {}
         self.aged = <uint64_t *>calloc(SLOTS, sizeof(uint64_t))
         if self.aged == NULL:
             raise MemoryError
@@ -437,26 +443,36 @@ cdef class Pass:
         cdef Record record
         cdef PayloadHeader payload
         cdef const char *key = NULL
+        cdef Told *told
+        cdef uint64_t current
         read_record(scan.base, scan.offset, scan.end, scan.id, scan.base_seq, False, &record)
         split_payload(&record, &payload, &key)
-        if self.is_reached(record.seq, key, payload.key_length):
-            scan.held += record.size
-            keep(scan, &record, &payload, True)
-        else:
-            drop(scan, &record)
+        known = self.current.get(PyBytes_FromStringAndSize(key, payload.key_length)) if self.current else None
+        if known is None:
+            settle(scan, &record, &payload, self.is_reached(record.seq, key, payload.key_length))
+            return 0
+        current = known
+        told = &scan.told[xxh3(key, payload.key_length, self.index.seed) % TOLD]
+        told.key, told.key_size, told.seq = key, payload.key_length, current
+        settle(scan, &record, &payload, record.seq == current or (record.seq > current and self.is_reached(record.seq, key, payload.key_length)))
         return 0
 
     cdef bint is_reached(self, uint64_t seq, const char *key, uint64_t key_size) except -1:
         cdef Index index = self.index
         cdef Hit hit
         cdef Outcome outcome
+        cdef int hops = 0
         while True:
             outcome = index.find(xxh3(key, key_size, index.seed), key, key_size, False, &hit)
             while outcome == PRESENT:
+                if hit.seq < self.needed and hops > HOPS_LONG and len(self.current) < KEYS_MAX:
+                    # A key that is written to all the time has as many versions since then as records that ask.
+                    self.current[PyBytes_FromStringAndSize(key, key_size)] = hit.seq
                 if hit.seq == seq:
                     return True
                 if hit.seq < self.needed or hit.seq < seq:
                     return False
+                hops += 1
                 outcome = index.version_before(hit.seq, 0, False, &hit)
                 if outcome == STRAY or outcome == UNMAPPED:
                     try:

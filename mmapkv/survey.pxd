@@ -15,6 +15,18 @@ cdef enum Pause:
     OUTGROWN_HERE
 
 
+cdef enum:
+    # So many keys' versions are told to a scan at a time, by a part of their hashes.
+    TOLD = 64
+
+
+cdef struct Told:
+    # Of a key that is often asked for: which of its versions was current at `needed`. Those before it are not needed.
+    const char *key             # in the same segment
+    uint64_t key_size
+    uint64_t seq
+
+
 cdef struct Scan:
     # Going through one segment.
     const char *base
@@ -37,9 +49,9 @@ cdef struct Scan:
     uint64_t dead               # bytes of what stays though nothing leads to it, or only to say that a key is absent, or to lead back
     uint64_t swept              # below this is what leaves though it is the newest of its key, and was not the first
     uint64_t held               # of these, what stays for a snapshot's sake
+    Told told[TOLD]
 
 
 cdef Pause scan_some(Scan *scan, const Ground *ground, uint64_t records, uint64_t count) noexcept nogil
-cdef void keep(Scan *scan, const Record *record, const PayloadHeader *payload, bint dead) noexcept nogil
-cdef void drop(Scan *scan, const Record *record) noexcept nogil
+cdef void settle(Scan *scan, const Record *record, const PayloadHeader *payload, bint reached) noexcept nogil
 cdef bint copy_one(Segment source, const char *record, Draft target, uint64_t needed) noexcept nogil

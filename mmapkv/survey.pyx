@@ -2,7 +2,7 @@
 """Going through a sealed segment of a store: which records stay; and copying one."""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcmp, memcpy
 
 from mmapkv.format cimport (
     EXPIRY_SIZE,
@@ -40,6 +40,7 @@ cdef Pause scan_some(Scan *scan, const Ground *ground, uint64_t records, uint64_
     # Judges so many records. One that does not verify is damage: the segment is sealed.
     cdef Seen block[BLOCK]
     cdef Seen *seen
+    cdef const Told *told
     cdef uint64_t *cell
     cdef uint64_t known, ahead, i
     cdef Fate fate
@@ -73,7 +74,12 @@ cdef Pause scan_some(Scan *scan, const Ground *ground, uint64_t records, uint64_
             if fate == Fate.BEYOND:
                 return OUTGROWN_HERE
             if fate == Fate.UNDECIDED:
-                return ASKING
+                told = &scan.told[seen.hash % TOLD]
+                if (told.key_size != seen.payload.key_length or seen.record.seq > told.seq
+                        or memcmp(told.key, seen.key, told.key_size) != 0):
+                    return ASKING
+                settle(scan, &seen.record, &seen.payload, seen.record.seq == told.seq)
+                continue
             if fate == Fate.CURRENT and not (seen.record.seq < scan.sweepable and may_go(scan, seen)):
                 if seen.record.seq < scan.cleared:
                     # Somebody looks at the store as it was before that.
@@ -84,6 +90,15 @@ cdef Pause scan_some(Scan *scan, const Ground *ground, uint64_t records, uint64_
                     scan.swept = seen.record.seq + 1
                 drop(scan, &seen.record)
     return DONE
+
+
+cdef void settle(Scan *scan, const Record *record, const PayloadHeader *payload, bint reached) noexcept nogil:
+    # What nothing leads to but, perhaps, a snapshot.
+    if reached:
+        scan.held += record.size
+        keep(scan, record, payload, True)
+    else:
+        drop(scan, record)
 
 
 cdef void judge_clear(Scan *scan, const Seen *seen) noexcept nogil:

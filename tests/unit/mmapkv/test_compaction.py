@@ -344,3 +344,34 @@ def test_a_key_that_is_put_while_its_deletion_leaves(tmp_path: Path) -> None:
         assert dict(taken[0]) == dict.fromkeys(KEYS[1:], bytes(100))
         assert dict(store) == dict.fromkeys(KEYS[1:], bytes(100)) | {KEYS[0]: b"again"}
         assert store.verify().damages == ()
+
+
+@pytest.mark.parametrize("keys", [1, 3, 100], ids=["one key", "some keys", "more than are told at a time"])
+def test_of_keys_that_are_written_to_all_the_time(tmp_path: Path, keys: int) -> None:
+    """Of each version below what is needed one stays, wherever in its segments the others are."""
+    path = tmp_path / "kv"
+    names = [b"hot %d" % number for number in range(keys)]
+    model: dict[bytes, bytes] = {}
+    snapshots: list[tuple[Snapshot, dict[bytes, bytes]]] = []
+    with opened(path) as store:
+        for turn in range(60):
+            if turn in (20, 21, 50):
+                snapshots.append((store.snapshot(), dict(model)))
+            for name in names:
+                store[name] = model[name] = b"%d" % turn * 200
+        # 40 versions since the first of them are more than are gone through for each record.
+        store.compact()
+        changed = [change.key for change in store.changes(0, too_old="skip")]
+        for snapshot, seen in snapshots:
+            require_same(snapshot, seen)
+        require_same(store, model)
+        # The one that was current at the first snapshot, and what came since.
+        assert [changed.count(name) for name in names] == [41] * keys
+        for snapshot, _ in snapshots:
+            snapshot.close()
+        store.compact()
+        require_same(store, model)
+        assert store.verify().damages == ()
+    (path / "INDEX").unlink()
+    with opened(path) as store:
+        require_same(store, model)
