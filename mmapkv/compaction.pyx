@@ -42,9 +42,10 @@ cdef uint64_t PIECE = 100_000
 cdef uint64_t SMALL_PART = 4
 # The index is built anew under a compaction when keys collide, and that more often than this is no accident.
 cdef int ATTEMPTS = 3
-# Where a key has more versions than this since what is needed began, the one before them is remembered; of so many keys.
+# Where more versions of a key than this are gone through for one record, it is found out for all of them in the segment.
 cdef int HOPS_LONG = 16
-cdef Py_ssize_t KEYS_MAX = 1 << 16
+# No record has this number.
+cdef uint64_t NONE = <uint64_t>-1
 
 
 class Replaced(Exception):
@@ -239,7 +240,7 @@ cdef class Pass:
     cdef object group           # that is to become one segment, or None
     cdef object halted          # raises when this is not wanted any more, or None
     cdef uint64_t made          # id of the segment that was written last
-    cdef dict current           # by key: the version that was current at `needed`, where the way to it is long
+    cdef dict reached           # by key, of the segment that is looked at: which of its versions are reached, where that takes long to tell
 
     def __cinit__(self, StoreWriter store not None, uint64_t needed, list counts):
         require_writer(store)
@@ -251,7 +252,7 @@ cdef class Pass:
         self.clear_seq = memory.load_acquire(&self.index.state.clear_seq)
         self.floor = self.cleared if self.clear_seq < needed else 0
         self.counts = counts
-        self.current = {}
+        self.reached = {}
         self.aged = <uint64_t *>calloc(SLOTS, sizeof(uint64_t))
         if self.aged == NULL:
             raise MemoryError
@@ -383,6 +384,7 @@ cdef class Pass:
         cdef uint64_t known = 0, slot = self.slot_in(segment.id), found, counted
         cdef uint64_t before = 0 if slot == SLOTS else self.index.dead[slot]
         memset(scan, 0, sizeof(scan[0]))
+        self.reached = {}
         scan.slot = slot
         scan.needed = self.needed
         scan.sweepable = min(sweepable, self.needed)
@@ -410,7 +412,7 @@ cdef class Pass:
             segment.region.check()
             held.check()
             if pause == Pause.ASKING:
-                self.decide(scan)
+                self.decide(scan, footer.seq)
             elif pause == Pause.DAMAGED_HERE:
                 raise CorruptionError(
                     f"the record at offset {scan.offset} does not verify, or is no store's; restore the segment from a backup",
@@ -438,53 +440,86 @@ cdef class Pass:
         view = None
         return places[:scan.count]
 
-    cdef int decide(self, Scan *scan) except -1:
-        # Of a record that nothing leads to, whether a snapshot would come to it.
+    cdef int decide(self, Scan *scan, uint64_t stop) except -1:
+        # Of a record that nothing leads to, whether a snapshot would come to it. `stop` is the first number behind its segment.
         cdef Record record
         cdef PayloadHeader payload
         cdef const char *key = NULL
         cdef Told *told
-        cdef uint64_t current
+        cdef int hops = 0
         read_record(scan.base, scan.offset, scan.end, scan.id, scan.base_seq, False, &record)
         split_payload(&record, &payload, &key)
-        known = self.current.get(PyBytes_FromStringAndSize(key, payload.key_length)) if self.current else None
+        known = self.reached.get(PyBytes_FromStringAndSize(key, payload.key_length)) if self.reached else None
         if known is None:
-            settle(scan, &record, &payload, self.is_reached(record.seq, key, payload.key_length))
-            return 0
-        current = known
+            reached = self.is_reached(record.seq, key, payload.key_length, &hops)
+            if hops <= HOPS_LONG:
+                settle(scan, &record, &payload, reached)
+                return 0
+            # A key that is written to all the time: each of its records here would ask, and go through all that came since.
+            known = self.reached_in(scan.base_seq, stop, key, payload.key_length)
+            self.reached[PyBytes_FromStringAndSize(key, payload.key_length)] = known
         told = &scan.told[xxh3(key, payload.key_length, self.index.seed) % TOLD]
-        told.key, told.key_size, told.seq = key, payload.key_length, current
-        settle(scan, &record, &payload, record.seq == current or (record.seq > current and self.is_reached(record.seq, key, payload.key_length)))
+        told.key, told.key_size, told.below, told.seq = key, payload.key_length, self.needed, known[1]
+        settle(scan, &record, &payload, record.seq in known[0])
         return 0
 
-    cdef bint is_reached(self, uint64_t seq, const char *key, uint64_t key_size) except -1:
-        cdef Index index = self.index
+    cdef bint is_reached(self, uint64_t seq, const char *key, uint64_t key_size, int *hops) except -1:
+        # Whether the way from the newest version of a key to what is needed leads over this one; and how long it was.
         cdef Hit hit
-        cdef Outcome outcome
-        cdef int hops = 0
-        while True:
-            outcome = index.find(xxh3(key, key_size, index.seed), key, key_size, False, &hit)
-            while outcome == PRESENT:
-                if hit.seq < self.needed and hops > HOPS_LONG and len(self.current) < KEYS_MAX:
-                    # A key that is written to all the time has as many versions since then as records that ask.
-                    self.current[PyBytes_FromStringAndSize(key, key_size)] = hit.seq
-                if hit.seq == seq:
-                    return True
-                if hit.seq < self.needed or hit.seq < seq:
-                    return False
-                hops += 1
-                outcome = index.version_before(hit.seq, 0, False, &hit)
-                if outcome == STRAY or outcome == UNMAPPED:
-                    try:
-                        index.settle(outcome, &hit)
-                    except SnapshotTooOld:
-                        return False
-                    outcome = PRESENT
-            if outcome == ABSENT or outcome == TOO_OLD:
+        cdef Outcome outcome = self.newest(key, key_size, &hit)
+        while outcome == PRESENT:
+            if hit.seq == seq:
+                return True
+            if hit.seq < self.needed or hit.seq < seq:
                 return False
-            self.store.settle(index, outcome, &hit)
+            hops[0] += 1
+            outcome = self.before(key, key_size, &hit)
+        return False
+
+    cdef tuple reached_in(self, uint64_t start, uint64_t stop, const char *key, uint64_t key_size):
+        # The numbers in [start, stop) of the versions on that way, and which of them was current at `needed`, or NONE.
+        cdef Hit hit
+        cdef Outcome outcome = self.newest(key, key_size, &hit)
+        numbers = set()
+        while outcome == PRESENT and hit.seq >= start:
+            if hit.seq < stop:
+                numbers.add(hit.seq)
+            if hit.seq < self.needed:
+                return numbers, hit.seq
+            outcome = self.before(key, key_size, &hit)
+        return numbers, NONE
+
+    cdef Outcome newest(self, const char *key, uint64_t key_size, Hit *hit) except *:
+        # The newest version of a key: PRESENT or ABSENT.
+        cdef Index index = self.index
+        cdef Outcome outcome
+        while True:
+            outcome = index.find(xxh3(key, key_size, index.seed), key, key_size, False, hit)
+            if outcome == PRESENT or outcome == ABSENT:
+                return outcome
+            self.store.settle(index, outcome, hit)
             if self.store.index is not index:
                 raise Replaced
+
+    cdef Outcome before(self, const char *key, uint64_t key_size, Hit *hit) except *:
+        # The version before one: PRESENT, or ABSENT when there is none any more.
+        cdef Index index = self.index
+        cdef Outcome outcome
+        while True:
+            outcome = index.version_before(hit.seq, 0, False, hit)
+            if outcome == PRESENT:
+                return PRESENT
+            if outcome == ABSENT or outcome == TOO_OLD:
+                return ABSENT
+            if outcome == STRAY or outcome == UNMAPPED:
+                try:
+                    index.settle(outcome, hit)
+                except SnapshotTooOld:
+                    return ABSENT
+            else:
+                self.store.settle(index, outcome, hit)
+                if self.store.index is not index:
+                    raise Replaced
 
     def copy(self, Segment source, offsets, Draft target):
         """Copy records as `copy_records` of the log does, and take the way to versions away that nobody needs any more."""

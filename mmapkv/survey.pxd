@@ -21,9 +21,10 @@ cdef enum:
 
 
 cdef struct Told:
-    # Of a key that is often asked for: which of its versions was current at `needed`. Those before it are not needed.
+    # Of a key that is often asked for: of its versions below a number, this one alone is needed.
     const char *key             # in the same segment
     uint64_t key_size
+    uint64_t below
     uint64_t seq
 
 

@@ -75,7 +75,7 @@ cdef Pause scan_some(Scan *scan, const Ground *ground, uint64_t records, uint64_
                 return OUTGROWN_HERE
             if fate == Fate.UNDECIDED:
                 told = &scan.told[seen.hash % TOLD]
-                if (told.key_size != seen.payload.key_length or seen.record.seq > told.seq
+                if (told.key_size != seen.payload.key_length or seen.record.seq >= told.below
                         or memcmp(told.key, seen.key, told.key_size) != 0):
                     return ASKING
                 settle(scan, &seen.record, &seen.payload, seen.record.seq == told.seq)

@@ -3,7 +3,7 @@
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcmp, memcpy
 
 from mmapio cimport _fault
 from mmapio._os cimport now_ns
@@ -32,6 +32,12 @@ cdef enum:
     # Records that are read at once, to be looked up side by side: few at first, for a walk that is left soon, then ever more.
     BLOCK_FIRST = 4
     BLOCK = 64
+    # Keys that were changed since a walk began and that it remembers, by a part of their hashes.
+    TOLD = 4096
+
+
+# No record has this number.
+cdef uint64_t NONE = <uint64_t>-1
 
 
 cdef struct Step:
@@ -61,6 +67,7 @@ cdef class Walk:
     cdef uint64_t faults        # of this process, when the segments were last found without
     cdef bint running           # in some thread; what is below is of no use to another then
     cdef bint ended             # whether it has told that nothing is to come
+    cdef dict told              # of some keys that were changed since: the key, and the number of what it was when the walk began
     cdef object error           # what came after the steps, to be raised after them
     cdef uint64_t block         # how many to read next
     cdef uint64_t count         # of steps
@@ -76,6 +83,7 @@ cdef class Walk:
         self.block = BLOCK_FIRST
         self.now = now
         self.pin = pin
+        self.told = {}
 
     def __iter__(self):
         return self
@@ -191,17 +199,27 @@ cdef class Walk:
         cdef Hit hit
         cdef Outcome outcome
         cdef Index index
+        cdef uint64_t hash, newest
         while True:
             index = self.store.index
             if index is None:
                 self.store.raise_closed()
+            hash = xxh3(probe.key, probe.key_size, index.seed)
+            if self.told:
+                # A key that is written to all the time has as many versions since as records that ask.
+                known = self.told.get(hash % TOLD)
+                if known is not None and is_key(known[0], probe):
+                    return seq == <uint64_t>known[1]
             # Verified: a newer record with a damaged number would let an older one pass for the newest.
-            outcome = index.find(xxh3(probe.key, probe.key_size, index.seed), probe.key, probe.key_size, True, &hit)
+            outcome = index.find(hash, probe.key, probe.key_size, True, &hit)
+            newest = hit.seq if outcome == PRESENT else 0
             if _fault.faults() != self.store.faults:
                 self.store.check_faults()
             while outcome == PRESENT:
                 outcome = index.version_before(self.stop, 0, False, &hit)
                 if outcome == PRESENT:
+                    if newest >= self.stop:
+                        self.tell(hash, probe, hit.seq)
                     return hit.seq == seq
                 if outcome == STRAY or outcome == UNMAPPED or outcome == TOO_OLD:
                     try:
@@ -213,5 +231,15 @@ cdef class Walk:
                         # It was replaced while the version was looked for. The new one leads there, too.
                         outcome = REPLACED
             if outcome == ABSENT:
+                if newest >= self.stop:
+                    self.tell(hash, probe, NONE)
                 return False
             self.store.settle(index, outcome, &hit)
+
+    cdef int tell(self, uint64_t hash, const Probe *probe, uint64_t seq) except -1:
+        self.told[hash % TOLD] = PyBytes_FromStringAndSize(probe.key, probe.key_size), seq
+        return 0
+
+
+cdef bint is_key(bytes known, const Probe *probe) noexcept:
+    return <uint64_t>len(known) == probe.key_size and memcmp(<const char *>known, probe.key, probe.key_size) == 0

@@ -205,6 +205,33 @@ def test_a_walk_over_many_segments_in_which_most_is_old(tmp_path: Path) -> None:
             assert list(reader.items()) == list(expected.items())
 
 
+def test_what_is_changed_again_and_again_meanwhile(tmp_path: Path) -> None:
+    """More keys than a walk remembers, with old versions before it began, and newer ones, deletions among them."""
+    keys = [b"%d" % number for number in range(6000)]
+    with opened(tmp_path / "kv") as kv:
+        model = {}
+        for turn in range(3):
+            for key in keys:
+                kv[key] = model[key] = b"%d" % turn
+        for key in keys[::3]:
+            del kv[key], model[key]
+        for turn in range(300):
+            kv[b"hot"] = model[b"hot"] = b"%d" % turn
+        walk, snapshot = iter(kv.items()), kv.snapshot()
+        for turn in range(3):
+            for number, key in enumerate(keys):
+                if number % 2:
+                    kv[key] = b"new"
+                elif number % 4 or turn:
+                    kv.pop(key, None)
+            for _ in range(100):
+                kv[b"hot"] = b"new"
+                kv.pop(b"hot")
+        assert dict(walk) == model
+        assert dict(snapshot) == model
+        assert agreeing(kv) == {key: b"new" for key in keys[1::2]}
+
+
 def test_a_walk_is_not_continued_below_itself(kv: KVStore) -> None:
     """Nor by two threads at once: what the one has read, the other would read over."""
     refused: list[str] = []
