@@ -206,7 +206,7 @@ def test_a_walk_over_many_segments_in_which_most_is_old(tmp_path: Path) -> None:
 
 
 def test_what_is_changed_again_and_again_meanwhile(tmp_path: Path) -> None:
-    """More keys than a walk remembers, with old versions before it began, and newer ones, deletions among them."""
+    """More keys than a walk remembers, with old versions before it, and newer ones, deletions among them."""
     keys = [b"%d" % number for number in range(6000)]
     with opened(tmp_path / "kv") as kv:
         model = {}
@@ -229,7 +229,7 @@ def test_what_is_changed_again_and_again_meanwhile(tmp_path: Path) -> None:
                 kv.pop(b"hot")
         assert dict(walk) == model
         assert dict(snapshot) == model
-        assert agreeing(kv) == {key: b"new" for key in keys[1::2]}
+        assert agreeing(kv) == dict.fromkeys(keys[1::2], b"new")
 
 
 def test_a_walk_is_not_continued_below_itself(kv: KVStore) -> None:
