@@ -153,6 +153,77 @@ answer(log.durable)
     assert set(durable) <= {"fdatasync", "statx", "futex"}
 
 
+def test_a_reserved_record_is_written_where_it_stays(path: Path, tmp_path: Path) -> None:
+    """Its bytes are in the file as soon as they are stored, and no call was made for that."""
+    code = """
+log = Log.open(arguments[0], flush_policy=MANUAL)
+log.append(b"first")
+(segment,) = pathlib.Path(arguments[0]).glob("*.seg")
+with log.reserve(8) as buffer:
+    os.getppid()
+    buffer[0:8] = b"in place"
+    os.getppid()
+    seen = b"in place" in segment.read_bytes()
+answer([seen, {access for access, _ in areas(segment.name)} >= {"rw-s"}])
+"""
+    answer, calls = traced(
+        PROLOGUE + code,
+        path,
+        events="all",
+        trace=tmp_path / "trace",
+        lacking="how a reserved record is written",
+    )
+    assert answer == [True, True]
+    marks = [at for at, call in enumerate(calls) if call.name == "getppid"][-2:]
+    assert calls[marks[0] + 1 : marks[1]] == []
+
+
+def test_a_thread_syncs_within_the_time_of_the_policy(path: Path, tmp_path: Path) -> None:
+    """One that does nothing else: who appends makes no call for that."""
+    code = """
+log = Log.open(arguments[0], flush_policy=FlushPolicy.every_millis(20))
+os.getppid()
+log.append(b"x")
+while log.durable == 0:
+    os.sched_yield()
+os.getppid()
+answer(log.durable)
+"""
+    trace = tmp_path / "trace"
+    answer, _ = traced(
+        PROLOGUE + code, path, events="getppid,fdatasync", trace=trace, lacking="who syncs in the background"
+    )
+    assert answer == 1
+    lines = trace.read_text().splitlines()
+    begin, end = [at for at, line in enumerate(lines) if "getppid()" in line][-2:]
+    who = {line.split()[0] for line in lines[begin:end] if "fdatasync(" in line}
+    assert who
+    assert lines[begin].split()[0] not in who
+
+
+def test_a_directory_is_watched_by_the_kernel(path: Path, tmp_path: Path) -> None:
+    """inotify tells of segments that come and go; nobody lists the directory every so often."""
+    pytest.importorskip("watchfiles", reason="no watchfiles: NOT TESTED what watches a directory")
+    code = """
+log = Log.open(arguments[0], flush_policy=MANUAL, segment_bytes=1 << 16)
+told = threading.Event()
+watch = log.watch_segments(lambda change: told.set())
+log.append_many([b"x" * 1000] * 200)
+answer(told.wait(60))
+watch.stop()
+"""
+    answer, calls = traced(
+        PROLOGUE + code,
+        path,
+        events="inotify_init1,inotify_add_watch",
+        trace=tmp_path / "trace",
+        lacking="what watches a directory",
+    )
+    assert answer is True
+    watched = [call for call in calls if call.name == "inotify_add_watch"]
+    assert any(str(path) in call.arguments[1] for call in watched)
+
+
 def test_control_is_words_in_shared_memory(path: Path) -> None:
     """Another process sees each append at once, without a call of either: the page is the same."""
     code = """
