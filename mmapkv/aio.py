@@ -39,7 +39,6 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
-from threading import get_ident
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -52,7 +51,7 @@ from typing import (
     overload,
 )
 
-from mmapio.aio import check_anyio, in_thread, in_thread_all_the_same
+from mmapio.aio import check_anyio, in_thread, in_thread_all_the_same, waiting
 from mmapio.options import FlushPolicy, Trigger
 from mmapkv.aio_steps import RECORDS_MAX, AsyncChanges, Scan, Turns, Walk
 from mmapkv.store import KVStore
@@ -517,9 +516,9 @@ class AsyncKVStore:
             return call()
         while compactor.owed is not None:
             # Before the change: to be cancelled after it would leave the caller not knowing.
-            await in_thread(lambda: compactor.settle(self._store))
-        compactor.loop_thread = get_ident()
+            await in_thread(lambda: compactor.settle(self._store), limiter=waiting())
+        compactor.defers.now = True
         try:
             return call()
         finally:
-            compactor.loop_thread = 0
+            compactor.defers.now = False

@@ -38,6 +38,12 @@ HURRY = True
 GIVEN_BACK = 0.75
 
 
+class _Defers(threading.local):
+    """Of each thread, whether its writes leave waiting to others."""
+
+    now = False
+
+
 class Compactor(Worker):
     """Compacts the store of one handle in the background, once a roll has found enough dead bytes.
 
@@ -63,10 +69,10 @@ class Compactor(Worker):
         self._granted = 0
         self._rolled_at = 0, 0
         self._waiting: deque[SimpleQueue[None]] = deque()
-        # The thread that never waits in a write, which is an event loop's; and what it owes for one that
-        # would have: the ceiling to wait for.
-        self.loop_thread = 0
-        self.owed: int | None = None
+        # Whether a write in this thread, an event loop's, does not wait; and what is owed for those that
+        # would have: the ceiling to wait for, and until when.
+        self.defers = _Defers()
+        self.owed: tuple[int, float] | None = None
         self.done = 0
         # The errno of what it met last, 0 when it has got over that.
         self.error = 0
@@ -95,19 +101,25 @@ class Compactor(Worker):
         if store._caring == me or (self._thread is not None and self._thread.ident == me):
             # A destructor, in the middle of what would be waited for.
             return
-        if size > ceiling and me == self.loop_thread:
-            self.owed = ceiling
+        if size > ceiling and self.defers.now:
+            self.owed = ceiling, time.monotonic() + WAIT_SECONDS_MAX
             return
         self._wait(store, size, ceiling)
 
     def settle(self, store: KVStore) -> None:
-        """For another thread than the event loop's: wait for what a write in that would have waited for."""
-        ceiling = self.owed
+        """For another thread than the event loop's: wait for what is owed, for a while; it may be still."""
+        owed = self.owed
+        if owed is None:
+            return
+        ceiling, deadline = owed
+        left = deadline - time.monotonic()
         with suppress(Closed):
-            if ceiling is not None and self._busy:
-                _, size, _ = self._look(store)
-                self._wait(store, size, ceiling)
-        self.owed = None
+            if left > 0 and self._busy and self._look(store)[1] > ceiling:
+                self._await_step(min(left, WAIT_STEP_SECONDS))
+                return
+        # Unless more was written meanwhile.
+        if self.owed is owed:
+            self.owed = None
 
     def _wait(self, store: KVStore, size: int, ceiling: int) -> None:
         deadline = time.monotonic() + WAIT_SECONDS_MAX

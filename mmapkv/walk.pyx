@@ -34,6 +34,8 @@ cdef enum:
     BLOCK = 64
     # Keys that were changed since a walk began and that it remembers, by a part of their hashes.
     TOLD = 4096
+    # Of so many bytes at most each, a MiB in all.
+    TOLD_KEY_MAX = 256
 
 
 # No record has this number.
@@ -237,7 +239,8 @@ cdef class Walk:
             self.store.settle(index, outcome, &hit)
 
     cdef int tell(self, uint64_t hash, const Probe *probe, uint64_t seq) except -1:
-        self.told[hash % TOLD] = PyBytes_FromStringAndSize(probe.key, probe.key_size), seq
+        if probe.key_size <= TOLD_KEY_MAX:
+            self.told[hash % TOLD] = PyBytes_FromStringAndSize(probe.key, probe.key_size), seq
         return 0
 
 

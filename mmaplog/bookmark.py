@@ -201,38 +201,20 @@ def read_header(log: Log, opened: _os.Descriptor) -> Header:
 
 def read_place(opened: _os.Descriptor, header: Header) -> Place:
     """The place in a file that others may store to meanwhile, or an older one. Raises CorruptionError."""
+    size = layout.copy_size(header.kind)
     best = None
     for _ in range(_LOOKS):
-        found = _copies(opened, header)
+        data = _os.read_at(opened, layout.COPIES * size, layout.COPIES_OFFSET)
+        if len(data) < layout.COPIES * size:
+            break
+        copies = [data[at * size : (at + 1) * size] for at in range(layout.COPIES)]
+        found = [layout.unpack_copy(each, header.file_id ^ at) for at, each in enumerate(copies)]
         best = max([best, *found], key=lambda each: -1 if each is None else each.turn)
         if None not in found:
             break
     if best is None:
         raise _damaged(opened.path)
     return best
-
-
-def read_settled(opened: _os.Descriptor, header: Header) -> Place:
-    """As :func:`read_place`, one that is on the disk: a power cut leaves it or a later one. Costs a sync."""
-    for _ in range(_LOOKS):
-        place = read_place(opened, header)
-        _os.sync(opened)
-        # A copy that is stored to while it is written may reach the disk torn.
-        if place in _copies(opened, header):
-            return place
-    known = [each for each in _copies(opened, header) if each is not None]
-    return min([place, *known], key=lambda each: each.turn)
-
-
-def _copies(opened: _os.Descriptor, header: Header) -> list[Place | None]:
-    # None for one that does not verify.
-    size = layout.copy_size(header.kind)
-    data = _os.read_at(opened, layout.COPIES * size, layout.COPIES_OFFSET)
-    pieces = [data[at * size : (at + 1) * size] for at in range(layout.COPIES)]
-    whole = len(data) == layout.COPIES * size
-    return [
-        layout.unpack_copy(each, header.file_id ^ at) if whole else None for at, each in enumerate(pieces)
-    ]
 
 
 def holder(opened: _os.Descriptor) -> str | None:

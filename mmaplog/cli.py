@@ -48,7 +48,8 @@ def append(arguments: argparse.Namespace) -> int:
     _upkeep.refuse_store(arguments.log)
     # Beside other processes that share the log, if there are any.
     with Log.open(arguments.log, timestamps=arguments.timestamps, shared=HAS_ROBUST_MUTEX) as log:
-        first = log.committed
+        first = last = log.committed
+        count = 0
         # As they come: no line waits for the next, and many that are there go together.
         rest = bytearray()
         lines_in = cast("_Input", sys.stdin.buffer)
@@ -56,15 +57,19 @@ def append(arguments: argparse.Namespace) -> int:
             rest += piece
             if b"\n" in piece:
                 *lines, last_line = bytes(rest).split(b"\n")
-                log.append_many(lines, durable=arguments.durable)
+                numbers = log.append_many(lines, durable=arguments.durable)
                 rest = bytearray(last_line)
+                # Others may append in between.
+                first, last = numbers.start if count == 0 else first, numbers.stop
+                count += len(numbers)
         if rest:
-            log.append(rest, durable=arguments.durable)
-        last = log.committed
+            seq = log.append(rest, durable=arguments.durable)
+            first, last, count = seq if count == 0 else first, seq + 1, count + 1
         if arguments.json:
-            print(json.dumps({"start": first, "stop": last, "durable": arguments.durable}))
+            told = {"start": first, "stop": last, "records": count, "durable": arguments.durable}
+            print(json.dumps(told))
         else:
-            print(f"{last - first:,} records appended: [{first}, {last})")
+            print(f"{count:,} records appended: [{first}, {last})")
     return 0
 
 

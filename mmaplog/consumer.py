@@ -317,16 +317,6 @@ def slowest(log: Log) -> int | None:
     return min((each.committed for each in consumers(log)), default=None)
 
 
-def slowest_after_power_cut(log: Log) -> int | None:
-    """As :func:`slowest`, but where it would go on after a power cut: below that nobody comes again.
-
-    What was committed while the log was not durable as far as that counts once it was and is committed again.
-    Costs a sync for each. Raises what :func:`consumers` does, and OSError.
-    """
-    places = [bookmark.read_settled(opened, header) for _, opened, header in _files(log)]
-    return min((bookmark.recalled(log, each, min(each.seq, each.durable)) for each in places), default=None)
-
-
 def remove_consumer(log: Log, name: str) -> None:
     """Remove a consumer or group and its position, durably.
 

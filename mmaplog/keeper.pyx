@@ -114,12 +114,11 @@ cdef class Keeper(Appender):
         """Drop the oldest segments as far as these limits allow, and return the first number that is left.
 
         So that what stays takes at most `max_bytes` on the disk, is not older than `max_age` seconds, counts at least `max_records`; with
-        `consumers`, only what every consumer and group has committed is dropped, whatever else is asked for, and would not ask for again after a power
-        cut; where there are none, they ask for nothing to go. Whole segments go, never the one being
+        `consumers`, only what every consumer and group has committed is dropped, whatever else is asked for; where there are none, they ask for
+        nothing to go. Whole segments go, never the one being
         written: of the limits, bytes and age may be passed by less than a segment, and never is a record dropped that all of
         them would keep. The age of a segment is that of its successor, so records need no times; one made by a
-        clock that was wrong, before the one in front of it or in the future, has none. Costs one look at the directory, with `consumers` a sync of
-        each and one of the log. Raises ValueError for a limit that is negative or NaN, and what :meth:`truncate_before` raises.
+        clock that was wrong, before the one in front of it or in the future, has none. Costs one look at the directory. Raises ValueError for a limit that is negative or NaN, and what :meth:`truncate_before` raises.
         """
         self.begin_care("a truncation")
         try:

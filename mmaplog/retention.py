@@ -44,11 +44,9 @@ def first_to_keep(
         enough = (base for base in boundaries if committed - base - removed[base] >= max_records)
         wanted = max(wanted, _last(enough, wanted))
     if consumers:
-        from mmaplog.consumer import slowest_after_power_cut
+        from mmaplog.consumer import slowest
 
-        # Places that are committed from now on hold after a power cut, too.
-        log.flush()
-        floor = slowest_after_power_cut(log)
+        floor = slowest(log)
         if floor is None:
             return wanted
         below = _last((base for base in boundaries if base <= floor), log.first_seq)

@@ -79,7 +79,7 @@ def test_append_says_where(path: Path, capfdbinary: Any, monkeypatch: pytest.Mon
     assert said(capfdbinary, "append", path) == b"2 records appended: [0, 2)\n"
     monkeypatch.setattr(sys, "stdin", Input(b"c\n"))
     told = json.loads(said(capfdbinary, "append", path, "--json", "--durable", "--timestamps"))
-    assert told == {"start": 2, "stop": 3, "durable": True}
+    assert told == {"start": 2, "stop": 3, "records": 1, "durable": True}
     with Log.open(path, "r") as log:
         assert log[2].timestamp is not None
 
@@ -209,6 +209,21 @@ def test_beside_others_that_append(
         log.append(b"first")
         assert main(["append", str(path)]) == 0
         assert [bytes(entry.payload) for entry in log] == [b"first", b"line"]
+        assert capsys.readouterr().out == "1 records appended: [1, 2)\n"
+
+        class Slow(io.BytesIO):
+            """Another process appends before each line."""
+
+            def read1(self, size: int | None = -1, /) -> bytes:
+                log.append(b"other")
+                return self.readline()
+
+        slow = Input(b"")
+        slow.buffer = Slow(b"one\ntwo\n")
+        monkeypatch.setattr(sys, "stdin", slow)
+        assert main(["append", str(path), "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert told == {"start": 3, "stop": 6, "records": 2, "durable": False}
     monkeypatch.setattr(sys, "stdin", Input(b"line\n"))
     with Log.open(path):
         assert main(["append", str(path)]) == 2

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +10,6 @@ import pytest
 
 from mmaplog import FlushPolicy, Log, TooOld
 from mmaplog.consumer import slowest
-from tests.unit.mmapio.tracing import traced
 from tests.unit.mmaplog.handed_out import seqs
 
 
@@ -255,58 +252,6 @@ def test_retention_waits_for_the_slowest(path: Path) -> None:
             assert 0 < log.retain(consumers=True) <= 501
             assert consumer.lag() == 0
             assert [each.seq for each in iter(member.poll, None)] == list(range(501, 1000))
-
-
-def test_what_is_read_again_after_a_power_cut_is_kept(path: Path, tmp_path: Path) -> None:
-    """Of what was committed before it was durable nobody knows after one whether it is still the same."""
-    with Log.open(path, segment_bytes=1 << 16, flush_policy=FlushPolicy.MANUAL) as log:
-        log.append_many([b"x" * 1000] * 1000)
-        with log.consumer("c") as consumer:
-            seqs(consumer, 500)
-            consumer.commit()
-            for commits in range(3):
-                first = log.retain(consumers=True)
-                assert (first > 0) == (commits > 0)
-                cut = shutil.copytree(path, tmp_path / f"cut {commits}", ignore=lambda *_: ["CONTROL"])
-                with Log.open(cut, "w") as after, after.consumer("c", timeout=0) as same:
-                    assert next(same).seq >= first
-                seqs(consumer, 100)
-                consumer.commit()
-
-
-def test_places_are_synced_before_records_go(path: Path, tmp_path: Path) -> None:
-    """Seen by strace: the file of the consumer, then MANIFEST, then the segment is unlinked."""
-    code = """
-from mmaplog import FlushPolicy, Log
-log = Log.open(arguments[0], segment_bytes=1 << 16, flush_policy=FlushPolicy.MANUAL)
-log.append_many([b"x" * 1000] * 1000)
-log.flush()
-consumer = log.consumer("c", timeout=0)
-for entry in consumer:
-    pass
-consumer.commit()
-import os
-os.getppid()
-answer(log.retain(consumers=True))
-"""
-    trace = tmp_path / "trace"
-    kept, _ = traced(
-        code,
-        path,
-        events="getppid,openat,fdatasync,fsync,unlinkat,unlink,renameat,rename",
-        trace=trace,
-        lacking="what retention syncs",
-    )
-    assert kept > 900
-    lines = trace.read_text().splitlines()
-    lines = lines[max(at for at, line in enumerate(lines) if "getppid" in line) :]
-    opened = next(at for at, line in enumerate(lines) if "c.consumer" in line)
-    number = lines[opened].rpartition("= ")[2]
-    # Before that number can have become another file's.
-    assert re.search(rf" f(data)?sync\({number}\)", lines[opened + 1])
-    renamed = next(at for at, line in enumerate(lines) if "rename" in line and "MANIFEST" in line)
-    removed = next(at for at, line in enumerate(lines) if "unlink" in line and ".seg" in line)
-    assert opened < renamed < removed
 
 
 def test_without_consumers_nothing_goes_for_them(path: Path) -> None:
