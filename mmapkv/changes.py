@@ -157,7 +157,8 @@ class Changes:
         log = self._log
         self._segments.relist()
         first = self._segments.first_seq
-        if self._misses(seq) or not seq < first <= log.committed or log.epoch != self._epoch:
+        missed = self._misses(seq) and not self._skipping
+        if missed or not seq < first <= log.committed or log.epoch != self._epoch:
             raise error
         self._complete = False
         return _from_first(log)

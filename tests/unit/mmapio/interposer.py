@@ -178,7 +178,8 @@ def until_it_waits(thread):
         time.sleep(0.001)
         try:
             stat = pathlib.Path(f"/proc/self/task/{thread.native_id}/stat").read_text()
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):
+            # It ended before the file was opened, or after.
             continue
         asleep_ms = asleep_ms + 1 if stat.rpartition(")")[2].split()[0] == "S" else 0
 class Held:

@@ -309,3 +309,24 @@ def test_a_copy_is_right_or_told_so(tmp_path: Path, seed: int) -> None:
                 assert copy.live() == dict(kv.items())
     assert told
     assert went_on > 5
+
+
+def test_who_skips_goes_on_behind_what_was_cleared(tmp_path: Path) -> None:
+    """Deletions had been swept out before the rest was cleared and taken off the beginning: he got TooOld."""
+    with opened(tmp_path / "kv") as kv:
+        for number in range(10):
+            kv[b"%d" % number] = FILL
+        skipping, changes = kv.changes(follow=True, timeout=0, too_old="skip"), kv.changes()
+        assert next(skipping) == next(changes)
+        for number in range(10):
+            del kv[b"%d" % number]
+        fill(kv)
+        kv.compact()
+        kv.clear()
+        kv[b"last"] = b"1"
+        kv.compact()
+        assert kv._log.first_seq > 1
+        assert [change.key for change in skipping][-1] == b"last"
+        assert not skipping.complete
+        with pytest.raises(TooOld):
+            list(changes)

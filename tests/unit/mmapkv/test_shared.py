@@ -510,7 +510,7 @@ def test_facades_pass_it_on(tmp_path: Path) -> None:
     with shared(path) as kv, KVStore.open(path, shared=True, flush_policy=MANUAL, codec=Json()) as typed:
         typed["json"] = [1]
         kv.namespace("a/")["b"] = b"1"
-        with dbm.open(path, shared=True) as database:
+        with dbm.open(path, "c", shared=True) as database:
             database["dbm"] = b"2"
 
         async def work() -> None:
