@@ -473,6 +473,8 @@ cdef class Appender(TailHolder):
             except BaseException:
                 system.remove_file(self.directory, made.name)
                 raise
+        # Before anybody can know of one behind it: who sees no end takes all of the file for records, and remembers that.
+        left.end = end
         self.segments.add(made)
         self.names_unsynced = True
         self.move_to(made, SEGMENT_HEADER_SIZE, 0)
@@ -487,7 +489,6 @@ cdef class Appender(TailHolder):
             self.segments.discard(left)
             self.discarded = left.id
         else:
-            left.end = end
             if self.append_mutex is None:
                 self.unsynced.append(left)
                 if need:
