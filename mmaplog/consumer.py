@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, SupportsIndex
 
@@ -13,7 +12,7 @@ from mmapio import _os
 from mmaplog import bookmark
 from mmaplog import bookmark_format as layout
 from mmaplog.bookmark import Bookmark
-from mmaplog.bookmark_format import Header, Place
+from mmaplog.bookmark_format import Place
 from mmaplog.errors import TooOld
 from mmaplog.follow import deadline_after
 from mmaplog.subscription import SLICE_SECONDS, Subscription, checked_choice
@@ -281,21 +280,6 @@ def consumers(log: Log) -> list[ConsumerInfo]:
     Raises FormatError and CorruptionError for a file that cannot be understood, Closed.
     """
     found = []
-    for name, opened, header in _files(log):
-        place = bookmark.read_place(opened, header)
-        found.append(
-            ConsumerInfo(
-                name,
-                bookmark.KINDS[header.kind],
-                bookmark.recalled(log, place, place.seq),
-                bookmark.holder(opened),
-            )
-        )
-    return found
-
-
-def _files(log: Log) -> Iterator[tuple[str, _os.Descriptor, Header]]:
-    # The name, file and header of each consumer and group, by name.
     directory = log.segments.directory
     log.committed  # noqa: B018 - raises what stands in the way
     for file_name in sorted(_os.list_directory(directory)):
@@ -306,7 +290,17 @@ def _files(log: Log) -> Iterator[tuple[str, _os.Descriptor, Header]]:
             opened = _os.open_file(file_name, False, follow=False, directory=directory)
         except FileNotFoundError:
             continue  # removed meanwhile
-        yield name, opened, bookmark.read_header(log, opened)
+        header = bookmark.read_header(log, opened)
+        place = bookmark.read_place(opened, header)
+        found.append(
+            ConsumerInfo(
+                name,
+                bookmark.KINDS[header.kind],
+                bookmark.recalled(log, place, place.seq),
+                bookmark.holder(opened),
+            )
+        )
+    return found
 
 
 def slowest(log: Log) -> int | None:
