@@ -264,7 +264,9 @@ cdef class SegmentSet:
     def add(self, Segment segment not None):
         """Make a segment known that was just created."""
         self.changes += 1
-        bisect.insort(self.names, (segment.base_seq, segment.id, segment.name))
+        # Another thread may have read the directory since it has got its name.
+        if not self.knows(segment.id):
+            bisect.insort(self.names, (segment.base_seq, segment.id, segment.name))
         self.spans.forget()
         self.opened[segment.id] = segment
         if len(self.opened) > OPENED_MAX:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mmapio._os import open_directory
-from mmaplog import CorruptionError, FlushPolicy, FormatError, Log
+from mmaplog import CorruptionError, FlushPolicy, FormatError, Log, appender
 from mmaplog.segment import is_segment, list_files, name_of
 from tests.unit.mmapio.processes import in_child, killed_after
 from tests.unit.mmaplog.segment_file import (
@@ -402,3 +402,25 @@ def test_segments_are_listed_in_the_order_of_their_records(tmp_path: Path) -> No
     found, beside = list_files(open_directory(str(tmp_path)))
     assert found == sorted(names)
     assert set(beside) == others
+
+
+def test_a_segment_that_is_listed_as_soon_as_it_has_its_name_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread may read the directory before the one that rolls has said what it made."""
+    made = appender.create_segment  # type: ignore[attr-defined]
+    with Log.open(tmp_path / "log", flush_policy=MANUAL, segment_bytes=SEGMENT) as log:
+
+        def listed(*args: object, **kwargs: object) -> object:
+            segment = made(*args, **kwargs)
+            log.segments.relist()
+            return segment
+
+        monkeypatch.setattr(appender, "create_segment", listed)
+        for number in range(40):
+            log.append(b"%d" % number * 2000)
+        names = log.segments.listing()
+        assert names == sorted(set(names))
+        assert len(names) == len(segment_paths(tmp_path / "log")) > 2
+        assert log.stats()["segments"] == len(names)
+        assert [bytes(entry.payload) for entry in log.replay()] == [b"%d" % each * 2000 for each in range(40)]
