@@ -8,8 +8,6 @@ from mmaplog.log cimport Log
 
 
 cdef class BulkWriter(StoreUpdater):
-    cdef bint rolled            # by a batch, and nobody was told
-
     cdef uint64_t commit_batch(self, Batch batch, bint durable, list reads, uint64_t stop, bint alone, uint64_t cleared, bint clears=*) except? 0
     cdef Outcome check_reads(self, Index index, list reads, uint64_t stop, bint alone, uint64_t cleared, Hit *hit) except *
     cdef Outcome plan_changes(self, Index index, Plan plan, uint64_t stop, uint64_t cleared, Hit *hit) except *

@@ -156,9 +156,7 @@ cdef class BulkWriter(StoreUpdater):
             self.settle(index, outcome, &hit)
         if written:
             log.flush_if_due(durable)
-        if self.rolled:
-            self.rolled = False
-            self._rolled()
+        self.tell_rolled()
         return written
 
     cdef Outcome check_reads(self, Index index, list reads, uint64_t stop, bint alone, uint64_t cleared, Hit *hit) except *:
@@ -286,7 +284,6 @@ cdef class BulkWriter(StoreUpdater):
         if written[0] > 1 and total[0] > BATCH_SIZE_MAX:
             log.refuse_batch(written[0], total[0])
         log.find_room(total[0], written[0], True)
-        self.rolled = self.rolled or self.tail_id != log.segment_id
         return self.enter_tail(index)
 
     cdef int publish_changes(self, Index index, Batch batch, uint64_t written, uint64_t total) except -1:

@@ -123,7 +123,7 @@ def compact(StoreWriter store, pins, halted=None):
     cdef int attempts = 0
     cdef uint64_t segment_id, seq, end
     counts = [0, 0, 0, 0]
-    log.begin_care("a compaction")
+    log.begin_care("a compaction", halted)
     try:
         while True:
             make_ready(store)
@@ -165,7 +165,7 @@ def step(StoreWriter store, pins, choose, halted):
     cdef Segment segment
     cdef Footer footer
     cdef uint64_t slot
-    log.begin_care("a compaction")
+    log.begin_care("a compaction", halted)
     try:
         make_ready(store)
         current = begin_pass(store, pins, [0, 0, 0, 0])

@@ -85,6 +85,14 @@ cdef class Sharer(BulkReader):
             self.tail_slot = index.slot_of(self.log.segment_id)
             self.tail_id = self.log.segment_id
             self._segment_filled()
+            self.rolled = True
+        return 0
+
+    cdef int tell_rolled(self) except -1:
+        # With nothing in hand: what is told may wait for what needs a turn.
+        if self.rolled:
+            self.rolled = False
+            self._rolled()
         return 0
 
     def _open(self, Log log, bint verify):

@@ -159,8 +159,8 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         same time; each write then takes a mutex between processes. `flush_policy` says when writes become
         durable by themselves; `segment_bytes` (of a new store) is how large its log's files grow;
         `verify=False` skips the checksum of each record read; with `ordered` the keys are sorted now, and not
-        when :meth:`scan` is first called. What is superseded or deleted is removed in the background, where
-        one handle writes, unless `compaction` is false: then :meth:`compact` does that. A number says how
+        when :meth:`scan` is first called. What is superseded or deleted is removed in the background by
+        whoever writes, unless `compaction` is false: then :meth:`compact` does that. A number says how
         many dead bytes are borne as a part of the live ones: 0.065 by default, 0.5 makes overwrites cheaper.
         With `max_bytes` it is a cache with one writer: what is oldest and, unless `eviction` is "fifo", was
         not read since, makes way for what is put, so that the records that count take no more; docs/cache.md
@@ -175,7 +175,7 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         if codec is not None:
             checked(codec)
         bound = checked_bound(max_bytes, eviction, mode, shared=shared)
-        borne = victims.checked(compaction, alone=not (mode == "r" or shared or bound))
+        borne = victims.checked(compaction, compactable=not (mode == "r" or bound))
         # Before anything can change the current directory.
         place = os.path.realpath(os.fsdecode(path))
         size = segment_bytes_of(bound, segment_bytes)

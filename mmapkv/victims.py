@@ -31,13 +31,14 @@ SWEPT = 0.1
 SPARE_SEGMENTS = 16
 
 
-def checked(compaction: object, *, alone: bool) -> float:
+def checked(compaction: object, *, compactable: bool) -> float:
     """How many dead bytes `compaction` of ``KVStore.open`` has borne; 0: nothing is compacted by itself.
 
-    That is so, too, where nobody writes `alone`, and in a cache. TypeError and ValueError for other values.
+    That is so, too, of what is not `compactable`: for a reader, and of a cache. TypeError and ValueError for
+    other values.
     """
     if isinstance(compaction, bool):
-        return BORNE if compaction and alone else 0.0
+        return BORNE if compaction and compactable else 0.0
     if not isinstance(compaction, Real):
         raise TypeError(
             f"compaction is True, False, or how many dead bytes are borne as a part of the live ones, such "
@@ -49,10 +50,9 @@ def checked(compaction: object, *, alone: bool) -> float:
             f"compaction is how many dead bytes are borne as a part of the live ones: a finite number above "
             f"0, not {compaction}; False is for none"
         )
-    if not alone:
+    if not compactable:
         raise ValueError(
-            f"compaction={compaction} is for who writes alone: a reader and a cache have nothing to compact, "
-            "and with shared=True compact() does it"
+            f"compaction={compaction} is for who writes: a reader and a cache have nothing to compact"
         )
     return borne
 

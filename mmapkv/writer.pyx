@@ -218,6 +218,7 @@ cdef class StoreWriter(Sharer):
         cdef Index index
         cdef Outcome outcome
         while True:
+            self.tell_rolled()
             index = self.hold("a write")
             try:
                 outcome = self.seek_held(index, version, worst, verify, spot)
@@ -336,6 +337,7 @@ cdef class StoreWriter(Sharer):
                 self.prepare(index)
                 continue
             if self.several:
+                self.tell_rolled()
                 index = self.hold(what)
             else:
                 self.log.hold_tail(what)
@@ -350,8 +352,7 @@ cdef class StoreWriter(Sharer):
             if self.index is not index:
                 return 0
         self.enter_tail(index)
-        self._rolled()
-        return 0
+        return self.tell_rolled()
 
     cdef int enter_tail(self, Index index) except -1:
         # What may be written to a segment of a cache without another look is not known of the next one.

@@ -3,6 +3,7 @@
 
 import errno as _errno
 import operator
+import time
 
 from libc.stdint cimport uint64_t
 
@@ -17,6 +18,9 @@ from mmaplog import compaction, reserve, retention, truncation
 from mmaplog import manifest as manifest_file
 from mmaplog.errors import LogError
 from mmaplog.segment import create_segment
+
+# How long one who can be halted waits between two looks whether another process is through.
+CARE_PAUSE_SECONDS = 0.01
 
 
 cdef class Keeper(Appender):
@@ -196,8 +200,11 @@ cdef class Keeper(Appender):
 
     @property
     def has_unsealed(self):
-        """For layers above: whether a segment was rolled past that a flush would seal."""
-        return len(self.unsynced) > 0
+        """For layers above: whether a segment was rolled past, by this process or another, that a flush would seal."""
+        cdef CommitSlot slot
+        if self.append_mutex is None:
+            return len(self.unsynced) > 0
+        return self.control.durable < self.segments.tail(&slot).base_seq
 
     def hold_past(self, seq):
         """For layers above: tell those who compact, in whichever process, that the log is looked at as it was below `seq`."""
@@ -256,8 +263,8 @@ cdef class Keeper(Appender):
         """End what `try_care` began."""
         self.let_care()
 
-    cdef int begin_care(self, what) except -1:
-        # One truncation or compaction at a time, of all threads and processes.
+    cdef int begin_care(self, what, halted=None) except -1:
+        # One truncation or compaction at a time, of all threads and processes. `halted` is called while another process is waited for, and may raise.
         self.check_writable()
         self.refuse_within_flush(what)
         self.refuse_within_tail(what)
@@ -268,7 +275,12 @@ cdef class Keeper(Appender):
         self.caring = True
         try:
             self.check_writable()
-            self.locks.begin_care()
+            if halted is None:
+                self.locks.begin_care()
+            else:
+                while not self.locks.try_care():
+                    halted()
+                    time.sleep(CARE_PAUSE_SECONDS)
             try:
                 # Whoever was killed at the like has left nothing half done behind this.
                 self.hold_tail(what)

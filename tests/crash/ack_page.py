@@ -48,6 +48,10 @@ class AckPage:
         """Number of the last operation that returned."""
         return self.words[ACKNOWLEDGED]
 
+    def step(self, begins: bool) -> None:
+        """The thread that compacts begins a step, or ends it."""
+        self.words[STEPPING] = begins
+
     @property
     def stepping(self) -> bool:
         """Whether the thread that compacts is at a step."""

@@ -28,10 +28,12 @@ from tests.crash.storm_command import run_storm
 PROGRESS = 20
 STUCK_SECONDS = 300
 LOOK_SECONDS = 0.001
+# In so many rounds all writers compact in the background.
+BACKGROUND = 0.6
 DELAY_SECONDS_MAX = 0.02
 # A new store now and then: what splits is young.
 STORE_ROUNDS_MAX = 25
-DEFECTS = (EARLY_ACK, LOST_UPDATE, HALF_CLEAR, *defects.AFTER_KILL)
+DEFECTS = (EARLY_ACK, LOST_UPDATE, HALF_CLEAR, defects.LOSSY_STEP, *defects.AFTER_KILL)
 LOST: tuple[tuple[str, ...], ...] = ((), (), (), (), ("INDEX",), ("CONTROL",))
 
 
@@ -85,13 +87,16 @@ class Storm:
     def _round(self, number: int) -> list[str]:
         draw = random.Random(f"round {self.seed} {number}")
         victims = draw.sample(range(WRITERS), draw.choice((1, 1, 1, 2, WRITERS)))
+        background = draw.random() < BACKGROUND
+        self.counts["rounds with compaction in the background"] += background
         self.board.reset()
-        children = [self._start(number, writer) for writer in range(WRITERS)]
+        children = [self._start(number, writer, background) for writer in range(WRITERS)]
         if draw.random() < 0.9:
             for child in children:
                 child.wait_started()
         time.sleep(draw.random() * DELAY_SECONDS_MAX)
         wrong = [self._kill(children[writer]) for writer in victims]
+        self.counts["killed inside a step of one in the background"] += sum(map(self.board.stepping, victims))
         survivors = [writer for writer in range(WRITERS) if writer not in victims]
         try:
             self._watch(survivors)
@@ -119,11 +124,11 @@ class Storm:
         except Exception as error:
             return [*wrong, f"{type(error).__name__}: {error}"]
 
-    def _start(self, number: int, writer: int) -> Child:
+    def _start(self, number: int, writer: int, background: bool) -> Child:
         work = operations(self.seed, number, writer)
 
         def body(started: Callable[[], None]) -> None:
-            write(self.path, writer, work, self.board, self.defect, started)
+            write(self.path, writer, work, self.board, self.defect, background, started)
 
         return Child(body)
 

@@ -17,6 +17,7 @@ from tests.crash.ack_page import ACKNOWLEDGED, AckPage
 from tests.crash.child import Child
 from tests.crash.commands import count, count_of_kind, run
 from tests.crash.crowd.writer import EARLY_ACK, HALF_CLEAR, LOST_UPDATE
+from tests.crash.defects import LOSSY_STEP
 from tests.crash.moments import die_at, moments_of
 from tests.unit.mmapkv.index_words import PAGE, ROOT, STATE, IndexWords
 
@@ -271,10 +272,13 @@ def test_a_short_storm(disk_path: Path) -> None:
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert count(ran.stdout, "kills") >= KILLS
     assert count(ran.stdout, "acknowledged calls") > KILLS
+    assert count(ran.stdout, "rounds with compaction in the background") > 0
     assert count_of_kind(ran.stdout, "rounds with a violation") == 0
 
 
-@pytest.mark.parametrize("defect", ["dropped-entry", EARLY_ACK, "invented-write", LOST_UPDATE, HALF_CLEAR])
+@pytest.mark.parametrize(
+    "defect", ["dropped-entry", EARLY_ACK, "invented-write", LOST_UPDATE, HALF_CLEAR, LOSSY_STEP]
+)
 def test_a_planted_defect_is_caught(tmp_path: Path, defect: str) -> None:
     """A storm that finds nothing wrong with a faulty store says nothing about a good one."""
     ran = storm(tmp_path, "--kills", str(DEFECT_KILLS), "--defect", defect)

@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from mmapkv import KVStore, Snapshot, compaction, victims
+from mmapkv import KVStore, Snapshot
 from mmapkv.transaction import Transaction
 from tests.crash import defects
-from tests.crash.ack_page import ACKNOWLEDGED, MISSES, NUMBER, STEPPING, SUBMITTED, AckPage
+from tests.crash.ack_page import ACKNOWLEDGED, MISSES, NUMBER, SUBMITTED, AckPage
+from tests.crash.eager import compact_eagerly
 from tests.crash.operations import Kind, Operation, operations, value_of
 from tests.crash.plan import Plan
 
@@ -21,8 +21,6 @@ from tests.crash.plan import Plan
 EARLY_SECONDS = 0.0002
 # So often the writer looks whether its parent still lives: nobody else would ever stop it.
 LOOK_EVERY = 256
-# A thread that compacts is to have something to do in the few milliseconds that there are.
-EAGER_SEGMENT_BYTES = 64 << 10
 # Of a snapshot so many pairs are looked at.
 HELD_PAIRS = 50
 
@@ -41,7 +39,7 @@ def write(
     """
     acknowledges_early = defect == defects.EARLY_ACK
     defects.plant_in_writer(defect)
-    _tell_of_steps(page)
+    compact_eagerly(page.step)
     values = [_values_of(operation) for operation in prepared]
     rest = itertools.islice(operations(plan), len(prepared), None)
     more = ((operation, _values_of(operation)) for operation in rest)
@@ -119,20 +117,6 @@ def _opened(path: Path, plan: Plan) -> KVStore:
     return KVStore.open(
         path, "w", flush_policy=plan.policy, compaction=plan.background, max_bytes=plan.max_bytes
     )
-
-
-def _tell_of_steps(page: AckPage) -> None:
-    vars(victims)["SEGMENT_BYTES_MIN"] = EAGER_SEGMENT_BYTES
-    step = compaction.step
-
-    def told(*arguments: Any) -> Any:
-        page.words[STEPPING] = 1
-        try:
-            return step(*arguments)
-        finally:
-            page.words[STEPPING] = 0
-
-    vars(compaction)["step"] = told
 
 
 class _Held:

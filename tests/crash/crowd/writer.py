@@ -6,11 +6,14 @@ import mmap
 import os
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 from mmapio import FlushPolicy
 from mmapkv import KVStore
+from tests.crash import defects
 from tests.crash.crowd.operations import SEGMENT_BYTES, WRITERS, Kind, Operation, own_key, perform
+from tests.crash.eager import compact_eagerly
 
 EARLY_ACK = "early-ack"
 LOST_UPDATE = "lost-update"
@@ -26,8 +29,12 @@ class Board:
 
     def reset(self) -> None:
         """Back to zero, for the next round."""
-        for at in range(3 * WRITERS + 1):
+        for at in range(4 * WRITERS + 1):
             self._words[at] = 0
+
+    def step(self, writer: int, begins: bool) -> None:
+        """The thread of a writer that compacts begins a step, or ends it."""
+        self._words[3 * WRITERS + 1 + writer] = begins
 
     def submit(self, writer: int, number: int) -> None:
         """A writer is about to make this call."""
@@ -53,6 +60,10 @@ class Board:
         """Whether a writer has closed its store."""
         return bool(self._words[3 * writer + 2])
 
+    def stepping(self, writer: int) -> bool:
+        """Whether the thread of a writer that compacts is at a step."""
+        return bool(self._words[3 * WRITERS + 1 + writer])
+
     @property
     def over(self) -> bool:
         """Whether the writers are to close."""
@@ -63,9 +74,15 @@ class Board:
         self._words[3 * WRITERS] = 1
 
 
-def open_shared(path: Path) -> KVStore:
+def open_shared(path: Path, *, compaction: bool = False) -> KVStore:
     """The store, as one of its writers."""
-    return KVStore.open(path, shared=True, flush_policy=FlushPolicy.MANUAL, segment_bytes=SEGMENT_BYTES)
+    return KVStore.open(
+        path,
+        shared=True,
+        flush_policy=FlushPolicy.MANUAL,
+        segment_bytes=SEGMENT_BYTES,
+        compaction=compaction,
+    )
 
 
 def write(
@@ -74,10 +91,16 @@ def write(
     work: Iterable[Operation],
     board: Board,
     defect: str | None,
+    background: bool,
     started: Callable[[], None],
 ) -> None:
-    """Carry out operations until killed, told to close, or left alone; acknowledge each when it is done."""
-    store = open_shared(path)
+    """Carry out operations until killed, told to close, or left alone; acknowledge each when it is done.
+
+    With `background` a thread compacts, too.
+    """
+    defects.plant_in_writer(defect)
+    compact_eagerly(partial(board.step, writer))
+    store = open_shared(path, compaction=background)
     started()
     parent = os.getppid()
     for number, operation in enumerate(work, start=1):
@@ -86,7 +109,7 @@ def write(
             board.acknowledge(writer, number)
         if operation.kind is Kind.REOPEN:
             store.close()
-            store = open_shared(path)
+            store = open_shared(path, compaction=background)
         elif operation.kind is Kind.COUNT and defect == LOST_UPDATE:
             value = int(store.get(operation.target, b"0"))
             # On a machine whose cores are taken no other would come in between by itself.

@@ -243,18 +243,18 @@ def test_the_more_is_borne_the_fewer_segments_there_are() -> None:
 
 
 def test_what_is_borne_is_a_number_above_zero() -> None:
-    assert victims.checked(True, alone=True) == victims.BORNE
-    assert victims.checked(True, alone=False) == victims.checked(False, alone=True) == 0
-    assert victims.checked(0.5, alone=True) == victims.checked(Fraction(1, 2), alone=True) == 0.5
-    assert victims.checked(1, alone=True) == 1.0
+    assert victims.checked(True, compactable=True) == victims.BORNE
+    assert victims.checked(True, compactable=False) == victims.checked(False, compactable=True) == 0
+    assert victims.checked(0.5, compactable=True) == victims.checked(Fraction(1, 2), compactable=True) == 0.5
+    assert victims.checked(1, compactable=True) == 1.0
     for wrong in (0, -0.1, math.inf, math.nan):
         with pytest.raises(ValueError, match="finite number above 0"):
-            victims.checked(wrong, alone=True)
-    with pytest.raises(ValueError, match="who writes alone"):
-        victims.checked(0.5, alone=False)
+            victims.checked(wrong, compactable=True)
+    with pytest.raises(ValueError, match="for who writes"):
+        victims.checked(0.5, compactable=False)
     for nothing in ("0.5", None):
         with pytest.raises(TypeError, match=r"not (str|NoneType)"):
-            victims.checked(nothing, alone=True)
+            victims.checked(nothing, compactable=True)
 
 
 @pytest.mark.parametrize("seed", range(30))
