@@ -252,7 +252,6 @@ cdef class Pass:
         self.clear_seq = memory.load_acquire(&self.index.state.clear_seq)
         self.floor = self.cleared if self.clear_seq < needed else 0
         self.counts = counts
-        self.reached = {}
         self.aged = <uint64_t *>calloc(SLOTS, sizeof(uint64_t))
         if self.aged == NULL:
             raise MemoryError

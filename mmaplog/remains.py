@@ -263,6 +263,7 @@ def _look_at(directory: _os.Descriptor, base_seq: int, segment_id: int, name: st
         return Remains(name, 0, segment_id, base_seq, page.read(b""), sparse, "is not a regular file")
     opened = _os.open_file(name, False, follow=False, directory=directory)
     size = _os.file_size(opened)
+    too_short = f"only {size} bytes are left"
     raw = _os.read_at(opened, page.SIZE, 0)
     found, mended = page.read(raw), page.read(page.as_version(raw))
     problem = ""
@@ -282,11 +283,11 @@ def _look_at(directory: _os.Descriptor, base_seq: int, segment_id: int, name: st
         if named != name:
             problem = f"the file was renamed: its header says {named}"
         if size < page.SIZE:
-            problem = f"only {size} bytes are left"
+            problem = too_short
         return Remains(name, size, found.segment_id, found.base_seq, found, sparse, problem, True)
     if found.is_segment and 1 < found.version <= _VERSION_BELIEVED_MAX:
         raise FormatError(f"the segment has version {found.version}; upgrade mmapkv", opened.path)
-    problem = "the header is damaged" if size >= page.SIZE else f"only {size} bytes are left"
+    problem = "the header is damaged" if size >= page.SIZE else too_short
     return Remains(name, size, segment_id, base_seq, page.read(raw, segment_id), sparse, problem)
 
 

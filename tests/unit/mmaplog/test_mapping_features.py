@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.unit.mmapio.processes import ROOT, run_python
-from tests.unit.mmapio.tracing import traced
+from tests.unit.mmapio.tracing import Call, traced
 
 PROLOGUE = """
 import os, pathlib, threading
@@ -40,6 +41,13 @@ def filled(path, **options):
 def path(tmp_path: Path) -> Path:
     """Where the log is to be."""
     return tmp_path / "log"
+
+
+def seen(
+    path: Path, code: str, events: str, lacking: str, prologue: str = PROLOGUE
+) -> tuple[Any, list[Call]]:
+    """What a process answers that runs the code, and its calls; the whole trace lies beside the log."""
+    return traced(prologue + code, path, events=events, trace=path.with_name("trace"), lacking=lacking)
 
 
 def test_readers_map_shared_and_read_only(path: Path) -> None:
@@ -78,7 +86,7 @@ answer([found[:3], min(found[3:13]), max(found[3:]), announced()])
     assert run_python(PROLOGUE + code, path) == [[0, 1, 1], 1, 1, 0]
 
 
-def test_verify_asks_ahead_by_the_piece(path: Path, tmp_path: Path) -> None:
+def test_verify_asks_ahead_by_the_piece(path: Path) -> None:
     """MADV_WILLNEED for the piece to come, and one look at each byte."""
     code = """
 filled(arguments[0])
@@ -87,19 +95,13 @@ log.verify()
 answer(log.stats()["segments"])
 """
     large = PROLOGUE.replace("30000", "300000")
-    _, calls = traced(
-        large + code,
-        path,
-        events="madvise",
-        trace=tmp_path / "trace",
-        lacking="what verify asks the kernel for",
-    )
+    _, calls = seen(path, code, "madvise", "what verify asks the kernel for", prologue=large)
     asked = [call for call in calls if call.arguments[2] in ("MADV_WILLNEED", "3")]
     # 36 MB in pieces of 8.
     assert len(asked) >= 4
 
 
-def test_growth_allocates_and_never_moves(path: Path, tmp_path: Path) -> None:
+def test_growth_allocates_and_never_moves(path: Path) -> None:
     """fallocate for every window; no mremap, and a view from before is where it was."""
     code = """
 import numpy
@@ -111,19 +113,13 @@ log.append_many([b"x" * 1000] * 30000)
 again = numpy.frombuffer(log[0].payload, dtype="u1")
 answer([before == view.ctypes.data == again.ctypes.data, bytes(view) == b"first" * 10])
 """
-    answer, calls = traced(
-        PROLOGUE + code,
-        path,
-        events="fallocate,mremap",
-        trace=tmp_path / "trace",
-        lacking="how a segment grows",
-    )
+    answer, calls = seen(path, code, "fallocate,mremap", "how a segment grows")
     assert answer == [True, True]
     assert sum(call.name == "fallocate" for call in calls) >= 8
     assert not [call for call in calls if call.name == "mremap" and "MREMAP" in call.arguments[3:4]]
 
 
-def test_appends_are_stores_and_syncs_are_of_the_segment(path: Path, tmp_path: Path) -> None:
+def test_appends_are_stores_and_syncs_are_of_the_segment(path: Path) -> None:
     """One fdatasync makes a record durable; appending it made no call at all, and CONTROL is never synced."""
     code = """
 log = Log.open(arguments[0], flush_policy=MANUAL)
@@ -136,13 +132,7 @@ log.append(b"x", durable=True)
 os.getppid()
 answer(log.durable)
 """
-    answer, calls = traced(
-        PROLOGUE + code,
-        path,
-        events="all",
-        trace=tmp_path / "trace",
-        lacking="which calls an append makes",
-    )
+    answer, calls = seen(path, code, "all", "which calls an append makes")
     assert answer == 102
     marks = [at for at, call in enumerate(calls) if call.name == "getppid"][-3:]
     assert [call.name for call in calls[marks[0] + 1 : marks[1]]] == []
@@ -153,7 +143,7 @@ answer(log.durable)
     assert set(durable) <= {"fdatasync", "statx", "futex"}
 
 
-def test_a_reserved_record_is_written_where_it_stays(path: Path, tmp_path: Path) -> None:
+def test_a_reserved_record_is_written_where_it_stays(path: Path) -> None:
     """Its bytes are in the file as soon as they are stored, and no call was made for that."""
     code = """
 log = Log.open(arguments[0], flush_policy=MANUAL)
@@ -166,19 +156,13 @@ with log.reserve(8) as buffer:
     seen = b"in place" in segment.read_bytes()
 answer([seen, {access for access, _ in areas(segment.name)} >= {"rw-s"}])
 """
-    answer, calls = traced(
-        PROLOGUE + code,
-        path,
-        events="all",
-        trace=tmp_path / "trace",
-        lacking="how a reserved record is written",
-    )
+    answer, calls = seen(path, code, "all", "how a reserved record is written")
     assert answer == [True, True]
     marks = [at for at, call in enumerate(calls) if call.name == "getppid"][-2:]
     assert calls[marks[0] + 1 : marks[1]] == []
 
 
-def test_a_thread_syncs_within_the_time_of_the_policy(path: Path, tmp_path: Path) -> None:
+def test_a_thread_syncs_within_the_time_of_the_policy(path: Path) -> None:
     """One that does nothing else: who appends makes no call for that."""
     code = """
 log = Log.open(arguments[0], flush_policy=FlushPolicy.every_millis(20))
@@ -189,10 +173,8 @@ while log.durable == 0:
 os.getppid()
 answer(log.durable)
 """
-    trace = tmp_path / "trace"
-    answer, _ = traced(
-        PROLOGUE + code, path, events="getppid,fdatasync", trace=trace, lacking="who syncs in the background"
-    )
+    trace = path.with_name("trace")
+    answer, _ = seen(path, code, "getppid,fdatasync", "who syncs in the background")
     assert answer == 1
     lines = trace.read_text().splitlines()
     begin, end = [at for at, line in enumerate(lines) if "getppid()" in line][-2:]
@@ -201,7 +183,7 @@ answer(log.durable)
     assert lines[begin].split()[0] not in who
 
 
-def test_a_directory_is_watched_by_the_kernel(path: Path, tmp_path: Path) -> None:
+def test_a_directory_is_watched_by_the_kernel(path: Path) -> None:
     """inotify tells of segments that come and go; nobody lists the directory every so often."""
     pytest.importorskip("watchfiles", reason="no watchfiles: NOT TESTED what watches a directory")
     code = """
@@ -212,13 +194,7 @@ log.append_many([b"x" * 1000] * 200)
 answer(told.wait(60))
 watch.stop()
 """
-    answer, calls = traced(
-        PROLOGUE + code,
-        path,
-        events="inotify_init1,inotify_add_watch",
-        trace=tmp_path / "trace",
-        lacking="what watches a directory",
-    )
+    answer, calls = seen(path, code, "inotify_init1,inotify_add_watch", "what watches a directory")
     assert answer is True
     watched = [call for call in calls if call.name == "inotify_add_watch"]
     assert any(str(path) in call.arguments[1] for call in watched)
@@ -239,7 +215,7 @@ answer([(log.append(b"x"), seq())[1] for _ in range(3)])
     assert run_python(PROLOGUE + code, path) == [1, 2, 3]
 
 
-def test_followers_sleep_in_the_kernel(path: Path, tmp_path: Path) -> None:
+def test_followers_sleep_in_the_kernel(path: Path) -> None:
     """On a futex, whose wake-up is one call; and while they sleep no call is made."""
     code = """
 log = Log.open(arguments[0], flush_policy=MANUAL)
@@ -258,16 +234,10 @@ log.append(b"x")
 thread.join()
 answer(len(got))
 """
-    answer, _ = traced(
-        PROLOGUE + code,
-        path,
-        events="futex,membarrier",
-        trace=tmp_path / "trace",
-        lacking="how a follower sleeps",
-    )
+    answer, _ = seen(path, code, "futex,membarrier", "how a follower sleeps")
     assert answer == 1
     # Whole lines: a call that another thread's comes in between is told in two parts.
-    lines = (tmp_path / "trace").read_text().splitlines()
+    lines = path.with_name("trace").read_text().splitlines()
     assert any(" futex(" in line and "FUTEX_WAKE, " in line for line in lines)
     assert any(" futex(" in line and "FUTEX_WAIT, " in line for line in lines)
     assert any("membarrier(" in line for line in lines)
