@@ -294,13 +294,22 @@ def _damaged(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> Corru
 def recalled(log: Log, place: Place, seq: int) -> int:
     """Where somebody must go on who had done everything below `seq` when this place was stored.
 
-    `seq` itself, or less when numbers below it were given out again. Raises Closed.
+    `seq` itself, or less when numbers below it were given out again. Or more: what a power cut took of his
+    place is made good for what was dropped because he had done it. Raises Closed.
     """
     committed = log.committed
     if place.incarnation != incarnation_of(log):
         # The log was recovered since. What was not durable may have been lost, and its numbers used again.
-        seq = min(seq, place.durable)
+        seq = max(min(seq, place.durable), consented(log, place))
     return min(seq, log.resume(place.epoch, seq), committed)
+
+
+def consented(log: Log, place: Place) -> int:
+    """Below which number all is known to have been done before the log was recovered, whatever a place says.
+
+    0 where the log was not, since that was stored.
+    """
+    return 0 if place.incarnation == incarnation_of(log) else log.segments.manifest.consented
 
 
 def incarnation_of(log: Log) -> int:

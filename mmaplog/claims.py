@@ -60,6 +60,14 @@ def release(place: Place, member: int) -> None:
             claim.member = NOBODY
 
 
+def pass_below(place: Place, seq: int) -> None:
+    """Numbers below `seq` were all processed."""
+    place.next = max(place.next, seq)
+    for claim in place.claims:
+        claim.at = max(claim.at, seq)
+    settle(place)
+
+
 def cut(place: Place, seq: int) -> None:
     """Numbers from `seq` on are not in the log any more."""
     place.next = min(place.next, seq)

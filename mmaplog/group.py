@@ -315,9 +315,11 @@ class GroupMember(Subscription):
         # To the log as it is: it may have been cut, or recovered.
         epoch, incarnation = self._log.epoch, bookmark.incarnation_of(self._log)
         if (place.epoch, place.incarnation) != (epoch, incarnation):
+            done = bookmark.consented(self._log, place)
             resumed = bookmark.recalled(self._log, place, place.next)
             if resumed < place.next:
                 claims.cut(place, resumed)
+            claims.pass_below(place, done)
             place.epoch, place.incarnation = epoch, incarnation
         self._epoch = epoch
 

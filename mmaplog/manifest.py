@@ -70,6 +70,8 @@ class Manifest:
     # `swept`; and so many times something was.
     swept: int = 0
     sweeps: int = 0
+    # What is below was dropped once all consumers that there were had committed it.
+    consented: int = 0
 
     def counting(
         self, listing: Iterable[tuple[int, int, str]], tail_id: int = 0
@@ -96,11 +98,15 @@ class Manifest:
         first = bases[max(bisect.bisect_right(bases, self.first_seq) - 1, 0)] if bases else 0
         return [entry for entry in counting if entry[0] >= first or entry[1] == tail_id]
 
-    def truncated_before(self, seq: int, swept: int) -> Self:
-        """The same without the records below `seq`, of which those that may be missed are below `swept`."""
+    def truncated_before(self, seq: int, swept: int, consented: int) -> Self:
+        """The same without the records below `seq`, of which those that may be missed are below `swept`.
+
+        And those that all consumers had committed below `consented`.
+        """
         return replace(
             self.swept_below(swept),
             first_seq=seq,
+            consented=max(self.consented, consented),
             compacted=tuple(each for each in self.compacted if each.stop > seq),
         )
 
@@ -144,6 +150,7 @@ def write(directory: _os.Descriptor, manifest: Manifest) -> None:
             **({"compacted": [_listed(each) for each in manifest.compacted]} if manifest.compacted else {}),
             **({"cut": [manifest.cut.seq, manifest.cut.epoch]} if manifest.cut else {}),
             **({"swept": [manifest.swept, manifest.sweeps]} if manifest.sweeps else {}),
+            **({"consented": manifest.consented} if manifest.consented else {}),
         }
     )
     _replace(directory, str(VERSION), body)
@@ -241,6 +248,7 @@ def read(directory: _os.Descriptor, path: str) -> Manifest:
         )
     try:
         fields = json.loads(body)
+        swept, sweeps = map(operator.index, fields.get("swept", (0, 0)))
         found = Manifest(
             uuid.UUID(fields["log_uuid"]),
             operator.index(fields["segment_bytes"]),
@@ -248,7 +256,9 @@ def read(directory: _os.Descriptor, path: str) -> Manifest:
             fields.get("erasing") is True,
             tuple(_compacted(each) for each in fields.get("compacted", [])),
             None if fields.get("cut") is None else Cut(*map(operator.index, fields["cut"])),
-            *map(operator.index, fields.get("swept", (0, 0))),
+            swept,
+            sweeps,
+            operator.index(fields.get("consented", 0)),
         )
         in_range = SEGMENT_BYTES_MIN <= found.segment_bytes <= SEGMENT_BYTES_MAX
         if not in_range or not 0 <= found.first_seq < SEQ_MAX:
@@ -257,6 +267,8 @@ def read(directory: _os.Descriptor, path: str) -> Manifest:
             )
         if not 0 <= found.swept < SEQ_MAX or found.sweeps < 0:
             raise ValueError(f"swept {found.swept}, {found.sweeps} times, is out of range")
+        if not 0 <= found.consented <= found.first_seq:
+            raise ValueError(f"consented {found.consented} is out of range")
         _require_order(found)
         return found
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

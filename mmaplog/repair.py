@@ -318,6 +318,7 @@ def _carry_out(wreck: Wreck, outcome: _Outcome, dry_run: bool) -> Repaired:
         compacted=compacted,
         swept=swept,
         sweeps=sweeps,
+        consented=0 if wreck.manifest is None else min(wreck.manifest.consented, outcome.first),
     )
     steps = _Steps(publish, aside, made, report)
     _keep_manifest(directory, wreck)

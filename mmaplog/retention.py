@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 def first_to_keep(
     log: Log, max_bytes: int | None, max_age: float | None, max_records: int | None, consumers: bool
-) -> int:
-    """The number at which the log may begin so that it keeps these limits.
+) -> tuple[int, bool]:
+    """The number at which the log may begin so that it keeps these limits, and whether all consumers agree.
 
     Costs a look at each segment's file. Raises ValueError for a limit that is negative or NaN.
     """
@@ -48,11 +48,11 @@ def first_to_keep(
 
         floor = slowest(log)
         if floor is None:
-            return wanted
+            return wanted, False
         below = _last((base for base in boundaries if base <= floor), log.first_seq)
         alone = max_bytes is None and max_age is None and max_records is None
         wanted = below if alone else min(wanted, below)
-    return wanted
+    return wanted, consumers
 
 
 def _within_bytes(

@@ -260,3 +260,67 @@ def test_without_consumers_nothing_goes_for_them(path: Path) -> None:
         log.append_many([b"x" * 1000] * 1000)
         assert log.retain(consumers=True) == 0
         assert 0 < log.retain(consumers=True, max_records=100) <= 900
+
+
+def after_a_power_cut(path: Path, kept: dict[str, bytes]) -> None:
+    """The places of consumers are what they were, and nobody knows what else was lost."""
+    for name, data in kept.items():
+        (path / name).write_bytes(data)
+    (path / "CONTROL").unlink()
+
+
+def places(path: Path) -> dict[str, bytes]:
+    """What is in the files of consumers."""
+    return {each.name: each.read_bytes() for each in path.glob("*.consumer")}
+
+
+def test_what_all_had_committed_is_not_too_old_after_a_power_cut(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Though the commits, by which it went, were not durable: none of it is to be processed again."""
+    with Log.open(path, segment_bytes=1 << 16) as log:
+        log.append_many([b"x" * 1000] * 1000, durable=True)
+        with log.consumer("c") as consumer, log.group("g", batch=100) as member:
+            for _ in range(100):
+                consumer.poll()
+                member.poll()
+            consumer.commit(50, durable=True)
+            member.commit(50, durable=True)
+            kept = places(path)
+            while (entry := consumer.poll()) is not None and entry.seq < 600:
+                continue
+            consumer.commit()
+            while (entry := member.poll()) is not None and entry.seq < 700:
+                continue
+            member.commit()
+            first = log.retain(consumers=True)
+            assert 500 < first <= 601
+    after_a_power_cut(path, kept)
+    with caplog.at_level(logging.WARNING, "mmaplog"), Log.open(path) as log:
+        assert [each.committed for each in log.consumers()] == [first, first]
+        with log.consumer("c") as again, log.group("g", batch=100) as member:
+            assert again.committed == member.committed == first
+            assert seqs(again) == list(range(first, 1000))
+            assert [each.seq for each in iter(member.poll, None)] == list(range(first, 1000))
+    assert caplog.records == []
+
+
+def test_what_somebody_else_dropped_is_too_old_after_a_power_cut(path: Path) -> None:
+    """Not all of it had been committed when it was dropped: who had not must be told."""
+    with Log.open(path, segment_bytes=1 << 16) as log:
+        log.append_many([b"x" * 1000] * 1000, durable=True)
+        with log.consumer("c") as consumer:
+            consumer.flush()
+            kept = places(path)
+            seqs(consumer)
+            consumer.commit(300)
+            first = log.retain(consumers=True)
+            assert 0 < first <= 300
+            log.truncate_before(500)
+    after_a_power_cut(path, kept)
+    with Log.open(path) as log, log.consumer("c") as again:
+        assert again.committed == first
+        with pytest.raises(TooOld):
+            again.poll()
+    with Log.open(path) as log, log.consumer("c", too_old="skip") as again:
+        assert seqs(again) == list(range(500, 1000))
