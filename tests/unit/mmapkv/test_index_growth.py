@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import mmap
 import random
 import struct
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from mmapio import FlushPolicy
 from mmapkv import KVStore
 from tests.unit.mmapio.processes import in_child
 from tests.unit.mmapkv.colliding_keys import HashInverter, seed_of
+from tests.unit.mmapkv.index_words import SEGMENTS
 from tests.unit.mmapkv.stores import agreeing, contents, opened
 
 NEVER = FlushPolicy.NEVER
@@ -81,6 +85,47 @@ def test_growing_to_many_index_segments(tmp_path: Path) -> None:
         assert len(kv) == present
         assert [kv.get(each) for each in keys] == expected
         assert sum(1 for _ in kv) == present
+
+
+def splits_of_each_put(path: Path, kv: KVStore, keys: Iterable[bytes]) -> Counter[int]:
+    """How many puts of these keys split an index segment so many times; the file says."""
+    found: Counter[int] = Counter()
+    with (
+        (path / "INDEX").open("rb") as file,
+        mmap.mmap(file.fileno(), 8192, access=mmap.ACCESS_READ) as index,
+    ):
+        (before,) = struct.unpack_from("<Q", index, SEGMENTS)
+        for key in keys:
+            kv[key] = b""
+            (after,) = struct.unpack_from("<Q", index, SEGMENTS)
+            found[after - before] += 1
+            before = after
+    return found
+
+
+@pytest.mark.parametrize("kind", ["counted", "random", "alike"])
+def test_no_put_splits_more_than_one_segment(tmp_path: Path, kind: str) -> None:
+    """The work of growing is spread over the puts that make it grow."""
+    draw = random.Random(kind)
+    count = 150_000
+    keys = {
+        "counted": lambda number: b"%016d" % number,
+        "random": lambda number: draw.randbytes(16),
+        "alike": lambda number: b"user:" + bytes(100) + number.to_bytes(8, "big"),
+    }[kind]
+    with large(tmp_path / "kv") as kv:
+        found = splits_of_each_put(tmp_path / "kv", kv, map(keys, range(count)))
+        assert kv.stats()["index_segments"] > 30
+    assert set(found) == {0, 1}
+    assert found[1] < count / 2000
+
+
+def test_keys_that_collide_are_seen_to_split_more(tmp_path: Path) -> None:
+    """The control: who knows the seed can have a put split more than one."""
+    with large(tmp_path / "kv") as kv:
+        make = inverter(tmp_path / "kv")
+        keys = [make.key(number << 46) for number in range(CHAIN_KEYS + 1)]
+        assert max(splits_of_each_put(tmp_path / "kv", kv, keys)) > 1
 
 
 @pytest.mark.parametrize("count", [7, 8, 14, 15, 62, 63, 64, 65, 127, 200])
