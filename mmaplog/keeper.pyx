@@ -20,7 +20,7 @@ from mmaplog.errors import LogError
 from mmaplog.segment import create_segment
 
 # How long one who can be halted waits between two looks whether another process is through.
-CARE_PAUSE_SECONDS = 0.01
+cdef double CARE_PAUSE_SECONDS = 0.01
 
 
 cdef class Keeper(Appender):
