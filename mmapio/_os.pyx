@@ -69,6 +69,12 @@ cdef class Descriptor:
         """The descriptor's number, valid while this object lives."""
         return self.fd
 
+    def close_in_child(self):
+        """In a forked child: close it, though threads of the parent may have left references that are never dropped."""
+        if self.owned:
+            close_file(self.fd)
+        self.fd, self.owned = -1, False
+
     def locate(self, name):
         """The path of a file in this directory."""
         return os.path.join(self.path, name)
@@ -574,25 +580,18 @@ def unlock_byte(Descriptor opened not None, uint64_t offset):
 
 def byte_is_locked(Descriptor opened not None, uint64_t offset, uint64_t count=1):
     """Whether another open file description holds the byte, or one of `count`, shared or not. Works on a read-only descriptor."""
-    cdef c_flock request = one_byte(offset, F_WRLCK)
-    request.l_len = count
+    cdef c_flock request = lock_of(F_WRLCK, offset, count)
     if fcntl(opened.fd, F_OFD_GETLK, &request) < 0:
         raise_errno(-errno, opened.path)
     return request.l_type != F_UNLCK
 
 
-cdef c_flock one_byte(uint64_t offset, short kind) noexcept nogil:
-    cdef c_flock request
-    memset(&request, 0, sizeof(request))
-    request.l_type = kind
-    request.l_whence = SEEK_SET
-    request.l_start = offset
-    request.l_len = 1
-    return request
+cdef c_flock lock_of(short kind, uint64_t offset, uint64_t count) noexcept nogil:
+    return c_flock(l_type=kind, l_whence=SEEK_SET, l_start=offset, l_len=count, l_pid=0)
 
 
 cdef int set_lock(int fd, uint64_t offset, short kind, bint wait) noexcept nogil:
-    cdef c_flock request = one_byte(offset, kind)
+    cdef c_flock request = lock_of(kind, offset, 1)
     if fcntl(fd, F_OFD_SETLKW if wait else F_OFD_SETLK, &request) < 0:
         return -errno
     return 0

@@ -131,6 +131,8 @@ cdef class BulkWriter(StoreUpdater):
         cdef Hit hit
         cdef Outcome outcome
         cdef uint64_t written, total, seq, count, below
+        if self.several and reads is None:
+            self.tell_rolled()
         if self.due != NEVER_DUE:
             self.make_way(size_at_most(batch))
         while True:
@@ -156,8 +158,13 @@ cdef class BulkWriter(StoreUpdater):
             self.settle(index, outcome, &hit)
         if written:
             log.flush_if_due(durable)
-        self.tell_rolled()
+        if reads is None:
+            self.tell_rolled()
         return written
+
+    def _tell_rolled(self):
+        # For a transaction, which let go first of the moment that it was at: that is waited for.
+        self.tell_rolled()
 
     cdef Outcome check_reads(self, Index index, list reads, uint64_t stop, bint alone, uint64_t cleared, Hit *hit) except *:
         # PRESENT when they are still what they were.

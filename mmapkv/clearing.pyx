@@ -39,6 +39,8 @@ cdef uint64_t PIECE = 64
 
 def clear(StoreWriter store not None, bint durable):
     """Delete every key: what :meth:`mmapkv.KVStore.clear` does."""
+    if store.several:
+        store.tell_rolled()
     write_clear(store, True, 0, durable, NULL)
     # Of a cache, what is superfluous now is looked at before anything is put.
     if store.due != NEVER_DUE:

@@ -69,6 +69,8 @@ def usage(StoreWriter store, dict sizes):
     cdef CommitSlot slot
     cdef uint64_t at, end, size = 0, dead = 0
     ends = {}
+    # Others may have made it smaller.
+    segments.follow_changes()
     segments.tail(&slot)
     for entry in segments.listing():
         segment_id = entry[1]
@@ -116,14 +118,14 @@ def require_writer(StoreWriter store not None):
     store.log.check_writable()
 
 
-def compact(StoreWriter store, pins, halted=None):
+def compact(StoreWriter store, pins, halted=None, kept_out=None):
     """Rewrite every segment of the log that has something to remove: what :meth:`mmapkv.KVStore.compact` does."""
     cdef Log log = store.log
     cdef Pass current
     cdef int attempts = 0
     cdef uint64_t segment_id, seq, end
     counts = [0, 0, 0, 0]
-    log.begin_care("a compaction", halted)
+    log.begin_care("a compaction", kept_out)
     try:
         while True:
             make_ready(store)
@@ -147,7 +149,7 @@ def compact(StoreWriter store, pins, halted=None):
         log.end_care()
 
 
-def step(StoreWriter store, pins, choose, halted):
+def step(StoreWriter store, pins, choose, halted, kept_out):
     """Rewrite the few segments that `choose` chooses, as one.
 
     `choose` is called with the sealed segments in order, as (first number, first number after it, id, size, bytes of it that are
@@ -157,7 +159,8 @@ def step(StoreWriter store, pins, choose, halted):
     Or None, when there are none to take.
 
     Returns None then, and else for each segment that was looked at how many bytes stay dead in it, and how many of these for a snapshot's
-    sake; the id of the segment that was written, or 0; and what that did. `halted` is called now and then, and may raise.
+    sake; the id of the segment that was written, or 0; and what that did. `halted` is called now and then, and may raise; so is, and may,
+    `kept_out` while another process is at such a step.
     """
     cdef Log log = store.log
     cdef Pass current
@@ -165,7 +168,7 @@ def step(StoreWriter store, pins, choose, halted):
     cdef Segment segment
     cdef Footer footer
     cdef uint64_t slot
-    log.begin_care("a compaction", halted)
+    log.begin_care("a compaction", kept_out)
     try:
         make_ready(store)
         current = begin_pass(store, pins, [0, 0, 0, 0])

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from contextlib import suppress
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from mmaplog.errors import LogError
 
 if TYPE_CHECKING:
     from mmapkv.store import KVStore
+    from mmaplog.log import Log
 
 logger = logging.getLogger("mmapkv")
 
@@ -73,6 +75,9 @@ class Compactor(Worker):
         # would have: the ceiling to wait for, and until when.
         self.defers = _Defers()
         self.owed: tuple[int, float] | None = None
+        # Since when it has waited for another process to be through with a step, and how far the log was
+        # then; None while it does not.
+        self._kept_out_since: tuple[float, int] | None = None
         self.done = 0
         # The errno of what it met last, 0 when it has got over that.
         self.error = 0
@@ -80,7 +85,7 @@ class Compactor(Worker):
     @property
     def _busy(self) -> bool:
         # Whether it may still find something to do.
-        return bool(self._asked) and not self._ending
+        return bool(self._asked) and not self._ending and not self._is_kept_out()
 
     def rolled(self, store: KVStore) -> None:
         """Whoever writes, and holds no lock, calls this when the log went on to a new segment.
@@ -205,6 +210,19 @@ class Compactor(Worker):
         if self._ending:
             raise compaction.Halted
 
+    def _is_kept_out(self) -> bool:
+        # By somebody who has done nothing for as long as a write waits at the most: he was stopped, say. Then
+        # nobody waits for what he has in hand.
+        since = self._kept_out_since
+        return since is not None and time.monotonic() - since[0] >= WAIT_SECONDS_MAX
+
+    def _keep_out(self, log: Log) -> None:
+        # While another process is waited for.
+        self._halted()
+        changed = log.control.generation
+        if self._kept_out_since is None or self._kept_out_since[1] != changed:
+            self._kept_out_since = time.monotonic(), changed
+
     def _work(self) -> bool:
         # One step; whether there may be another one.
         store = self._store()
@@ -213,46 +231,56 @@ class Compactor(Worker):
             return False
         with store._careful("a compaction"):
             self._halted()
-            if self._all:
-                self._all = False
-                try:
-                    all_done = compaction.compact(store, store._pins, self._halted)
-                except BaseException:
-                    # Still to be done, should there be another time.
-                    self._all = True
-                    raise
-                self.done += all_done.segments_written
-                hints.sweep(store._log)
-                return True
+            try:
+                return self._compact(store) if self._all else self._step(store)
+            finally:
+                self._kept_out_since = None
+
+    def _compact(self, store: KVStore) -> bool:
+        self._all = False
+        try:
+            done = compaction.compact(store, store._pins, self._halted, partial(self._keep_out, store._log))
+        except BaseException:
+            # Still to be done, should there be another time.
+            self._all = True
+            raise
+        self.done += done.segments_written
+        hints.sweep(store._log)
+        return True
+
+    def _step(self, store: KVStore) -> bool:
+        chosen: tuple[Choice, list[Sealed], int] | None = None
+
+        def choose(found: list[tuple[int, int, int, int, int]], needed: int) -> Choice | None:
+            nonlocal chosen
+            # By now nobody else changes what is chosen from; while others did, it took its time.
+            self._kept_out_since = None
             limits, _, _ = self._look(store)
             _, index = store._open_parts()
             expiring = index_file.expiring_below(index)
-            chosen: tuple[Choice, list[Sealed], int] | None = None
+            sealed = [Sealed(*each) for each in found]
+            choice = self._planner.choose(sealed, needed, limits, expiring)
+            if choice is not None:
+                chosen = choice, sealed, needed
+            return choice
 
-            def choose(found: list[tuple[int, int, int, int, int]], needed: int) -> Choice | None:
-                nonlocal chosen
-                sealed = [Sealed(*each) for each in found]
-                choice = self._planner.choose(sealed, needed, limits, expiring)
-                if choice is not None:
-                    chosen = choice, sealed, needed
-                return choice
-
-            came = compaction.step(store, store._pins, choose, self._halted)
-            if came is None or chosen is None:
-                self._ceiling = self._granted = 0
-                return False
-            seen, made, did = came
-            self._planner.learn(*chosen, seen, made)
-            if made:
-                self.done += 1
-                if store._log.shared:
-                    # Others make hints too, perhaps of what they do not know to be gone.
-                    hints.sweep(store._log)
-            freed = max(did.bytes_freed, 0)
-            repaid = min(freed, self._granted)
-            self._granted -= repaid
-            self._ceiling = max(self._ceiling - repaid - int((1 - GIVEN_BACK) * (freed - repaid)), 0)
-            return True
+        kept_out = partial(self._keep_out, store._log)
+        came = compaction.step(store, store._pins, choose, self._halted, kept_out)
+        if came is None or chosen is None:
+            self._ceiling = self._granted = 0
+            return False
+        seen, made, did = came
+        self._planner.learn(*chosen, seen, made)
+        if made:
+            self.done += 1
+            if store._log.shared:
+                # Others make hints too, perhaps of what they do not know to be gone.
+                hints.sweep(store._log)
+        freed = max(did.bytes_freed, 0)
+        repaid = min(freed, self._granted)
+        self._granted -= repaid
+        self._ceiling = max(self._ceiling - repaid - int((1 - GIVEN_BACK) * (freed - repaid)), 0)
+        return True
 
     def _is_urgent(self) -> bool:
         # Whether writers wait for the next step, or will before a segment is full; or somebody asked.

@@ -73,6 +73,9 @@ def compose(Segment segment, log_uuid, uint64_t seed):
     cdef Draft draft
     cdef Outcome outcome
     cdef bytes uuid_bytes = log_uuid.bytes
+    if segment.load_footer(&footer) and footer.end > segment.limit:
+        # Another process made it longer since it was looked at.
+        segment.refresh()
     if not segment.load_footer(&footer) or footer.end > segment.limit:
         raise CorruptionError("the segment is not sealed", segment.path)
     memset(&draft, 0, sizeof(draft))

@@ -153,10 +153,14 @@ def sweep(log: Log, *, opening: bool = False) -> None:
     When `opening` the store for writing, what somebody left unfinished who was killed, too. Later it is being
     made, perhaps by a thread of this very handle.
     """
+    found = log.segments.beside()
+    if log.shared:
+        # What others have made by then goes with segments that are known after that.
+        log.segments.relist()
     kept = {name_of(name) for _, _, name in log.segments.listing()}
     if not opening:
         kept |= {name + TEMPORARY_SUFFIX for name in kept}
-    for name in log.segments.beside():
+    for name in found:
         if name not in kept and _is_hint(name):
             _remove(log, name)
 

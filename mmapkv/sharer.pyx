@@ -92,7 +92,12 @@ cdef class Sharer(BulkReader):
         # With nothing in hand: what is told may wait for what needs a turn.
         if self.rolled:
             self.rolled = False
-            self._rolled()
+            try:
+                self._rolled()
+            except BaseException:
+                # Interrupted while it waited, say.
+                self.rolled = True
+                raise
         return 0
 
     def _open(self, Log log, bint verify):

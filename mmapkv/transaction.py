@@ -203,6 +203,8 @@ class Transaction(Scanned, MutableMapping[bytes, bytes]):
                     self._store._was_cleared()
         finally:
             self._before.close()
+        if kind is None:
+            self._store._tell_rolled()
 
     def __repr__(self) -> str:
         return f"<Transaction on {self._store.path!r}, {len(self._changes)} keys changed>"

@@ -337,7 +337,6 @@ cdef class StoreWriter(Sharer):
                 self.prepare(index)
                 continue
             if self.several:
-                self.tell_rolled()
                 index = self.hold(what)
             else:
                 self.log.hold_tail(what)

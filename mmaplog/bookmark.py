@@ -120,8 +120,10 @@ class Bookmark:
         self.file.close()
 
     def disown(self) -> None:
-        """In a forked child: drop the copy of the descriptor, which would keep the parent's locks."""
-        self._lock = None
+        """In a forked child: close the copy of the descriptor, which would keep the parent's locks."""
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            lock.close_in_child()
 
     def _offset(self, at: int) -> int:
         return layout.COPIES_OFFSET + at * layout.copy_size(self._header.kind)

@@ -10,7 +10,7 @@ cdef class Keeper(Appender):
     cdef bint caring            # it truncates or compacts
     cdef bint spares_strays     # a layer above says when segments that do not count any more are to be removed
 
-    cdef int begin_care(self, what, halted=*) except -1
+    cdef int begin_care(self, what, kept_out=*) except -1
     cdef int end_care(self) except -1
     cdef int let_care(self) except -1
     cdef int remove_strays(self) except -1

@@ -263,8 +263,9 @@ cdef class Keeper(Appender):
         """End what `try_care` began."""
         self.let_care()
 
-    cdef int begin_care(self, what, halted=None) except -1:
-        # One truncation or compaction at a time, of all threads and processes. `halted` is called while another process is waited for, and may raise.
+    cdef int begin_care(self, what, kept_out=None) except -1:
+        # One truncation or compaction at a time, of all threads and processes. `kept_out` is called while another process is waited for, and
+        # may raise.
         self.check_writable()
         self.refuse_within_flush(what)
         self.refuse_within_tail(what)
@@ -275,11 +276,11 @@ cdef class Keeper(Appender):
         self.caring = True
         try:
             self.check_writable()
-            if halted is None:
+            if kept_out is None:
                 self.locks.begin_care()
             else:
                 while not self.locks.try_care():
-                    halted()
+                    kept_out()
                     time.sleep(CARE_PAUSE_SECONDS)
             try:
                 # Whoever was killed at the like has left nothing half done behind this.

@@ -94,7 +94,10 @@ cdef class SegmentSet:
             if self.changes != changes or self.generation_now() != generation:
                 continue
             # Who drops the end says so first, gives a segment its name then, and raises `generation` last.
-            if self.sole or (self.control is not None and not self.adds_to_known(names)) or self.manifest_now() == manifest:
+            if not self.sole and (self.control is None or self.adds_to_known(names)) and self.manifest_now() != manifest:
+                continue
+            # Nor may another thread's listing be undone that is newer; from here on none comes in between.
+            if self.changes == changes:
                 break
         self.manifest = judge
         self.listed_first = judge.first_seq
@@ -141,7 +144,6 @@ cdef class SegmentSet:
             names = manifest.counting(sorted({*self.names, (base_seq, segment_id, name)}), self.tail_id())
             if self.changes == changes:
                 break
-        self.changes += 1
         self.others = None
         self.manifest = manifest
         self.listed_first = manifest.first_seq
@@ -153,6 +155,7 @@ cdef class SegmentSet:
         return any(listed == segment_id for _, listed, _ in self.names)
 
     cdef int take_names(self, list names) except -1:
+        self.changes += 1
         self.names = names
         self.spans.forget()
         present = {segment_id for _, segment_id, _ in names}

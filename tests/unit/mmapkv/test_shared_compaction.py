@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mmapkv import KVStore, compactor, victims
+from mmapkv import KVStore, compactor, hints, victims
 from tests.crash.child import Child
 from tests.support.waiting import until
 from tests.unit.mmapkv.stores import MANUAL, agreeing
@@ -118,9 +118,9 @@ def test_a_close_does_not_wait_for_another_who_compacts(
         kv = opened(path)
         overwrite(kv, 1, 3)
         assert kv.stats()["compactions"] == 0
-        assert not quiet(kv)
         thread = kv._compactor._thread  # type: ignore[union-attr]
         assert thread is not None
+        assert thread.is_alive()
         kv.close()
         assert not thread.is_alive()
         other._log.leave_care()
@@ -139,3 +139,106 @@ def test_another_who_compacts_is_followed(tmp_path: Path) -> None:
         other._log.leave_care()
         until(lambda: quiet(kv) and kv.stats()["compactions"] > 0)
         assert agreeing(kv) == agreeing(other)
+
+
+def test_what_another_made_of_it_is_seen(tmp_path: Path) -> None:
+    """Who waits for the store to become small goes by what it is, and not by what it was."""
+    path = tmp_path / "kv"
+    with opened(path, compaction=False) as one, opened(path) as two:
+        overwrite(one, 1, 3)
+        kept = two._compactor
+        assert kept is not None
+        two["a"] = b""
+        _, before, _ = kept._look(two)
+        one.compact()
+        _, after, _ = kept._look(two)
+        assert before > 2 * LIVE
+        assert after < 1.5 * LIVE
+
+
+def test_nobody_waits_for_one_who_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the lock in hand, and for as long as it lives; when it goes on, so does all else."""
+    monkeypatch.setattr(compactor, "WAIT_SECONDS_MAX", 0.2)
+    path = tmp_path / "kv"
+    with opened(path, compaction=False) as stopped, opened(path) as kv:
+        assert stopped._log.try_care()
+        overwrite(kv, 1, 1)
+        kept = kv._compactor
+        assert kept is not None
+        until(kept._is_kept_out)
+        waits = []
+        waited = compactor.Compactor._await_step
+
+        def counted(self: compactor.Compactor, seconds: float) -> None:
+            waits.append(seconds)
+            waited(self, seconds)
+
+        monkeypatch.setattr(compactor.Compactor, "_await_step", counted)
+        overwrite(kv, 2, 2)
+        assert waits == []
+        assert kv.stats()["compactions"] == 0
+        stopped._log.leave_care()
+        until(lambda: quiet(kv) and kv.stats()["compactions"] > 0)
+        assert not kept._is_kept_out()
+
+
+def test_a_transaction_lets_go_of_its_moment_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before its end waits for a compaction, which that moment may be what stands in the way of."""
+    path = tmp_path / "kv"
+    held = []
+    with opened(path) as kv:
+        kept = compactor.Compactor.rolled
+
+        def rolled(self: compactor.Compactor, store: KVStore) -> None:
+            held.append(store.stats()["snapshots"])
+            kept(self, store)
+
+        monkeypatch.setattr(compactor.Compactor, "rolled", rolled)
+        for turn in range(200):
+            with kv.transaction() as transaction:
+                for key in KEYS[turn % 20 :: 20]:
+                    transaction[key] = bytes(VALUE_SIZE)
+    assert len(held) > 10
+    assert set(held) == {0}
+
+
+def test_an_interrupted_wait_is_for_the_next_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was to be told when it was interrupted is not forgotten."""
+    told = []
+
+    def rolled(self: compactor.Compactor, store: KVStore) -> None:
+        told.append(store)
+        if len(told) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(compactor.Compactor, "rolled", rolled)
+    with opened(tmp_path / "kv") as kv:
+        kv["a"] = b""
+        with pytest.raises(KeyboardInterrupt):
+            kv["b"] = b""
+        assert "b" not in kv
+        kv["b"] = b""
+        kv["c"] = b""
+        assert told == [kv, kv]
+
+
+def test_hints_of_what_others_wrote(tmp_path: Path) -> None:
+    """Of a segment that another made longer; and none of them is swept that this handle has not heard of."""
+    path = tmp_path / "kv"
+
+    def hints_there() -> int:
+        return len(list(path.glob("*.hint")))
+
+    with opened(path, compaction=False, segment_bytes=256 << 10) as one:
+        one["a"] = b""
+        with opened(path, compaction=False) as two:
+            overwrite(two, 1, 1)
+            two._log.flush()
+            one["b"] = b""
+            one.flush()
+            assert hints_there() == 3
+            overwrite(two, 2, 1)
+            two.flush()
+            assert hints_there() == 6
+            hints.sweep(one._log)
+            assert hints_there() == 6

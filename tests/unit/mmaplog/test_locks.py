@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from mmapio import Closed
+from mmapio._os import open_directory
 from mmaplog import FlushPolicy, Locked, Log, LogError
+from mmaplog.lock import LockFile
 from tests.unit.mmapio.footprint import unchanged
 from tests.unit.mmapio.processes import in_child, killed_after, living_child, outcome
 
@@ -308,3 +310,22 @@ def test_a_writer_that_closes_twice_or_in_a_block(tmp_path: Path) -> None:
     assert log.closed
     with opened(tmp_path / "log", "r") as log:
         assert len(log) == 1
+
+
+def test_a_forked_child_keeps_no_lock_that_a_thread_was_at(tmp_path: Path) -> None:
+    """What a thread of the parent refers to is referred to in a child for ever. The lock is closed anyway.
+
+    A parent that was killed left a log that nobody else could write to, for as long as its child lived.
+    """
+    directory = open_directory(tmp_path)
+    lock = LockFile(directory, str(tmp_path), create=True)
+    lock.claim_writer()
+    with opened(tmp_path / "log") as log:
+        consumer = log.consumer("c")
+        referred_to = [lock.held, consumer._mark.lock]
+        with living_child(lambda: None):
+            referred_to.clear()
+            lock.close()
+            consumer.close()
+            LockFile(directory, str(tmp_path), create=False).claim_writer()
+            log.consumer("c").close()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mmapio._os import open_directory
-from mmaplog import CorruptionError, FlushPolicy, FormatError, Log, appender
+from mmaplog import CorruptionError, FlushPolicy, FormatError, Log, appender, segment_set
 from mmaplog.segment import is_segment, list_files, name_of
 from tests.unit.mmapio.processes import in_child, killed_after
 from tests.unit.mmaplog.segment_file import (
@@ -424,3 +424,34 @@ def test_a_segment_that_is_listed_as_soon_as_it_has_its_name_is_one(
         assert len(names) == len(segment_paths(tmp_path / "log")) > 2
         assert log.stats()["segments"] == len(names)
         assert [bytes(entry.payload) for entry in log.replay()] == [b"%d" % each * 2000 for each in range(40)]
+
+
+def test_an_older_listing_does_not_undo_a_newer_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thread reads the directory; another process rolls, and another thread of this one knows of it."""
+    path = tmp_path / "log"
+    listing = segment_set.list_segments  # type: ignore[attr-defined]
+    with (
+        Log.open(path, flush_policy=MANUAL, segment_bytes=SEGMENT, shared=True) as one,
+        Log.open(path, flush_policy=MANUAL, shared=True) as two,
+    ):
+        one.append(b"x")
+        known = one.segments.listing()
+        calls = []
+
+        def listed(directory: object) -> object:
+            found = listing(directory)
+            calls.append(None)
+            # The second look within one reading is the last.
+            if len(calls) == 2:
+                while len(two.segments.listing()) < 3:
+                    two.append(b"x" * 10_000)
+                one.segments.relist()
+                assert len(one.segments.listing()) == 3
+            return found
+
+        monkeypatch.setattr(segment_set, "list_segments", listed)
+        one.segments.relist()
+        assert len(calls) > 4
+        assert len(known) == 1
+        assert len(one.segments.listing()) == 3
+        assert [entry.payload[:1] for entry in one.replay()] == [b"x"] * len(one)
