@@ -563,7 +563,7 @@ def lock_byte(Descriptor opened not None, uint64_t offset, bint exclusive, bint 
     cdef int result
     while True:
         with nogil:
-            result = set_lock(opened.fd, offset, F_WRLCK if exclusive else F_RDLCK, wait)
+            result = set_lock(opened.fd, lock_of(F_WRLCK if exclusive else F_RDLCK, offset, 1), wait)
         if result == -EINTR:
             PyErr_CheckSignals()
         elif result == -EAGAIN or result == -EACCES:
@@ -573,9 +573,9 @@ def lock_byte(Descriptor opened not None, uint64_t offset, bint exclusive, bint 
             return True
 
 
-def unlock_byte(Descriptor opened not None, uint64_t offset):
-    """Give up a lock taken with `lock_byte`."""
-    raise_errno(set_lock(opened.fd, offset, F_UNLCK, False), opened.path)
+def unlock_byte(Descriptor opened not None, uint64_t offset, uint64_t count=1):
+    """Give up a lock taken with `lock_byte`, or `count` of them, 0 for all from there on; no copy of the descriptor holds it any more."""
+    raise_errno(set_lock(opened.fd, lock_of(F_UNLCK, offset, count), False), opened.path)
 
 
 def byte_is_locked(Descriptor opened not None, uint64_t offset, uint64_t count=1):
@@ -590,8 +590,7 @@ cdef c_flock lock_of(short kind, uint64_t offset, uint64_t count) noexcept nogil
     return c_flock(l_type=kind, l_whence=SEEK_SET, l_start=offset, l_len=count, l_pid=0)
 
 
-cdef int set_lock(int fd, uint64_t offset, short kind, bint wait) noexcept nogil:
-    cdef c_flock request = lock_of(kind, offset, 1)
+cdef int set_lock(int fd, c_flock request, bint wait) noexcept nogil:
     if fcntl(fd, F_OFD_SETLKW if wait else F_OFD_SETLK, &request) < 0:
         return -errno
     return 0

@@ -14,7 +14,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from mmapio import MemoryMappedFile, _os
+from mmapio import MemoryMappedFile, _fork, _os
 from mmapio.errors import Closed
 from mmapio.options import FlushPolicy
 from mmaplog import bookmark_format as layout
@@ -25,10 +25,31 @@ from mmaplog.errors import CorruptionError, FormatError, Locked, LogError
 if TYPE_CHECKING:
     from mmaplog.control import Control
     from mmaplog.log import Log
+    from mmaplog.manifest import Consent
 
 KINDS = {layout.KIND_CONSUMER: "consumer", layout.KIND_GROUP: "group"}
 # How often somebody who holds no lock looks again before he takes an older copy.
 _LOOKS = 8
+
+
+class Held:
+    """The descriptor that the locks on the file of a consumer are of. A forked child has none of it."""
+
+    def __init__(self, opened: _os.Descriptor) -> None:
+        self.opened: _os.Descriptor | None = opened
+        _fork.register(self)
+
+    def drop(self) -> None:
+        """Give up all locks, whatever copies of the descriptor there are. The second time does nothing."""
+        opened, self.opened = self.opened, None
+        if opened is not None:
+            _os.unlock_byte(opened, 0, 0)
+
+    def _after_fork_in_child(self) -> None:
+        # Closing the copy leaves the parent's locks alone; unlocking would take them away.
+        opened, self.opened = self.opened, None
+        if opened is not None:
+            opened.close_in_child()
 
 
 class Bookmark:
@@ -37,10 +58,10 @@ class Bookmark:
     Made by :func:`open_bookmark`. `lock` is the descriptor that the locks are of.
     """
 
-    def __init__(self, name: str, opened: _os.Descriptor, header: Header) -> None:
+    def __init__(self, name: str, opened: _os.Descriptor, held: Held, header: Header) -> None:
         self.name = name
         self.path = opened.path
-        self._lock: _os.Descriptor | None = opened
+        self._held = held
         self._header = header
         # Of a description of its own: a forked child drops the one that is locked, and keeps this.
         own = _os.reopen(opened)
@@ -53,15 +74,21 @@ class Bookmark:
         self._turns = [-1] * layout.COPIES
 
     @property
+    def file_id(self) -> int:
+        """What tells this file from one of the same name before."""
+        return self._header.file_id
+
+    @property
     def lock(self) -> _os.Descriptor:
         """The descriptor whose locks say who holds it. Raises Closed."""
-        if self._lock is None:
+        opened = self._held.opened
+        if opened is None:
             raise Closed(
                 errno.EBADF,
                 f"{self.name!r} is closed, or belongs to the parent of a fork; open it again",
                 self.path,
             )
-        return self._lock
+        return opened
 
     def load(self) -> Place:
         """The place. Nobody else may store meanwhile. Raises CorruptionError, MappingFault, Closed."""
@@ -116,14 +143,8 @@ class Bookmark:
 
     def close(self) -> None:
         """Let go of the file and its locks. The second time does nothing."""
-        self._lock = None
+        self._held.drop()
         self.file.close()
-
-    def disown(self) -> None:
-        """In a forked child: close the copy of the descriptor, which would keep the parent's locks."""
-        lock, self._lock = self._lock, None
-        if lock is not None:
-            lock.close_in_child()
 
     def _offset(self, at: int) -> int:
         return layout.COPIES_OFFSET + at * layout.copy_size(self._header.kind)
@@ -169,10 +190,17 @@ def open_bookmark(log: Log, name: str, kind: int, start: int | None, *, shared: 
                 f"{name!r} is a {KINDS[header.kind]} of this log, not a {KINDS[kind]}; use another name",
                 opened.path,
             )
-        hold(log, name, opened, shared=shared)
-        # Who removed it held it until it was gone.
-        if is_named(directory, file_name, opened):
-            return Bookmark(name, opened, header)
+        # Before there is a lock that a child could get a copy of.
+        held = Held(opened)
+        try:
+            hold(log, name, opened, shared=shared)
+            # Who removed it held it until it was gone.
+            if is_named(directory, file_name, opened):
+                return Bookmark(name, opened, held, header)
+        except BaseException:
+            held.drop()
+            raise
+        held.drop()
 
 
 def hold(log: Log, name: str, opened: _os.Descriptor, *, shared: bool) -> None:
@@ -293,8 +321,8 @@ def _damaged(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> Corru
     )
 
 
-def recalled(log: Log, place: Place, seq: int) -> int:
-    """Where somebody must go on who had done everything below `seq` when this place was stored.
+def recalled(log: Log, file_id: int, place: Place, seq: int) -> int:
+    """Where somebody must go on who had done everything below `seq` when this place was stored in his file.
 
     `seq` itself, or less when numbers below it were given out again. Or more: what a power cut took of his
     place is made good for what was dropped because he had done it. Raises Closed.
@@ -302,16 +330,21 @@ def recalled(log: Log, place: Place, seq: int) -> int:
     committed = log.committed
     if place.incarnation != incarnation_of(log):
         # The log was recovered since. What was not durable may have been lost, and its numbers used again.
-        seq = max(min(seq, place.durable), consented(log, place))
+        agreed = agreement(log, file_id, place)
+        seq = max(min(seq, place.durable), 0 if agreed is None else agreed.seq)
     return min(seq, log.resume(place.epoch, seq), committed)
 
 
-def consented(log: Log, place: Place) -> int:
-    """Below which number all is known to have been done before the log was recovered, whatever a place says.
+def agreement(log: Log, file_id: int, place: Place) -> Consent | None:
+    """What is known to have been done by whoever has this place in his file, though the place may lack it.
 
-    0 where the log was not, since that was stored.
+    None where the place is not older than that by which he agreed that it be dropped.
     """
-    return 0 if place.incarnation == incarnation_of(log) else log.segments.manifest.consented
+    if place.incarnation != incarnation_of(log):
+        for each in log.segments.manifest.consents:
+            if each.file_id == file_id and place.turn < each.turn:
+                return each
+    return None
 
 
 def incarnation_of(log: Log) -> int:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, SupportsIndex
+from typing import TYPE_CHECKING, NamedTuple, SupportsIndex
 
 from mmapio import _os
 from mmaplog import bookmark
 from mmaplog import bookmark_format as layout
 from mmaplog.bookmark import Bookmark
-from mmaplog.bookmark_format import Place
+from mmaplog.bookmark_format import Header, Place
 from mmaplog.errors import TooOld
 from mmaplog.follow import deadline_after
 from mmaplog.subscription import SLICE_SECONDS, Subscription, checked_choice
@@ -52,8 +54,12 @@ class Consumer(Subscription):
         self._synced = False
         # Before the question whether numbers were used again, so that what happens meanwhile is noticed next.
         self._epoch = log.epoch
-        self._position = bookmark.recalled(log, self._place, self._place.seq)
+        self._position = bookmark.recalled(log, mark.file_id, self._place, self._place.seq)
         stored = self._place
+        agreed = bookmark.agreement(log, mark.file_id, stored)
+        if agreed is not None:
+            # Whatever is stored from now on is newer than that, though it were less.
+            self._place = dataclasses.replace(stored, turn=agreed.turn)
         if (stored.seq, stored.epoch, stored.incarnation) != (
             self._position,
             self._epoch,
@@ -274,12 +280,21 @@ def open_consumer(
     return made
 
 
-def consumers(log: Log) -> list[ConsumerInfo]:
-    """Every consumer and group of a log, by name. Costs reading a file for each.
+class Found(NamedTuple):
+    """The file of a consumer or group, and how far it has come."""
+
+    name: str
+    opened: _os.Descriptor
+    header: Header
+    place: Place
+    committed: int
+
+
+def places(log: Log) -> Iterator[Found]:
+    """The file of every consumer and group of a log, by name. Costs reading each.
 
     Raises FormatError and CorruptionError for a file that cannot be understood, Closed.
     """
-    found = []
     directory = log.segments.directory
     log.committed  # noqa: B018 - raises what stands in the way
     for file_name in sorted(_os.list_directory(directory)):
@@ -292,23 +307,26 @@ def consumers(log: Log) -> list[ConsumerInfo]:
             continue  # removed meanwhile
         header = bookmark.read_header(log, opened)
         place = bookmark.read_place(opened, header)
-        found.append(
-            ConsumerInfo(
-                name,
-                bookmark.KINDS[header.kind],
-                bookmark.recalled(log, place, place.seq),
-                bookmark.holder(opened),
-            )
+        committed = bookmark.recalled(log, header.file_id, place, place.seq)
+        yield Found(name, opened, header, place, committed)
+
+
+def consumers(log: Log) -> list[ConsumerInfo]:
+    """Every consumer and group of a log, by name. Costs and raises what :func:`places` does."""
+    return [
+        ConsumerInfo(
+            each.name, bookmark.KINDS[each.header.kind], each.committed, bookmark.holder(each.opened)
         )
-    return found
+        for each in places(log)
+    ]
 
 
 def slowest(log: Log) -> int | None:
     """The least number that a consumer or group of a log has still to process; None when there are none.
 
-    Records below it may go. Raises what :func:`consumers` does.
+    Records below it may go. Raises what :func:`places` does.
     """
-    return min((each.committed for each in consumers(log)), default=None)
+    return min((each.committed for each in places(log)), default=None)
 
 
 def remove_consumer(log: Log, name: str) -> None:

@@ -315,11 +315,14 @@ class GroupMember(Subscription):
         # To the log as it is: it may have been cut, or recovered.
         epoch, incarnation = self._log.epoch, bookmark.incarnation_of(self._log)
         if (place.epoch, place.incarnation) != (epoch, incarnation):
-            done = bookmark.consented(self._log, place)
-            resumed = bookmark.recalled(self._log, place, place.next)
+            agreed = bookmark.agreement(self._log, self._mark.file_id, place)
+            resumed = bookmark.recalled(self._log, self._mark.file_id, place, place.next)
             if resumed < place.next:
                 claims.cut(place, resumed)
-            claims.pass_below(place, done)
+            if agreed is not None:
+                claims.pass_below(place, agreed.seq)
+                # Newer than that, whatever it says.
+                place.turn = max(place.turn, agreed.turn)
             place.epoch, place.incarnation = epoch, incarnation
         self._epoch = epoch
 

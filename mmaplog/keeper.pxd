@@ -14,6 +14,6 @@ cdef class Keeper(Appender):
     cdef int end_care(self) except -1
     cdef int let_care(self) except -1
     cdef int remove_strays(self) except -1
-    cdef int advance_to(self, uint64_t seq, uint64_t swept, uint64_t consented=*) except -1
+    cdef int advance_to(self, uint64_t seq, uint64_t swept, tuple consents=*) except -1
     cdef int leave_cut(self, uint64_t seq, error) except -1
     cdef int cut_now(self, uint64_t seq) except -1

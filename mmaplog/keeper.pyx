@@ -126,9 +126,9 @@ cdef class Keeper(Appender):
         """
         self.begin_care("a truncation")
         try:
-            wanted, agreed = retention.first_to_keep(self, max_bytes, max_age, max_records, consumers)
+            wanted, consents = retention.first_to_keep(self, max_bytes, max_age, max_records, consumers)
             if wanted > self.segments.first_seq:
-                self.spend_if_full(lambda: self.advance_to(wanted, wanted, wanted if agreed else 0))
+                self.spend_if_full(lambda: self.advance_to(wanted, wanted, consents))
             return self.segments.first_seq
         finally:
             self.end_care()
@@ -322,13 +322,13 @@ cdef class Keeper(Appender):
             _errno.EIO, f"the log could not be cut at {seq} all the way ({error}); close every handle and open it again, which "
             "finishes that", self._path) from error
 
-    cdef int advance_to(self, uint64_t seq, uint64_t swept, uint64_t consented=0) except -1:
+    cdef int advance_to(self, uint64_t seq, uint64_t swept, tuple consents=()) except -1:
         # MANIFEST first: from then on what is below counts for nothing, whether or not it is still there.
         if seq > self.control.durable:
             # Or a power cut could leave a log that ends before it begins.
             self.flush_to(seq)
         self.segments.tidy = False
-        manifest_file.write(self.directory, self.segments.manifest.truncated_before(seq, swept, consented))
+        manifest_file.write(self.directory, self.segments.manifest.truncated_before(seq, swept, consents))
         self.control.change(seq)
         self.segments.relist()
         for name in self.segments.strays():

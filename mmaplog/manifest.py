@@ -54,6 +54,15 @@ class Cut:
     epoch: int
 
 
+@dataclass(frozen=True, slots=True)
+class Consent:
+    """That a consumer, whose file has this id, had committed all below `seq` when its place had this turn."""
+
+    file_id: int
+    seq: int
+    turn: int
+
+
 @dataclass(frozen=True)
 class Manifest:
     """What every process that opens the log must know before it reads anything else."""
@@ -70,8 +79,8 @@ class Manifest:
     # `swept`; and so many times something was.
     swept: int = 0
     sweeps: int = 0
-    # What is below was dropped once all consumers that there were had committed it.
-    consented: int = 0
+    # Of those consumers by whom it was last decided what may be dropped.
+    consents: tuple[Consent, ...] = ()
 
     def counting(
         self, listing: Iterable[tuple[int, int, str]], tail_id: int = 0
@@ -98,15 +107,15 @@ class Manifest:
         first = bases[max(bisect.bisect_right(bases, self.first_seq) - 1, 0)] if bases else 0
         return [entry for entry in counting if entry[0] >= first or entry[1] == tail_id]
 
-    def truncated_before(self, seq: int, swept: int, consented: int) -> Self:
+    def truncated_before(self, seq: int, swept: int, consents: tuple[Consent, ...] = ()) -> Self:
         """The same without the records below `seq`, of which those that may be missed are below `swept`.
 
-        And those that all consumers had committed below `consented`.
+        `consents` take the place of those before, where there are any.
         """
         return replace(
             self.swept_below(swept),
             first_seq=seq,
-            consented=max(self.consented, consented),
+            consents=consents or self.consents,
             compacted=tuple(each for each in self.compacted if each.stop > seq),
         )
 
@@ -150,7 +159,7 @@ def write(directory: _os.Descriptor, manifest: Manifest) -> None:
             **({"compacted": [_listed(each) for each in manifest.compacted]} if manifest.compacted else {}),
             **({"cut": [manifest.cut.seq, manifest.cut.epoch]} if manifest.cut else {}),
             **({"swept": [manifest.swept, manifest.sweeps]} if manifest.sweeps else {}),
-            **({"consented": manifest.consented} if manifest.consented else {}),
+            **({"consents": [_agreed(each) for each in manifest.consents]} if manifest.consents else {}),
         }
     )
     _replace(directory, str(VERSION), body)
@@ -258,7 +267,7 @@ def read(directory: _os.Descriptor, path: str) -> Manifest:
             None if fields.get("cut") is None else Cut(*map(operator.index, fields["cut"])),
             swept,
             sweeps,
-            operator.index(fields.get("consented", 0)),
+            tuple(_consent(each) for each in fields.get("consents", [])),
         )
         in_range = SEGMENT_BYTES_MIN <= found.segment_bytes <= SEGMENT_BYTES_MAX
         if not in_range or not 0 <= found.first_seq < SEQ_MAX:
@@ -267,8 +276,9 @@ def read(directory: _os.Descriptor, path: str) -> Manifest:
             )
         if not 0 <= found.swept < SEQ_MAX or found.sweeps < 0:
             raise ValueError(f"swept {found.swept}, {found.sweeps} times, is out of range")
-        if not 0 <= found.consented <= found.first_seq:
-            raise ValueError(f"consented {found.consented} is out of range")
+        for each in found.consents:
+            if not 0 <= each.seq <= found.first_seq or each.turn < 1:
+                raise ValueError(f"{each} is out of range")
         _require_order(found)
         return found
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -282,6 +292,15 @@ def _listed(compacted: Compacted) -> list[str | int]:
 def _compacted(fields: Any) -> Compacted:
     segment_id, base_seq, stop, records = fields
     return Compacted(int(segment_id, 16), *map(operator.index, (base_seq, stop, records)))
+
+
+def _agreed(consent: Consent) -> list[str | int]:
+    return [f"{consent.file_id:016x}", consent.seq, consent.turn]
+
+
+def _consent(fields: Any) -> Consent:
+    file_id, seq, turn = fields
+    return Consent(int(file_id, 16), operator.index(seq), operator.index(turn))
 
 
 def _require_order(manifest: Manifest) -> None:

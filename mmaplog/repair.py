@@ -25,7 +25,7 @@ from mmaplog import page, recovery, remains
 from mmaplog.errors import CorruptionError, Locked
 from mmaplog.lock import NAME as LOCK_NAME
 from mmaplog.lock import LockFile
-from mmaplog.manifest import TEMPORARY_SUFFIX, Compacted, Manifest
+from mmaplog.manifest import TEMPORARY_SUFFIX, Compacted, Consent, Manifest
 from mmaplog.remains import Progress, Remains, Wreck
 from mmaplog.scan import Run, place, scan
 from mmaplog.segment import is_segment, name_of
@@ -318,7 +318,7 @@ def _carry_out(wreck: Wreck, outcome: _Outcome, dry_run: bool) -> Repaired:
         compacted=compacted,
         swept=swept,
         sweeps=sweeps,
-        consented=0 if wreck.manifest is None else min(wreck.manifest.consented, outcome.first),
+        consents=_still_agreed(wreck, outcome),
     )
     steps = _Steps(publish, aside, made, report)
     _keep_manifest(directory, wreck)
@@ -326,6 +326,12 @@ def _carry_out(wreck: Wreck, outcome: _Outcome, dry_run: bool) -> Repaired:
     manifest_file.write_steps(directory, _to_text(steps))
     _finish(directory, wreck.path, steps)
     return report
+
+
+def _still_agreed(wreck: Wreck, outcome: _Outcome) -> tuple[Consent, ...]:
+    # To what is gone; it may be less than was.
+    known = () if wreck.manifest is None else wreck.manifest.consents
+    return tuple(replace(each, seq=min(each.seq, outcome.first)) for each in known)
 
 
 def _swept(wreck: Wreck, outcome: _Outcome, compacted: tuple[Compacted, ...]) -> tuple[int, int]:
@@ -447,6 +453,7 @@ def _from_text(text: bytes) -> _Steps:
     publish = [(temporary, name) for temporary, name in told["publish"]]
     aside = [(name, to) for name, to in told["aside"]]
     about["compacted"] = tuple(Compacted(**each) for each in about["compacted"])
+    about["consents"] = tuple(Consent(**each) for each in about["consents"])
     return _Steps(publish, aside, Manifest(**about), Repaired(**report))
 
 

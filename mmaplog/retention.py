@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from mmapio import _os
+from mmaplog.manifest import Consent
 
 if TYPE_CHECKING:
     from mmaplog.log import Log
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
 
 def first_to_keep(
     log: Log, max_bytes: int | None, max_age: float | None, max_records: int | None, consumers: bool
-) -> tuple[int, bool]:
-    """The number at which the log may begin so that it keeps these limits, and whether all consumers agree.
+) -> tuple[int, tuple[Consent, ...]]:
+    """The number at which the log may begin so that it keeps these limits, and the consumers that agree.
 
     Costs a look at each segment's file. Raises ValueError for a limit that is negative or NaN.
     """
@@ -44,15 +45,22 @@ def first_to_keep(
         enough = (base for base in boundaries if committed - base - removed[base] >= max_records)
         wanted = max(wanted, _last(enough, wanted))
     if consumers:
-        from mmaplog.consumer import slowest
+        from mmaplog.consumer import places
 
-        floor = slowest(log)
-        if floor is None:
-            return wanted, False
+        found = list(places(log))
+        if not found:
+            return wanted, ()
+        floor = min(each.committed for each in found)
         below = _last((base for base in boundaries if base <= floor), log.first_seq)
         alone = max_bytes is None and max_age is None and max_records is None
         wanted = below if alone else min(wanted, below)
-    return wanted, consumers
+        # What one is known to have done by an agreement before, though his place may lack it, he did by then.
+        known = {each.file_id: each.turn for each in log.segments.manifest.consents}
+        turns = {each.header.file_id: each.place.turn for each in found}
+        return wanted, tuple(
+            Consent(each, wanted, max(turn, known.get(each, 0))) for each, turn in turns.items()
+        )
+    return wanted, ()
 
 
 def _within_bytes(

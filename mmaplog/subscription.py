@@ -151,7 +151,6 @@ class Subscription(ABC):
 
     def _after_fork_in_child(self) -> None:
         self._forked = True
-        self._mark.disown()
 
 
 def checked_choice(too_old: str) -> str:

@@ -276,7 +276,9 @@ def _manifest(directory: Path, segments: list[Segment]) -> Manifest:
     cut = (body["cut"][0], body["cut"][1]) if "cut" in body else None
     swept, times = body.get("swept", (0, 0))
     require(0 <= swept < 1 << 63 and (times > 0) == ("swept" in body), "what was swept makes no sense")
-    require(0 <= body.get("consented", 0) <= body["first_seq"], "more was agreed to go than has gone")
+    for file_id, seq, turn in body.get("consents", []):
+        require(len(file_id) == 16 and int(file_id, 16) > 0 and turn > 0, "who agreed cannot be")
+        require(0 <= seq <= body["first_seq"], "more was agreed to go than has gone")
     return Manifest(uuid.UUID(body["log_uuid"]), body["first_seq"], compacted, cut)
 
 

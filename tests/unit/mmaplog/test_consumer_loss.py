@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mmaplog import FlushPolicy, Log, TooOld
+from mmaplog import FlushPolicy, Log, TooOld, manifest
 from mmaplog.consumer import slowest
 from tests.unit.mmaplog.handed_out import seqs
 
@@ -303,6 +304,72 @@ def test_what_all_had_committed_is_not_too_old_after_a_power_cut(
             assert seqs(again) == list(range(first, 1000))
             assert [each.seq for each in iter(member.poll, None)] == list(range(first, 1000))
     assert caplog.records == []
+
+
+def test_what_all_had_committed_stays_so_after_another_power_cut(path: Path) -> None:
+    """Also when more was dropped in between, before the consumer was there again."""
+    with Log.open(path, segment_bytes=1 << 16) as log:
+        log.append_many([b"x" * 1000] * 1000, durable=True)
+        with log.consumer("c") as consumer, log.consumer("other") as other:
+            consumer.flush()
+            kept = places(path)
+            for each in (consumer, other):
+                seqs(each)
+                each.commit(700)
+            other.commit(400)
+            first = log.retain(consumers=True)
+            assert 300 < first <= 400
+    after_a_power_cut(path, {"c.consumer": kept["c.consumer"]})
+    with Log.open(path) as log:
+        with log.consumer("other") as other:
+            assert other.committed == 400
+            seqs(other)
+            other.commit(900)
+        assert log.retain(consumers=True) == first
+    for _ in range(2):
+        after_a_power_cut(path, {"c.consumer": kept["c.consumer"]})
+        with Log.open(path) as log, log.consumer("c") as consumer:
+            assert consumer.committed == first
+            assert seqs(consumer) == list(range(first, 1000))
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_who_took_a_commit_back_is_told(path: Path, durable: bool) -> None:
+    """What he had agreed to before does not count, with and without a power cut."""
+    with Log.open(path, segment_bytes=1 << 16) as log:
+        log.append_many([b"x" * 1000] * 1000, durable=True)
+        with log.consumer("c") as consumer:
+            seqs(consumer)
+            consumer.commit(700)
+            assert log.retain(consumers=True) > 500
+            consumer.commit(10, durable=durable)
+    after_a_power_cut(path, {})
+    with Log.open(path) as log, log.consumer("c") as consumer:
+        assert consumer.committed == 10
+        with pytest.raises(TooOld):
+            consumer.poll()
+
+
+def test_who_came_too_late_to_agree_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A consumer that is made while what it begins with is being dropped."""
+    written = manifest.write
+    with Log.open(path, segment_bytes=1 << 16) as log:
+        log.append_many([b"x" * 1000] * 1000, durable=True)
+        with log.consumer("c") as consumer:
+            seqs(consumer)
+            consumer.commit(700)
+
+            def write(*arguments: Any) -> None:
+                log.consumer("late", start=0).close()
+                written(*arguments)
+
+            monkeypatch.setattr(manifest, "write", write)
+            assert log.retain(consumers=True) > 500
+    after_a_power_cut(path, {})
+    with Log.open(path) as log, log.consumer("late") as consumer:
+        assert consumer.committed == 0
+        with pytest.raises(TooOld):
+            consumer.poll()
 
 
 def test_what_somebody_else_dropped_is_too_old_after_a_power_cut(path: Path) -> None:

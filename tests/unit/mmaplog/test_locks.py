@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mmapio import Closed
 from mmapio._os import open_directory
-from mmaplog import FlushPolicy, Locked, Log, LogError
+from mmaplog import FlushPolicy, Locked, Log, LogError, bookmark
 from mmaplog.lock import LockFile
 from tests.unit.mmapio.footprint import unchanged
 from tests.unit.mmapio.processes import in_child, killed_after, living_child, outcome
@@ -310,6 +312,26 @@ def test_a_writer_that_closes_twice_or_in_a_block(tmp_path: Path) -> None:
     assert log.closed
     with opened(tmp_path / "log", "r") as log:
         assert len(log) == 1
+
+
+def test_a_child_forked_while_a_consumer_is_opened_does_not_keep_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lock is there by then, and what will refuse its use in a child is not."""
+    is_named = bookmark.is_named
+    with contextlib.ExitStack() as children, opened(tmp_path / "log") as log:
+
+        def forked(*arguments: Any) -> bool:
+            children.enter_context(living_child(lambda: None))
+            return is_named(*arguments)
+
+        log.consumer("c").close()
+        monkeypatch.setattr(bookmark, "is_named", forked)
+        consumer = log.consumer("c")
+        monkeypatch.undo()
+        consumer.close()
+        log.consumer("c").close()
+        log.remove_consumer("c")
 
 
 def test_a_forked_child_keeps_no_lock_that_a_thread_was_at(tmp_path: Path) -> None:
