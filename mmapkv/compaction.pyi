@@ -32,6 +32,6 @@ def step(
     pins: Pins,
     choose: Callable[[list[tuple[int, int, int, int, int]], int], Choice | None],
     halted: Callable[[], object] | None,
-    kept_out: Callable[[], object] | None,
+    kept_out: Callable[[], object] | None = None,
 ) -> tuple[dict[int, tuple[int, int]], int, Compaction] | None: ...
 def usage(store: StoreWriter, sizes: dict[int, int]) -> tuple[int, int, int]: ...

@@ -149,7 +149,7 @@ def compact(StoreWriter store, pins, halted=None, kept_out=None):
         log.end_care()
 
 
-def step(StoreWriter store, pins, choose, halted, kept_out):
+def step(StoreWriter store, pins, choose, halted, kept_out=None):
     """Rewrite the few segments that `choose` chooses, as one.
 
     `choose` is called with the sealed segments in order, as (first number, first number after it, id, size, bytes of it that are

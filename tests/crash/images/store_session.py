@@ -247,7 +247,7 @@ class StoreSession:
         """Compact as a thread does that was woken, or some segments that it might not have chosen."""
         assert self.kv is not None
         if self.rng.random() < 0.5:
-            compaction.step(self.kv, self.kv._pins, self._choose, None, None)
+            compaction.step(self.kv, self.kv._pins, self._choose, None)
             return
         if self.compactor is None:
             self.compactor = Compactor(self.kv, 0.0)
