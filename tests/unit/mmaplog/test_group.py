@@ -230,8 +230,9 @@ def test_tasks_share(backend: str, path: Path) -> None:
                     log.append(b"x")
                 while len(found) < 20:
                     await anyio.sleep(0.001)
+                # Before they leave: what one has not committed goes to another, who may be about to look.
+                assert sorted(found) == list(range(20))
                 tasks.cancel_scope.cancel()
-            assert sorted(found) == list(range(20))
 
     run(backend, main)
 
