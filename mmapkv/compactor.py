@@ -75,8 +75,8 @@ class Compactor(Worker):
         # would have: the ceiling to wait for, and until when.
         self.defers = _Defers()
         self.owed: tuple[int, float] | None = None
-        # Since when it has waited for another process to be through with a step, and how far the log was
-        # then; None while it does not.
+        # Since when it has waited for another process that did nothing, by the log's generation then; None
+        # while it does not.
         self._kept_out_since: tuple[float, int] | None = None
         self.done = 0
         # The errno of what it met last, 0 when it has got over that.

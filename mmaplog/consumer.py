@@ -54,9 +54,9 @@ class Consumer(Subscription):
         self._synced = False
         # Before the question whether numbers were used again, so that what happens meanwhile is noticed next.
         self._epoch = log.epoch
-        self._position = bookmark.recalled(log, mark.file_id, self._place, self._place.seq)
         stored = self._place
         agreed = bookmark.agreement(log, mark.file_id, stored)
+        self._position = bookmark.recalled(log, stored, agreed, stored.seq)
         if agreed is not None:
             # Whatever is stored from now on is newer than that, though it were less.
             self._place = dataclasses.replace(stored, turn=agreed.turn)
@@ -307,7 +307,8 @@ def places(log: Log) -> Iterator[Found]:
             continue  # removed meanwhile
         header = bookmark.read_header(log, opened)
         place = bookmark.read_place(opened, header)
-        committed = bookmark.recalled(log, header.file_id, place, place.seq)
+        agreed = bookmark.agreement(log, header.file_id, place)
+        committed = bookmark.recalled(log, place, agreed, place.seq)
         yield Found(name, opened, header, place, committed)
 
 

@@ -316,7 +316,7 @@ class GroupMember(Subscription):
         epoch, incarnation = self._log.epoch, bookmark.incarnation_of(self._log)
         if (place.epoch, place.incarnation) != (epoch, incarnation):
             agreed = bookmark.agreement(self._log, self._mark.file_id, place)
-            resumed = bookmark.recalled(self._log, self._mark.file_id, place, place.next)
+            resumed = bookmark.recalled(self._log, place, agreed, place.next)
             if resumed < place.next:
                 claims.cut(place, resumed)
             if agreed is not None:

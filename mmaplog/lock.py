@@ -144,9 +144,9 @@ class LockFile:
     def _after_fork_in_child(self) -> None:
         # Closing the child's copy leaves the parent's locks alone; unlocking would take them away. Dropping
         # the reference is not enough: a thread that was at a lock just then left one.
-        opened, inherited = self._opened, self._inherited and not self._writes
+        opened = self._opened
+        inherited = (self._inherited or opened is not None) and not self._writes
         if opened is not None:
-            inherited = not self._writes
             opened.close_in_child()
         self.close()
         self._inherited = inherited

@@ -15,7 +15,7 @@ from mmapkv import KVStore, compactor, hints, victims
 from tests.crash.child import Child
 from tests.support.waiting import until
 from tests.unit.mmapkv.stores import MANUAL, agreeing
-from tests.unit.mmapkv.test_compactor import disk_bytes
+from tests.unit.mmapkv.test_compactor import disk_bytes, quiet
 
 UNIT = 64 << 10
 VALUE_SIZE = 400
@@ -43,11 +43,6 @@ def overwrite(kv: KVStore, seed: int, rounds: int = ROUNDS, look: Callable[[], N
         kv[chance.choice(KEYS)] = b"%d " % seed + bytes(VALUE_SIZE - 2)
         if look is not None and turn % 250 == 0:
             look()
-
-
-def quiet(kv: KVStore) -> bool:
-    """Whether its thread has nothing to do."""
-    return kv._compactor is not None and not kv._compactor._busy
 
 
 @pytest.mark.parametrize("kept", [True, False], ids=["compacted", "not compacted"])
