@@ -324,14 +324,17 @@ def _damaged(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> Corru
 def recalled(log: Log, place: Place, agreed: Consent | None, seq: int) -> int:
     """Where somebody must go on who had done everything below `seq` when this place was stored.
 
-    `seq` itself, or less when numbers below it were given out again. Or more: what a power cut took of his
-    place is made good for what was dropped because he had done it, his :func:`agreement`. Raises Closed.
+    `seq` itself, or less when numbers below it were given out again; less than the log has where those were
+    dropped. Or more: what a power cut took of his place is made good for what was dropped because he had done
+    it, his :func:`agreement`. Raises Closed.
     """
     committed = log.committed
     if place.incarnation != incarnation_of(log):
         # The log was recovered since. What was not durable may have been lost, and its numbers used again.
-        seq = max(min(seq, place.durable), 0 if agreed is None else agreed.seq)
-    return min(seq, log.resume(place.epoch, seq), committed)
+        seq = min(seq, place.durable)
+    seq = min(log.resume(place.epoch, seq), committed)
+    # Whatever was given out again since his place was stored, he had done that too.
+    return seq if agreed is None else max(seq, agreed.seq)
 
 
 def agreement(log: Log, file_id: int, place: Place) -> Consent | None:

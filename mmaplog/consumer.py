@@ -234,8 +234,8 @@ class Consumer(Subscription):
 
     def _enter(self, epoch: int) -> None:
         # The log was cut while it was read.
-        resumed = min(self._position, self._log.resume(self._epoch, self._position))
-        committed = min(self._place.seq, self._log.resume(self._epoch, self._place.seq))
+        resumed = self._log.resume(self._epoch, self._position)
+        committed = self._log.resume(self._epoch, self._place.seq)
         self._epoch = epoch
         if resumed < self._position:
             self._say_used_again(self._position, resumed)

@@ -13,6 +13,7 @@ from mmaplog.manifest import (
     Compacted,
     Cut,
     Manifest,
+    with_begun,
 )
 from mmaplog.segment import open_segment
 
@@ -55,7 +56,8 @@ def derive_manifest(directory: _os.Descriptor, names: list[tuple[int, int, str]]
         # A truncation of the end makes the segment where the log goes on before it removes what it drops.
         cut = Cut(newest.base_seq, newest.epoch)
     capacity = plain[0] if plain else SEGMENT_BYTES_MIN
-    # Whatever is not there may have been swept.
+    # Whatever is not there may have been swept, and the epoch of the first segment may have begun there.
+    began = with_begun((), [(0, segments[0].epoch)]) if names[0][0] else ()
     swept = max([names[0][0], *(each.stop for each in compacted)])
     return Manifest(
         log_uuid,
@@ -65,4 +67,5 @@ def derive_manifest(directory: _os.Descriptor, names: list[tuple[int, int, str]]
         cut=cut,
         swept=swept,
         sweeps=swept,
+        began=began,
     )

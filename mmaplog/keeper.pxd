@@ -15,5 +15,6 @@ cdef class Keeper(Appender):
     cdef int let_care(self) except -1
     cdef int remove_strays(self) except -1
     cdef int advance_to(self, uint64_t seq, uint64_t swept, tuple consents=*) except -1
+    cdef tuple begun_below(self, uint64_t seq)
     cdef int leave_cut(self, uint64_t seq, error) except -1
     cdef int cut_now(self, uint64_t seq) except -1

@@ -16,7 +16,7 @@ from mmaplog.segment cimport Segment
 from mmapio import _os as system
 from mmaplog import compaction, reserve, retention, truncation
 from mmaplog import manifest as manifest_file
-from mmaplog.errors import LogError
+from mmaplog.errors import CorruptionError, FormatError, LogError
 from mmaplog.segment import create_segment
 
 # How long one who can be halted waits between two looks whether another process is through.
@@ -44,8 +44,9 @@ cdef class Keeper(Appender):
     def resume(self, epoch, seq):
         """Where somebody must go on who had read every record below `seq` while :attr:`epoch` was `epoch`.
 
-        At `seq`, or before it when numbers below it have been given out again since: what he read of those is no longer in the log. Never
-        below :attr:`first_seq`. Costs nothing when the epoch is the same.
+        At `seq`, or before it when numbers below it have been given out again since: what he read of those is no longer in the log. When
+        that is below :attr:`first_seq`, records were dropped before he read them, as TooOld says to who goes on there. Costs nothing
+        when the epoch is the same.
         """
         self.check()
         cdef CommitSlot slot
@@ -67,8 +68,12 @@ cdef class Keeper(Appender):
                     break
                 found = min(found, entry[0])
             else:
+                # All that is left is newer. Of what is not, MANIFEST knows where newer epochs began.
+                for began in self.segments.manifest.began:
+                    if began.epoch > epoch:
+                        return min(found, began.seq)
                 break
-        return max(found, self.segments.first_seq)
+        return found
 
     def truncate_before(self, seq):
         """Drop every record below `seq`, which is the log's first number from then on; below the first one, nothing happens.
@@ -327,14 +332,37 @@ cdef class Keeper(Appender):
         if seq > self.control.durable:
             # Or a power cut could leave a log that ends before it begins.
             self.flush_to(seq)
+        began = self.begun_below(seq)
         self.segments.tidy = False
-        manifest_file.write(self.directory, self.segments.manifest.truncated_before(seq, swept, consents))
+        manifest_file.write(self.directory, self.segments.manifest.truncated_before(seq, swept, began, consents))
         self.control.change(seq)
         self.segments.relist()
         for name in self.segments.strays():
             system.remove_file(self.directory, name)
         self.segments.tidy = True
         return 0
+
+    cdef tuple begun_below(self, uint64_t seq):
+        # The epochs that began below `seq`. Segments of those that are known go unasked: epochs never go down.
+        cdef CommitSlot slot
+        cdef Segment segment
+        known = self.segments.manifest.began
+        epoch = self.segments.tail(&slot).epoch
+        found = []
+        for entry in reversed(self.segments.listing()):
+            if entry[0] >= seq:
+                continue
+            try:
+                segment = self.segments.open(entry)
+            except (CorruptionError, FormatError):
+                # Damage may be why it is to go. It is of no newer epoch than what is behind it.
+                pass
+            else:
+                epoch = epoch if segment is None else segment.epoch
+            if epoch <= (known[-1].epoch if known else 0):
+                break
+            found.append((entry[0], epoch))
+        return manifest_file.with_begun(known, reversed(found))
 
     cdef int cut_now(self, uint64_t seq) except -1:
         # By who holds the tail, while nobody else may open the log.

@@ -32,6 +32,8 @@ TEMPORARY_SUFFIX = ".tmp"
 REPAIRING = "repair"
 # Bytes of them that are read at most.
 STEPS_MAX = 256 << 20
+# Of how many epochs it is kept where they began, once that is below the log's first record.
+BEGAN_MAX = 64
 # How the names of segments end that compaction wrote. They count only if they are listed here.
 COMPACTED_SUFFIX = ".compact.seg"
 
@@ -63,6 +65,14 @@ class Consent:
     turn: int
 
 
+@dataclass(frozen=True, slots=True)
+class Began:
+    """That an epoch began at number `seq`, from which on numbers were given out again."""
+
+    epoch: int
+    seq: int
+
+
 @dataclass(frozen=True)
 class Manifest:
     """What every process that opens the log must know before it reads anything else."""
@@ -81,6 +91,9 @@ class Manifest:
     sweeps: int = 0
     # Of those consumers by whom it was last decided what may be dropped.
     consents: tuple[Consent, ...] = ()
+    # Of the epochs that began below the first record, in order, also of their numbers: what is cut off at the
+    # end is never below that.
+    began: tuple[Began, ...] = ()
 
     def counting(
         self, listing: Iterable[tuple[int, int, str]], tail_id: int = 0
@@ -107,14 +120,17 @@ class Manifest:
         first = bases[max(bisect.bisect_right(bases, self.first_seq) - 1, 0)] if bases else 0
         return [entry for entry in counting if entry[0] >= first or entry[1] == tail_id]
 
-    def truncated_before(self, seq: int, swept: int, consents: tuple[Consent, ...] = ()) -> Self:
+    def truncated_before(
+        self, seq: int, swept: int, began: tuple[Began, ...], consents: tuple[Consent, ...] = ()
+    ) -> Self:
         """The same without the records below `seq`, of which those that may be missed are below `swept`.
 
-        `consents` take the place of those before, where there are any.
+        `began` takes the place of what was there, and so do `consents`, unless there are none.
         """
         return replace(
             self.swept_below(swept),
             first_seq=seq,
+            began=began,
             consents=consents or self.consents,
             compacted=tuple(each for each in self.compacted if each.stop > seq),
         )
@@ -145,6 +161,22 @@ class Manifest:
         return replace(self, swept=max(self.swept, swept), sweeps=self.sweeps + 1) if swept else self
 
 
+def with_begun(known: tuple[Began, ...], segments: Iterable[tuple[int, int]]) -> tuple[Began, ...]:
+    """The epochs that are known to have begun, and those of segments that come after, as (base_seq, epoch).
+
+    Where they would be too many, the oldest count as one, which began where the first of them did: who stands
+    in between goes back further than he must.
+    """
+    made = list(known)
+    for base_seq, epoch in segments:
+        if epoch > (made[-1].epoch if made else 0):
+            made.append(Began(epoch, base_seq))
+    excess = len(made) - BEGAN_MAX
+    if excess > 0:
+        made[: excess + 1] = [Began(made[excess].epoch, made[0].seq)]
+    return tuple(made)
+
+
 def write(directory: _os.Descriptor, manifest: Manifest) -> None:
     """Write the manifest of an open directory durably.
 
@@ -160,6 +192,7 @@ def write(directory: _os.Descriptor, manifest: Manifest) -> None:
             **({"cut": [manifest.cut.seq, manifest.cut.epoch]} if manifest.cut else {}),
             **({"swept": [manifest.swept, manifest.sweeps]} if manifest.sweeps else {}),
             **({"consents": [_agreed(each) for each in manifest.consents]} if manifest.consents else {}),
+            **({"began": [[each.epoch, each.seq] for each in manifest.began]} if manifest.began else {}),
         }
     )
     _replace(directory, str(VERSION), body)
@@ -268,6 +301,7 @@ def read(directory: _os.Descriptor, path: str) -> Manifest:
             swept,
             sweeps,
             tuple(_consent(each) for each in fields.get("consents", [])),
+            tuple(_began(each) for each in fields.get("began", [])),
         )
         in_range = SEGMENT_BYTES_MIN <= found.segment_bytes <= SEGMENT_BYTES_MAX
         if not in_range or not 0 <= found.first_seq < SEQ_MAX:
@@ -303,7 +337,17 @@ def _consent(fields: Any) -> Consent:
     return Consent(int(file_id, 16), operator.index(seq), operator.index(turn))
 
 
+def _began(fields: Any) -> Began:
+    epoch, seq = fields
+    return Began(operator.index(epoch), operator.index(seq))
+
+
 def _require_order(manifest: Manifest) -> None:
+    before = Began(0, 0)
+    for began in manifest.began:
+        if not before.epoch < began.epoch < 1 << 32 or not before.seq <= began.seq < manifest.first_seq:
+            raise ValueError(f"{began} is not in order")
+        before = began
     end = 0
     for each in manifest.compacted:
         if (

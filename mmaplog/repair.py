@@ -25,7 +25,7 @@ from mmaplog import page, recovery, remains
 from mmaplog.errors import CorruptionError, Locked
 from mmaplog.lock import NAME as LOCK_NAME
 from mmaplog.lock import LockFile
-from mmaplog.manifest import TEMPORARY_SUFFIX, Compacted, Consent, Manifest
+from mmaplog.manifest import TEMPORARY_SUFFIX, Began, Compacted, Consent, Manifest, with_begun
 from mmaplog.remains import Progress, Remains, Wreck
 from mmaplog.scan import Run, place, scan
 from mmaplog.segment import is_segment, name_of
@@ -319,6 +319,7 @@ def _carry_out(wreck: Wreck, outcome: _Outcome, dry_run: bool) -> Repaired:
         swept=swept,
         sweeps=sweeps,
         consents=_still_agreed(wreck, outcome),
+        began=_begun(wreck, outcome),
     )
     steps = _Steps(publish, aside, made, report)
     _keep_manifest(directory, wreck)
@@ -332,6 +333,14 @@ def _still_agreed(wreck: Wreck, outcome: _Outcome) -> tuple[Consent, ...]:
     # To what is gone; it may be less than was.
     known = () if wreck.manifest is None else wreck.manifest.consents
     return tuple(replace(each, seq=min(each.seq, outcome.first)) for each in known)
+
+
+def _begun(wreck: Wreck, outcome: _Outcome) -> tuple[Began, ...]:
+    # Of what is lost at the beginning nobody knows: the epoch of what is left may have begun anywhere there.
+    known = wreck.manifest
+    began, first = ((), 0) if known is None else (known.began, known.first_seq)
+    left = [each.source.page.epoch for each in outcome.kept[:1] if first < outcome.first]
+    return with_begun(began, [(first, epoch) for epoch in left])
 
 
 def _swept(wreck: Wreck, outcome: _Outcome, compacted: tuple[Compacted, ...]) -> tuple[int, int]:
@@ -454,6 +463,7 @@ def _from_text(text: bytes) -> _Steps:
     aside = [(name, to) for name, to in told["aside"]]
     about["compacted"] = tuple(Compacted(**each) for each in about["compacted"])
     about["consents"] = tuple(Consent(**each) for each in about["consents"])
+    about["began"] = tuple(Began(**each) for each in about["began"])
     return _Steps(publish, aside, Manifest(**about), Repaired(**report))
 
 

@@ -49,6 +49,12 @@ class LogAgainstModel(RuleBasedStateMachine):
         self.reader: Log | None = None
         self.other: Log | None = None
         self.follower: Follower | None = None
+        # Which record had each number last, also of those that were dropped at the beginning.
+        self.history: list[int] = []
+        self.appended = 0
+        # Of those who stopped reading: the epoch, and the records that they had read.
+        self.readers: list[tuple[int, list[int]]] = []
+        self.manifest_was_lost = False
 
     @initialize(policy=policies, timestamps=st.booleans(), shared=st.booleans())
     def begin(self, policy: str, timestamps: bool, shared: bool) -> None:
@@ -74,9 +80,12 @@ class LogAgainstModel(RuleBasedStateMachine):
     def add(self, batch: list[bytes]) -> None:
         self.model.update(zip(itertools.count(self.stop), batch, strict=False))
         self.stop += len(batch)
+        self.history += range(self.appended, self.appended + len(batch))
+        self.appended += len(batch)
 
     def drop(self, first: int, stop: int) -> None:
         self.first, self.stop = max(first, self.first), stop
+        del self.history[stop:]
         self.model = {seq: data for seq, data in self.model.items() if self.first <= seq < stop}
 
     def between(self, start: int, stop: int) -> dict[int, bytes]:
@@ -237,6 +246,7 @@ class LogAgainstModel(RuleBasedStateMachine):
         self.open(policy)
         assert self.log.first_seq <= self.first
         self.log.truncate_before(self.first)
+        self.manifest_was_lost = True
 
     @precondition(lambda self: self.reader is None)
     @rule(policy=policies, garbage=st.binary(min_size=1, max_size=100).filter(any))
@@ -260,6 +270,11 @@ class LogAgainstModel(RuleBasedStateMachine):
         (self.directory / "copy").rename(self.path)
         self.open(policy)
 
+    @rule(data=st.data())
+    def stop_reading(self, data: st.DataObject) -> None:
+        seq = data.draw(st.integers(self.first, self.stop))
+        self.readers = [*self.readers[-7:], (self.log.epoch, self.history[:seq])]
+
     @rule()
     def open_a_reader(self) -> None:
         self.close_the_reader()
@@ -280,6 +295,15 @@ class LogAgainstModel(RuleBasedStateMachine):
         if self.follower is not None and self.follower.seq >= self.first:
             expected = self.between(self.follower.seq, self.stop)
             assert {entry.seq: bytes(entry.payload) for entry in self.follower} == expected
+
+    @invariant()
+    def who_stopped_reading_misses_nothing(self) -> None:
+        for log in (self.log, self.reader) if hasattr(self, "log") else ():
+            for epoch, seen in self.readers if log is not None else ():
+                both = zip(seen, self.history, strict=False)
+                known = sum(1 for _ in itertools.takewhile(lambda each: each[0] == each[1], both))
+                found = log.resume(epoch, len(seen))
+                assert found == known or (found == 0 and self.manifest_was_lost)
 
     @invariant()
     def the_log_is_the_model(self) -> None:

@@ -279,6 +279,13 @@ def _manifest(directory: Path, segments: list[Segment]) -> Manifest:
     for file_id, seq, turn in body.get("consents", []):
         require(len(file_id) == 16 and int(file_id, 16) > 0 and turn > 0, "who agreed cannot be")
         require(0 <= seq <= body["first_seq"], "more was agreed to go than has gone")
+    began = body.get("began", [])
+    epochs, starts = (
+        [0, *(epoch for epoch, _ in began)],
+        [0, *(seq for _, seq in began), body["first_seq"] - 1],
+    )
+    require(len(began) <= 64 and epochs == sorted(set(epochs)), "the epochs that began are not in order")
+    require(not began or starts == sorted(starts), "where epochs began is not in order, or not below the log")
     return Manifest(uuid.UUID(body["log_uuid"]), body["first_seq"], compacted, cut)
 
 

@@ -391,3 +391,122 @@ def test_what_somebody_else_dropped_is_too_old_after_a_power_cut(path: Path) -> 
             again.poll()
     with Log.open(path) as log, log.consumer("c", too_old="skip") as again:
         assert seqs(again) == list(range(500, 1000))
+
+
+def cut_and_dropped(log: Log, first: int, cut: int = 5) -> None:
+    """Numbers from `cut` on are given out again, and dropped below `first`."""
+    log.truncate_after(cut)
+    log.append_many([b"new"] * 50)
+    log.truncate_before(first)
+
+
+@pytest.mark.parametrize("segment_begins", [False, True])
+@pytest.mark.parametrize("reader", [False, True])
+def test_records_under_numbers_used_again_that_were_dropped_unread(
+    log: Log, path: Path, segment_begins: bool, reader: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whether he was there meanwhile or not, and though his number is one that the log has."""
+    log.append_many([b"old"] * 30)
+    with Log.open(path, "r") as other:
+        chosen = other if reader else log
+        with chosen.consumer("open") as consumer, chosen.group("g") as member:
+            for name in ("closed", "skips"):
+                with log.consumer(name) as each:
+                    seqs(each)
+                    each.commit()
+            seqs(consumer, 30)
+            consumer.commit()
+            seqs(member, 20)
+            member.commit()
+            if segment_begins:
+                # Of the epoch in which numbers are used again, nothing is left that says where it began.
+                log.truncate_after(5)
+                log.append_many([b"new"] * 10)
+                log.truncate_after(15)
+                log.append_many([b"new"] * 40)
+                log.truncate_before(15)
+            else:
+                cut_and_dropped(log, 15)
+            assert {each.committed for each in log.consumers()} == {5}
+            assert log.retain(consumers=True) == 15
+            for each in (consumer, member):
+                with pytest.raises(TooOld, match="record 5 "):
+                    each.poll()
+                assert each.committed == 5
+            consumer.seek(15)
+            assert seqs(consumer) == list(range(15, 55))
+    for _ in range(2):
+        with log.consumer("closed") as consumer:
+            assert consumer.position == consumer.committed == 5
+            with pytest.raises(TooOld, match="record 5 "):
+                consumer.poll()
+        with log.group("g") as member, pytest.raises(TooOld, match="record 5 "):
+            member.poll()
+    with caplog.at_level(logging.WARNING, "mmaplog"):
+        with log.consumer("skips", too_old="skip") as consumer:
+            assert seqs(consumer) == list(range(15, 55))
+            consumer.commit()
+        with log.group("g", too_old="skip") as member:
+            assert seqs(member) == list(range(15, 55))
+            member.commit()
+    assert "'skips' goes on at record 15: records from 5 on were dropped" in caplog.text
+    assert "'g' goes on at record 15: records from 5 on were dropped" in caplog.text
+    caplog.clear()
+    with log.consumer("skips") as consumer, log.group("g") as member:
+        assert consumer.committed == member.committed == 55
+    assert caplog.text == ""
+
+
+def test_who_missed_nothing_of_what_was_dropped_goes_on(log: Log) -> None:
+    """The numbers that are used again are all still there, or he has read what was there instead."""
+    with log.consumer("before") as consumer:
+        seqs(consumer, 7)
+        consumer.commit()
+    log.truncate_after(5)
+    log.append_many([b"new"] * 20)
+    with log.consumer("since") as since:
+        seqs(since, 15)
+        since.commit()
+    log.truncate_before(5)
+    with log.consumer("before") as consumer:
+        assert seqs(consumer) == list(range(5, 25))
+    log.truncate_before(10)
+    with log.consumer("since") as since:
+        assert seqs(since) == list(range(15, 25))
+    with log.consumer("before") as consumer:
+        consumer.commit(5)
+        with pytest.raises(TooOld):
+            seqs(consumer)
+
+
+def test_a_follower_of_what_was_dropped_unread_is_told(log: Log, path: Path) -> None:
+    """Though it stands at the very number with which the log begins."""
+    with Log.open(path, "r") as reader:
+        follower = reader.follow(0, timeout=0)
+        assert len(list(follower)) == 10
+        cut_and_dropped(log, 10)
+        with pytest.raises(TooOld, match="records from 5 on"):
+            follower.poll()
+
+
+def test_who_agreed_since_numbers_were_used_again_is_not_told_after_a_power_cut(path: Path) -> None:
+    """All below was done, also of the numbers that were used again, though his place is from before that."""
+    with Log.open(path, segment_bytes=1 << 16) as log:
+        log.append_many([b"x" * 1000] * 1000, durable=True)
+        with log.consumer("c") as consumer, log.group("g", batch=1000) as member:
+            for each in (consumer, member):
+                seqs(each, 900)
+                each.commit(durable=True)
+            kept = places(path)
+            log.truncate_after(100)
+            log.append_many([b"x" * 1000] * 900, durable=True)
+            for each in (consumer, member):
+                seqs(each, 700)
+                each.commit()
+            first = log.retain(consumers=True)
+            assert 500 < first <= 800
+    after_a_power_cut(path, kept)
+    with Log.open(path) as log, log.consumer("c") as consumer, log.group("g") as member:
+        for each in (consumer, member):
+            assert each.committed == first
+            assert seqs(each) == list(range(first, 1000))

@@ -266,41 +266,6 @@ def test_the_last_epoch_is_refused_before_anything_is_dropped(tmp_path: Path) ->
     assert left_over(path) == []
 
 
-def test_resume_tells_from_where_on_numbers_were_used_again(tmp_path: Path) -> None:
-    """Who had read so far under some epoch goes on there, or where his history ends."""
-    path = tmp_path / "log"
-    with opened(path) as log:
-        begun = log.epoch
-        fill(log, 30)
-        log.truncate_after(20)
-        fill(log, 10)
-        log.truncate_after(25)
-        fill(log, 10)
-        with opened(path, "r") as reader:
-            for each in (log, reader):
-                assert [each.resume(begun, seq) for seq in (0, 5, 20, 21, 30, 99)] == [
-                    0,
-                    5,
-                    20,
-                    20,
-                    20,
-                    20,
-                ]
-                assert [each.resume(begun + 1, seq) for seq in (20, 25, 26, 30)] == [20, 25, 25, 25]
-                assert [each.resume(begun + 2, seq) for seq in (20, 25, 26, 35, 36, 1 << 70)] == [
-                    20,
-                    25,
-                    26,
-                    35,
-                    35,
-                    35,
-                ]
-                assert each.resume(99, 30) == 30
-                assert each.resume(-1, 30) == 0
-            log.truncate_before(22)
-            assert [reader.resume(begun + 0, 30), reader.resume(begun + 2, 3)] == [22, 22]
-
-
 # ---- others meanwhile ----
 
 
