@@ -53,7 +53,7 @@ class Consumer(Subscription):
         self._place = mark.load()
         self._synced = False
         # Before the question whether numbers were used again, so that what happens meanwhile is noticed next.
-        self._epoch = log.epoch
+        epoch = log.epoch
         stored = self._place
         agreed = bookmark.agreement(log, mark.file_id, stored)
         self._position = bookmark.recalled(log, stored, agreed, stored.seq)
@@ -62,10 +62,10 @@ class Consumer(Subscription):
             self._place = dataclasses.replace(stored, turn=agreed.turn)
         if (stored.seq, stored.epoch, stored.incarnation) != (
             self._position,
-            self._epoch,
+            epoch,
             bookmark.incarnation_of(log),
         ):
-            self._place = self._place_now(self._position)
+            self._place = self._place_now(self._position, epoch)
             mark.store(self._place)
         if self._position < stored.seq:
             self._say_used_again(stored.seq, self._position)
@@ -154,6 +154,8 @@ class Consumer(Subscription):
         """
         self._check()
         wanted = operator.index(seq)
+        # It is a number of the log as it is now.
+        self._catch_up()
         first, committed = self._log.first_seq, self._log.committed
         if not first <= wanted <= committed:
             raise IndexError(f"record {wanted} is not in the log, which holds [{first}, {committed})")
@@ -184,7 +186,7 @@ class Consumer(Subscription):
         if durable:
             self._sync_log(seq)
             self._store_durably(self._place_now(seq))
-        elif seq != self._place.seq or self._epoch != self._place.epoch:
+        elif seq != self._place.seq:
             place = self._place_now(seq)
             self._mark.store(place)
             self._place = place
@@ -196,7 +198,8 @@ class Consumer(Subscription):
             self._place = place
             self._synced = True
 
-    def _place_now(self, seq: int) -> Place:
+    def _place_now(self, seq: int, epoch: int | None = None) -> Place:
+        # By default as of the epoch in which it was read.
         # What is durable is asked for before the rest: it must not cover what comes later.
         durable = self._log.durable
         return self._place.moved(
@@ -204,7 +207,7 @@ class Consumer(Subscription):
             next=seq,
             durable=durable,
             incarnation=bookmark.incarnation_of(self._log),
-            epoch=self._epoch,
+            epoch=self._place.epoch if epoch is None else epoch,
         )
 
     def _sync_log(self, seq: int) -> None:
@@ -219,28 +222,30 @@ class Consumer(Subscription):
 
     def _go_round(self, error: IndexError) -> None:
         # Unless the log was cut behind what was read, which looking anew takes care of.
-        if self._log.epoch == self._epoch:
+        if self._log.epoch == self._place.epoch:
             if not isinstance(error, TooOld):
                 raise error
             self._move(self._pass_over(error, self._position))
 
     def _following(self) -> Follower:
-        epoch = self._log.epoch
-        if epoch != self._epoch:
-            self._enter(epoch)
+        self._catch_up()
         if self._follower is None:
             self._follower = self._log.follow(self._position, verify=self._verify)
         return self._follower
 
-    def _enter(self, epoch: int) -> None:
-        # The log was cut while it was read.
-        resumed = self._log.resume(self._epoch, self._position)
-        committed = self._log.resume(self._epoch, self._place.seq)
-        self._epoch = epoch
-        if resumed < self._position:
-            self._say_used_again(self._position, resumed)
+    def _catch_up(self) -> None:
+        # The log may have been cut while it was read. Whatever ends this early, a number of before never
+        # stands beside the newer epoch.
+        epoch, before, place = self._log.epoch, self._position, self._place
+        if epoch == place.epoch:
+            return
+        resumed = self._log.resume(place.epoch, before)
         self._move(resumed)
-        self._commit(committed, durable=False)
+        place = self._place_now(self._log.resume(place.epoch, place.seq), epoch)
+        self._mark.store(place)
+        self._place, self._synced = place, False
+        if resumed < before:
+            self._say_used_again(before, resumed)
 
 
 @dataclass(frozen=True)

@@ -211,7 +211,6 @@ class GroupMember(Subscription):
         if hand is not None and self._log.epoch != self._epoch:
             # The log was cut, perhaps where this member was about to read.
             self._change(lambda _: None)
-            self._replay = None
             hand = self._hand()
         if hand is None or hand.stop > self._log.committed:
             return None
@@ -321,10 +320,13 @@ class GroupMember(Subscription):
                 claims.cut(place, resumed)
             if agreed is not None:
                 claims.pass_below(place, agreed.seq)
-                # Newer than that, whatever it says.
+                # Not older than that, whatever it says.
                 place.turn = max(place.turn, agreed.turn)
             place.epoch, place.incarnation = epoch, incarnation
-        self._epoch = epoch
+        if epoch != self._epoch:
+            # It would go on in what was cut off, which stays mapped.
+            self._replay = None
+            self._epoch = epoch
 
     def _match(self, place: Place) -> None:
         # The file has the last word on what this member has: a change may have been cut short after it was

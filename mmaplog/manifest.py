@@ -180,7 +180,8 @@ def with_begun(known: tuple[Began, ...], segments: Iterable[tuple[int, int]]) ->
 def write(directory: _os.Descriptor, manifest: Manifest) -> None:
     """Write the manifest of an open directory durably.
 
-    Costs two syncs; OSError leaves the old one in place, LogError one that would be too large to read.
+    Costs two syncs. OSError leaves the old one in place, or, by the last of the syncs, the new one, not known
+    to be durable; LogError for one that would be too large to read leaves the old one.
     """
     body = json.dumps(
         {

@@ -20,6 +20,7 @@ class Page:
     replaces: int
     marks: tuple[tuple[int, int], ...]
     footers: tuple[tuple[int, int, int], ...]
+    closed_at: tuple[int, int] | None
 
 def read(raw: bytes, segment_id: int | None = None) -> Page: ...
 def as_version(raw: bytes) -> bytes: ...

@@ -31,7 +31,7 @@ KNOWN = INCOMPATIBLE_KNOWN
 @dataclass(frozen=True, slots=True)
 class Page:
     """What a segment says of itself. `sealed` when the header's checksum is right; `marks` are (seq, end), whoever has written since, and `footers`
-    (seq, end, records), of those copies that verify."""
+    (seq, end, records), of those copies that verify; `closed_at` is the (seq, end) of a clean close after which nobody opened the log to write."""
 
     is_segment: bool
     version: int
@@ -46,6 +46,7 @@ class Page:
     replaces: int
     marks: tuple
     footers: tuple
+    closed_at: tuple | None
 
 
 def read(bytes raw not None, segment_id=None):
@@ -66,14 +67,16 @@ def read(bytes raw not None, segment_id=None):
     for copy in range(COPIES):
         memcpy(&mark, start + MARK_OFFSET + copy * SECTOR, sizeof(mark))
         if mark.checksum == xxh3(&mark, sizeof(mark) - sizeof(mark.checksum), segment_id):
-            marks.append((mark.seq, mark.end & ~<uint64_t>MARK_OPENED))
+            marks.append((mark.seq, mark.end & MARK_OPENED, mark.end & ~<uint64_t>MARK_OPENED))
         memcpy(&footer, start + FOOTER_OFFSET + copy * SECTOR, sizeof(footer))
         if footer.checksum == xxh3(&footer, sizeof(footer) - sizeof(footer.checksum), segment_id):
             footers.append((footer.seq, footer.end, footer.records))
+    # Of two for one number, the one that claims less.
+    seq, opened, end = max(marks, default=(0, MARK_OPENED, 0))
     return Page(
         header.magic == SEGMENT_MAGIC, header.version, header.checksum == sum_of(&header), header.incompatible,
         header.log_uuid[:16], header.segment_id, header.base_seq, header.base_time, header.capacity, header.epoch, header.replaces,
-        tuple(marks), tuple(footers))
+        tuple((seq, end) for seq, _, end in marks), tuple(footers), None if opened else (seq, end))
 
 
 def as_version(bytes raw not None):

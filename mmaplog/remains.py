@@ -28,6 +28,8 @@ SEQ_END = 1 << 63
 # A header that is damaged may say anything; a version that may be meant is one of the next few.
 _VERSION_BELIEVED_MAX = 255
 _CAPACITY_MAX = 8 << 30
+# What is lost may have been of newer epochs than all that is left; of fewer than so many.
+EPOCHS_LOST = 1 << 16
 
 
 @dataclass
@@ -41,7 +43,7 @@ class Remains:
     page: Page
     sparse: bool
     problem: str = ""
-    # Whether the header is to be believed. Where it is not, the epoch in `page` is a guess.
+    # Whether the header is to be believed. Where it is not, the epoch in `page` is the newest that it can be.
     trusted: bool = False
     # The first number that is not its own; how many records it must have, where that is known otherwise.
     boundary: int = SEQ_END
@@ -145,6 +147,19 @@ class Wreck:
         return least if self.control is None else max(least, self.control.first_seq)
 
     @property
+    def epoch(self) -> int:
+        """The newest epoch that is known."""
+        return _newest_epoch([*self.segments, *self.strays], self.manifest)
+
+    @property
+    def ends_cleanly(self) -> bool:
+        """Whether a clean close vouches for the last record, and nobody has opened the log to write since."""
+        last = self.segments[-1]
+        runs = last.found.runs
+        end = (runs[-1].stop, runs[-1].end) if runs else (last.base_seq, page.SIZE)
+        return last.page.closed_at == end
+
+    @property
     def listed(self) -> dict[int, Compacted]:
         """The segments with gaps that the manifest lists, by their ids."""
         return {each.segment_id: each for each in self.manifest.compacted} if self.manifest else {}
@@ -197,7 +212,9 @@ def _bound(each: Remains, following: Remains | None, listed: dict[int, Compacted
     # Where a segment ends. What a footer says comes next may be missing; the records still end there.
     stop = SEQ_END if following is None else following.base_seq
     footers = [seq for seq, _, _ in each.page.footers if seq > each.base_seq]
-    each.was_cut = following is not None and following.page.epoch > each.page.epoch
+    if following is not None:
+        # Of a damaged header nobody knows.
+        each.was_cut = following.page.epoch > each.page.epoch or not each.trusted
     if each.segment_id in listed:
         stop, each.records = min(stop, listed[each.segment_id].stop), listed[each.segment_id].records
     elif each.sparse and footers:
@@ -331,13 +348,21 @@ def _sort(
         else:
             best[each.base_seq] = each
     segments = [best[base] for base in sorted(best)]
-    epoch = next((each.page.epoch for each in segments if each.trusted), 0)
-    for each in segments:
-        # Epochs never go down from a segment to the next.
+    epoch = _newest_epoch(files, manifest) + EPOCHS_LOST
+    for each in reversed(segments):
+        # Epochs never go down from a segment to the next. Who had read it in an older one reads it again.
         epoch = each.page.epoch if each.trusted else epoch
         if not each.trusted:
             each.page = replace(each.page, epoch=epoch, base_time=0)
     return segments, strays
+
+
+def _newest_epoch(files: list[Remains], manifest: Manifest | None) -> int:
+    known = [each.page.epoch for each in files if each.trusted]
+    if manifest is not None:
+        known += [each.epoch for each in manifest.began]
+        known += [manifest.cut.epoch] if manifest.cut else []
+    return max(known, default=0)
 
 
 def _derived(files: list[Remains]) -> tuple[Compacted, ...]:

@@ -204,7 +204,9 @@ def _decide(wreck: Wreck) -> _Outcome:
         lost.append(Lost(end, None, "nothing in the last segment says how many there were"))
     if last is not None and last.found.leftover is not None and wreck.control is None:
         torn = end
-    is_cut = torn is not None or at < end or not kept or any(each.stop is None for each in lost)
+    # Or records behind that end were lost, of which nothing tells.
+    unsure = wreck.control is None and last is not None and not wreck.ends_cleanly
+    is_cut = unsure or torn is not None or at < end or not kept or any(each.stop is None for each in lost)
     first = max(wreck.first_seq, kept[0].start) if kept else end
     return _Outcome(_with_gaps(wreck, kept, end, is_cut), lost, torn, first, end, is_cut)
 
@@ -335,12 +337,17 @@ def _still_agreed(wreck: Wreck, outcome: _Outcome) -> tuple[Consent, ...]:
     return tuple(replace(each, seq=min(each.seq, outcome.first)) for each in known)
 
 
+def _new_epoch(wreck: Wreck, outcome: _Outcome) -> int:
+    # Of the segment in which the log goes on. What is lost may have been of newer epochs than what is left.
+    return wreck.epoch + (remains.EPOCHS_LOST if outcome.is_cut else 0)
+
+
 def _begun(wreck: Wreck, outcome: _Outcome) -> tuple[Began, ...]:
     # Of what is lost at the beginning nobody knows: the epoch of what is left may have begun anywhere there.
     known = wreck.manifest
     began, first = ((), 0) if known is None else (known.began, known.first_seq)
-    left = [each.source.page.epoch for each in outcome.kept[:1] if first < outcome.first]
-    return with_begun(began, [(first, epoch) for epoch in left])
+    left = outcome.kept[0].source.page.epoch if outcome.kept else _new_epoch(wreck, outcome)
+    return with_begun(began, [(first, left)] if first < outcome.first else [])
 
 
 def _swept(wreck: Wreck, outcome: _Outcome, compacted: tuple[Compacted, ...]) -> tuple[int, int]:
@@ -372,8 +379,7 @@ def _rewrite(wreck: Wreck, outcome: _Outcome, dry_run: bool) -> tuple[list[str],
     )
     if outcome.is_cut or was_empty:
         # Numbers from here on may be used again, which only a higher epoch allows.
-        known = [found.page.epoch for found in (*wreck.segments, *wreck.strays) if found.trusted]
-        epoch = max(known, default=0) + outcome.is_cut
+        epoch = _new_epoch(wreck, outcome)
         segment_id = control_file.random_word()
         front = page.make(wreck.log_uuid.bytes, segment_id, outcome.end, 0, wreck.segment_bytes, epoch)
         names.append(name_of(outcome.end, segment_id, False))

@@ -220,6 +220,83 @@ def test_a_log_that_is_cut_while_a_member_reads_what_it_took(log: Log, too_old: 
         assert member.poll() is None
 
 
+@pytest.mark.parametrize("looks", ["auto_commit", "committed", "claims", "commit"])
+def test_a_member_that_looked_at_its_group_after_a_cut(log: Log, looks: str) -> None:
+    """What it was reading is cut off, and still mapped: it went on there, and committed what nobody saw."""
+    with log.group("g", batch=10, auto_commit=looks == "auto_commit") as member:
+        assert seqs(member, 5) == list(range(5))
+        log.truncate_after(5)
+        log.append_many([b"new"] * 5)
+        if looks == "commit":
+            member.commit()
+        elif looks != "auto_commit":
+            getattr(member, looks)
+        entries = list(iter(member.poll, None))
+        assert [(each.seq, bytes(each.payload)) for each in entries] == [
+            (seq, b"new") for seq in range(5, 10)
+        ]
+
+
+def test_a_consumer_that_is_interrupted_while_it_says_that_numbers_are_used_again(log: Log) -> None:
+    """The number of before is not stored as one of the new epoch."""
+
+    class Interrupted(logging.Handler):
+        def emit(self, _: logging.LogRecord) -> None:
+            raise KeyboardInterrupt
+
+    with log.consumer("c") as consumer:
+        seqs(consumer)
+        consumer.commit()
+        log.truncate_after(5)
+        log.append_many([b"new"] * 10)
+        handler = Interrupted()
+        logging.getLogger("mmaplog").addHandler(handler)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                consumer.poll()
+        finally:
+            logging.getLogger("mmaplog").removeHandler(handler)
+    with log.consumer("c") as consumer:
+        assert seqs(consumer) == list(range(5, 15))
+
+
+@pytest.mark.parametrize("failing", ["place", "store"])
+def test_a_consumer_that_could_not_go_back(log: Log, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+    """It does the next time."""
+    with log.consumer("c") as consumer:
+        seqs(consumer)
+        consumer.commit()
+        log.truncate_after(5)
+        log.append_many([b"new"] * 10)
+
+        def fail(*_: object) -> None:
+            raise MemoryError
+
+        with monkeypatch.context() as patched:
+            if failing == "store":
+                patched.setattr(consumer._mark, "store", fail)
+            else:
+                patched.setattr("mmaplog.consumer.Consumer._place_now", fail)
+            with pytest.raises(MemoryError):
+                consumer.poll()
+    with log.consumer("c") as consumer:
+        assert seqs(consumer) == list(range(5, 15))
+
+
+@pytest.mark.parametrize("first", [0, 7])
+def test_a_seek_is_in_the_log_as_it_is_now(log: Log, first: int) -> None:
+    """It was cut since the last look at it, and may have lost its beginning: what is sought is there."""
+    with log.consumer("c") as consumer:
+        seqs(consumer)
+        consumer.commit()
+        log.truncate_after(5)
+        log.append_many([b"new"] * 10)
+        log.truncate_before(first)
+        consumer.seek(7)
+        assert (consumer.position, consumer.committed) == (7, 5)
+        assert seqs(consumer) == list(range(7, 15))
+
+
 def test_compaction_leaves_gaps(path: Path) -> None:
     """They are passed over, and count as processed."""
     with Log.open(path, segment_bytes=1 << 16) as log:

@@ -137,32 +137,6 @@ def test_where_the_end_is_not_known_the_log_goes_on_under_a_higher_epoch(path: P
         assert log.resume(before, COUNT) == report.committed
 
 
-@pytest.mark.parametrize("lost", ["MANIFEST", "first segment", "what is in between"])
-def test_nobody_goes_on_behind_records_that_he_never_saw(path: Path, lost: str) -> None:
-    """Whatever is known of where numbers were used again; else the log may have begun anew anywhere."""
-    with Log.open(path, "w", flush_policy=MANUAL) as log:
-        begun = log.epoch
-        for cut in (800, 1000):
-            log.truncate_after(cut)
-            log.append_many([b"again" * 40] * 1000)
-        log.truncate_before(1000)
-        assert [log.resume(begun + each, COUNT) for each in range(3)] == [800, 1000, COUNT]
-        stop = log.committed
-    if lost == "MANIFEST":
-        (path / lost).unlink()
-        expected = [0, 0, stop]
-    elif lost == "first segment":
-        segment_paths(path)[0].unlink()
-        expected = [800, 1000, stop]
-    else:
-        spoil(path, 1500)
-        expected = [800, 1000, stop]
-    mmaplog.repair(path)
-    with Log.open(path, "r") as log:
-        assert (log.first_seq > 1000) == (lost == "first segment")
-        assert [log.resume(begun + each, stop) for each in range(3)] == expected
-
-
 def test_what_is_not_kept_is_set_aside_byte_for_byte(path: Path) -> None:
     """The repair may be wrong about what matters most."""
     spoil(path, 300)
