@@ -69,7 +69,8 @@ def compact(arguments: argparse.Namespace) -> int:
     # Beside other processes that share the store, if there are any.
     with KVStore.open(arguments.store, "w", shared=HAS_ROBUST_MUTEX, flush_policy=FlushPolicy.MANUAL) as kv:
         before = kv.stats()["bytes_on_disk"]
-        found = kv.compact()
+        with Meter("compact", "records") as meter:
+            found = kv.compact(progress=meter)
     # Closed, it has given back the room that was made for writes to come.
     with KVStore.open(arguments.store, "r") as kv:
         after = kv.stats()["bytes_on_disk"]

@@ -390,15 +390,19 @@ class AsyncKVStore:
         await in_thread(self._store.sync)
 
     @overload
-    async def compact(self, *, background: Literal[False] = False) -> Compaction: ...
+    async def compact(
+        self, *, background: Literal[False] = False, progress: Callable[[int, int], object] | None = None
+    ) -> Compaction: ...
     @overload
     async def compact(self, *, background: Literal[True]) -> None: ...
-    async def compact(self, *, background: bool = False) -> Compaction | None:
-        """:meth:`KVStore.compact` in a thread."""
-        if background:
-            await in_thread(lambda: self._store.compact(background=True))
-            return None
-        return await in_thread(self._store.compact)
+    async def compact(
+        self, *, background: bool = False, progress: Callable[[int, int], object] | None = None
+    ) -> Compaction | None:
+        """:meth:`KVStore.compact` in a thread, in which `progress` is called."""
+        # Any: which of the two can be asked for together is the store's to say.
+        compact: Any = self._store.compact
+        made: Compaction | None = await in_thread(lambda: compact(background=background, progress=progress))
+        return made
 
     async def verify(
         self, *, full: bool = True, progress: Callable[[int, int], object] | None = None

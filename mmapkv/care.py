@@ -42,20 +42,25 @@ class Cared:
         return cast("KVStore", self)
 
     @overload
-    def compact(self, *, background: Literal[False] = False) -> Compaction: ...
+    def compact(
+        self, *, background: Literal[False] = False, progress: Callable[[int, int], object] | None = None
+    ) -> Compaction: ...
     @overload
     def compact(self, *, background: Literal[True]) -> None: ...
-    def compact(self, *, background: bool = False) -> Compaction | None:
+    def compact(
+        self, *, background: bool = False, progress: Callable[[int, int], object] | None = None
+    ) -> Compaction | None:
         """Rewrite the log without superseded values and deletions: a :class:`Compaction` says what that did.
 
         What a walk or snapshot may still need stays, in whichever process it is. Reads and writes go on
         meanwhile; writes wait for a millisecond now and then, and half a microsecond for each key that is
         left where most were deleted: then the index is built anew, as small as it can be. Flushes first.
         Costs a pass over the segments with something to remove, and room on the disk for one segment, which
-        :exc:`OSError` says is not there; what was not reached is then as it was, as after a crash. With
+        :exc:`OSError` says is not there; what was not reached is then as it was, as after a crash. `progress`
+        is called with (records looked at, records in all), and what it raises ends it as that does. With
         `background` it is done by a thread: the call returns None at once, and :meth:`stats` and the log
-        named ``mmapkv`` tell what went wrong. Raises CorruptionError, Poisoned, FlushFailed, InvalidMode on a
-        reader, Closed.
+        named ``mmapkv`` tell what went wrong. Raises ValueError for `progress` of that, CorruptionError,
+        Poisoned, FlushFailed, InvalidMode on a reader, Closed.
 
         >>> import tempfile; from mmapkv import KVStore
         >>> with KVStore.open(tempfile.mkdtemp()) as kv:
@@ -66,13 +71,15 @@ class Cared:
         """
         compaction.require_writer(self._store)
         if background:
+            if progress is not None:
+                raise ValueError("nobody waits for a compaction in the background: stats() tells of it")
             if self._compactor is None:
                 self._compactor = Compactor(self._store, 0.0)
             self._compactor.compact_all()
             return None
         with self._careful("a compaction"):
             log, _ = self._store._open_parts()
-            done = compaction.compact(self._store, self._store._pins)
+            done = compaction.compact(self._store, self._store._pins, progress=progress)
             hints.sweep(log)
             self._store._segment_filled()
             _, index = self._store._open_parts()

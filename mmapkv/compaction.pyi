@@ -26,6 +26,7 @@ def compact(
     pins: Pins,
     halted: Callable[[], object] | None = None,
     kept_out: Callable[[], object] | None = None,
+    progress: Callable[[int, int], object] | None = None,
 ) -> Compaction: ...
 def step(
     store: StoreWriter,

@@ -118,8 +118,11 @@ def require_writer(StoreWriter store not None):
     store.log.check_writable()
 
 
-def compact(StoreWriter store, pins, halted=None, kept_out=None):
-    """Rewrite every segment of the log that has something to remove: what :meth:`mmapkv.KVStore.compact` does."""
+def compact(StoreWriter store, pins, halted=None, kept_out=None, progress=None):
+    """Rewrite every segment of the log that has something to remove: what :meth:`mmapkv.KVStore.compact` does.
+
+    `halted` and `kept_out` are as of :func:`step`; `progress` is called with (records looked at, records in all).
+    """
     cdef Log log = store.log
     cdef Pass current
     cdef int attempts = 0
@@ -136,7 +139,7 @@ def compact(StoreWriter store, pins, halted=None, kept_out=None):
             current.halted = halted
             try:
                 current.drop_head()
-                current.run()
+                current.run(progress)
             except Replaced:
                 attempts += 1
                 # By another process it may be built anew for reasons of its own.
@@ -276,14 +279,17 @@ cdef class Pass:
         self.counts[3] += size
         return 0
 
-    cdef int run(self) except -1:
+    cdef int run(self, progress) except -1:
         cdef SegmentSet segments = self.log.segments
         cdef Segment segment
         cdef Scan scan
-        cdef uint64_t stop, before, slot, segment_bytes = min(<uint64_t>segments.manifest.segment_bytes, self.log.roll_bytes)
+        cdef uint64_t stop, before, slot, first = segments.first_seq, last = self.log.base_seq
+        cdef uint64_t segment_bytes = min(<uint64_t>segments.manifest.segment_bytes, self.log.roll_bytes)
         # Nothing in the segments so far could bring a deleted key back, were the index built from the log.
         cdef bint clean = True, small
         for segment in sealed_segments(self.log):
+            if progress is not None:
+                progress(max(segment.base_seq, first) - first, last - first)
             stop = segments.boundary_of(segment, segments.tail_id())
             slot = self.slot_in(segment.id)
             before = 0 if slot == SLOTS else self.index.dead[slot]
@@ -300,6 +306,8 @@ cdef class Pass:
                 self.rewrite_group()
             self.gather(segment, stop, places, &scan)
         self.rewrite_group()
+        if progress is not None and first < last:
+            progress(last - first, last - first)
         return 0
 
     cdef object rewrite_chosen(self, choice, chosen):

@@ -235,6 +235,39 @@ def test_a_store_without_its_index_is_the_same_after_a_compaction(tmp_path: Path
         require_same(store, model)
 
 
+def test_progress_reaches_the_end(tmp_path: Path) -> None:
+    """It is told of each segment, and may be where it ends: what was not reached is as it was."""
+    told: list[tuple[int, int]] = []
+
+    class Enough(Exception):
+        pass
+
+    def until_the_third(done: int, total: int) -> None:
+        told.append((done, total))
+        if len(told) == 3:
+            raise Enough
+
+    with opened(tmp_path / "kv") as store:
+        store.compact(progress=until_the_third)
+        assert told == []
+        for number in range(4000):
+            store[KEYS[number % len(KEYS)]] = b"%d" % number * 20
+        segments = store.stats()["segments"]
+        assert segments >= 5
+        content = dict(store)
+        with pytest.raises(Enough):
+            store.compact(progress=until_the_third)
+        assert dict(store) == content
+        told.clear()
+        assert store.compact(progress=lambda *each: told.append(each)).records_removed > 2000
+        assert [each for each, _ in told] == sorted({each for each, _ in told})
+        assert told[0][0] == 0 < told[0][1] == told[-1][0]
+        assert {total for _, total in told} == {told[0][1]}
+        assert dict(store) == content
+        with pytest.raises(ValueError, match=r"stats\(\)"):
+            store.compact(background=True, progress=print)  # type: ignore[call-overload]
+
+
 def test_a_reader_cannot_compact(tmp_path: Path) -> None:
     opened(tmp_path / "kv").close()
     with KVStore.open(tmp_path / "kv", "r") as reader, pytest.raises(InvalidMode):
