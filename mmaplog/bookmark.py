@@ -154,9 +154,10 @@ class Bookmark:
         return layout.unpack_copy(data, self._header.file_id ^ at)
 
     def _write(self, at: int, place: Place) -> None:
-        # Turned before it is stored, so that whatever cuts this short leaves a copy that is taken for torn.
-        self._turns[at] = place.turn
+        # Whatever cuts this short leaves a copy that is taken for torn, and is the next to be stored to.
+        self._turns[at] = -1
         self.file.update_region(self._offset(at), layout.pack_copy(place, self._header.file_id ^ at))
+        self._turns[at] = place.turn
 
 
 def open_bookmark(log: Log, name: str, kind: int, start: int | None, *, shared: bool) -> Bookmark:
@@ -330,8 +331,9 @@ def recalled(log: Log, place: Place, agreed: Consent | None, seq: int) -> int:
     """
     committed = log.committed
     if place.incarnation != incarnation_of(log):
-        # The log was recovered since. What was not durable may have been lost, and its numbers used again.
-        seq = min(seq, place.durable)
+        # The log was recovered since. What was not durable may have been lost, and its numbers used again;
+        # but whatever was dropped since was durable then.
+        seq = min(seq, max(place.durable, log.first_seq))
     seq = min(log.resume(place.epoch, seq), committed)
     # Whatever was given out again since his place was stored, he had done that too.
     return seq if agreed is None else max(seq, agreed.seq)
@@ -340,11 +342,11 @@ def recalled(log: Log, place: Place, agreed: Consent | None, seq: int) -> int:
 def agreement(log: Log, file_id: int, place: Place) -> Consent | None:
     """What is known to have been done by whoever has this place in his file, though the place may lack it.
 
-    None where the place is not older than that by which he agreed that it be dropped.
+    None where the place is newer than that by which he agreed that it be dropped.
     """
     if place.incarnation != incarnation_of(log):
         for each in log.segments.manifest.consents:
-            if each.file_id == file_id and place.turn < each.turn:
+            if each.file_id == file_id and place.turn <= each.turn:
                 return each
     return None
 

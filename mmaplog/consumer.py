@@ -65,8 +65,7 @@ class Consumer(Subscription):
             epoch,
             bookmark.incarnation_of(log),
         ):
-            self._place = self._place_now(self._position, epoch)
-            mark.store(self._place)
+            self._store(self._place_now(self._position, epoch))
         if self._position < stored.seq:
             self._say_used_again(stored.seq, self._position)
 
@@ -96,12 +95,16 @@ class Consumer(Subscription):
             self._commit(self._position, durable=False)
         while True:
             try:
-                entry = self._following().poll()
+                follower = self._following()
+                # Whatever ends this early, one that may be ahead of the position is not used again.
+                self._follower = None
+                entry = follower.poll()
             except IndexError as error:
                 self._go_round(error)
                 continue
             if entry is not None:
                 self._position = entry.seq + 1
+            self._follower = follower
             return entry
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -166,13 +169,11 @@ class Consumer(Subscription):
 
         Raises FlushFailed; the consumer is closed all the same.
         """
-        if self._closed:
-            return
-        self._closed = True
-        self._follower = None
-        if self._forked:
-            return
+        closed, self._closed = self._closed, True
         try:
+            self._follower = None
+            if closed or self._forked:
+                return
             if not self._log.closed:
                 if self._log.flushes_on_close:
                     self._sync_log(self._place.seq)
@@ -180,23 +181,32 @@ class Consumer(Subscription):
             elif not self._synced:
                 self._store_durably(self._place.moved())
         finally:
-            self._mark.close()
+            if not self._forked:
+                # Also when the first time was cut short.
+                self._mark.close()
 
     def _commit(self, seq: int, *, durable: bool) -> None:
         if durable:
             self._sync_log(seq)
             self._store_durably(self._place_now(seq))
         elif seq != self._place.seq:
-            place = self._place_now(seq)
-            self._mark.store(place)
-            self._place = place
-            self._synced = False
+            self._store(self._place_now(seq))
 
     def _store_durably(self, place: Place) -> None:
         if not self._synced or place != self._place.moved():
+            self._store(place, durable=True)
+
+    def _store(self, place: Place, *, durable: bool = False) -> None:
+        # Whatever cuts this short: no two that differ have one turn, and what may not be synced is not taken
+        # for it.
+        self._synced = False
+        self._place = dataclasses.replace(self._place, turn=place.turn)
+        if durable:
             self._mark.store_durably(place)
-            self._place = place
-            self._synced = True
+        else:
+            self._mark.store(place)
+        self._place = place
+        self._synced = durable
 
     def _place_now(self, seq: int, epoch: int | None = None) -> Place:
         # By default as of the epoch in which it was read.
@@ -217,8 +227,8 @@ class Consumer(Subscription):
             self._log.flush()
 
     def _move(self, seq: int) -> None:
-        self._position = seq
         self._follower = None
+        self._position = seq
 
     def _go_round(self, error: IndexError) -> None:
         # Unless the log was cut behind what was read, which looking anew takes care of.
@@ -241,9 +251,7 @@ class Consumer(Subscription):
             return
         resumed = self._log.resume(place.epoch, before)
         self._move(resumed)
-        place = self._place_now(self._log.resume(place.epoch, place.seq), epoch)
-        self._mark.store(place)
-        self._place, self._synced = place, False
+        self._store(self._place_now(self._log.resume(place.epoch, place.seq), epoch))
         if resumed < before:
             self._say_used_again(before, resumed)
 

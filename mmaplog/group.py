@@ -162,18 +162,18 @@ class GroupMember(Subscription):
 
         What was committed is made durable. Raises FlushFailed; the member is closed all the same.
         """
-        if self._closed:
-            return
-        self._closed = True
-        self._replay = self._bell = None
-        if self._forked:
-            return
+        closed, self._closed = self._closed, True
         try:
+            self._replay = self._bell = None
+            if closed or self._forked:
+                return
             if not self._log.closed and self._log.flushes_on_close:
                 self._sync_log()
             self._change(lambda place: claims.release(place, self._slot), durable=True)
         finally:
-            self._mark.close()
+            if not self._forked:
+                # Also when the first time was cut short.
+                self._mark.close()
 
     def _commit(self, seq: int | None, *, durable: bool) -> None:
         if durable:
@@ -221,7 +221,12 @@ class GroupMember(Subscription):
                     raise TooOld(f"record {hand.given} was dropped from the log", self._log.path)
                 made = self._log.replay(hand.given, hand.stop, verify=self._verify)
                 self._replay = hand.given, hand.stop, made
-            entry = next(self._replay[2], None)
+            # Whatever ends this early, one that may be ahead of what was handed out is not used again.
+            replay, self._replay = self._replay[2], None
+            entry = next(replay, None)
+            if self._log.epoch != self._epoch:
+                # Cut meanwhile: perhaps what was read is not in it any more.
+                return None
         except IndexError as error:
             # Unless the log was cut since it was looked at, which who looks again sees.
             if self._log.epoch == self._epoch:
@@ -231,7 +236,7 @@ class GroupMember(Subscription):
             return None
         # Numbers that compaction left out are passed over.
         hand.given = hand.stop if entry is None else entry.seq + 1
-        self._replay = None if entry is None else (hand.given, hand.stop, self._replay[2])
+        self._replay = None if entry is None else (hand.given, hand.stop, replay)
         self._reached = max(self._reached, hand.given)
         return entry
 
@@ -286,6 +291,7 @@ class GroupMember(Subscription):
     def _change(self, change: Callable[[Place], T], *, durable: bool = False) -> T:
         # Everything that is looked at or changed in the file is so under the mutex, and stored in one step.
         lost: tuple[int, int] | None = None
+        epoch = self._epoch
         with self._mutex:
             if self._mutex.owner_died:
                 # What it had not stored to its end does not verify. What it had is whole, but for the sync.
@@ -295,7 +301,7 @@ class GroupMember(Subscription):
             place = stored.moved(claims=[dataclasses.replace(each) for each in stored.claims])
             if not self._log.closed:
                 before = place.next
-                self._bring_up(place)
+                epoch = self._bring_up(place, stored)
                 lost = (before, place.next) if place.next < before else None
                 place.durable = self._log.durable
             self._match(place)
@@ -306,27 +312,29 @@ class GroupMember(Subscription):
             elif _told(place) != _told(stored):
                 self._mark.store(place)
             self._match(place)
+            if epoch != self._epoch:
+                # It would go on in what was cut off, which stays mapped. Until all this is done, who looks
+                # next looks at the group again.
+                self._replay = None
+                self._epoch = epoch
         if lost is not None:
             self._say_used_again(*lost)
         return result
 
-    def _bring_up(self, place: Place) -> None:
-        # To the log as it is: it may have been cut, or recovered.
+    def _bring_up(self, place: Place, stored: Place) -> int:
+        # To the log as it is, of whose epoch: it may have been cut, or recovered.
         epoch, incarnation = self._log.epoch, bookmark.incarnation_of(self._log)
         if (place.epoch, place.incarnation) != (epoch, incarnation):
-            agreed = bookmark.agreement(self._log, self._mark.file_id, place)
+            agreed = bookmark.agreement(self._log, self._mark.file_id, stored)
             resumed = bookmark.recalled(self._log, place, agreed, place.next)
             if resumed < place.next:
                 claims.cut(place, resumed)
             if agreed is not None:
                 claims.pass_below(place, agreed.seq)
-                # Not older than that, whatever it says.
-                place.turn = max(place.turn, agreed.turn)
+                # Newer than that, whatever it says.
+                place.turn = max(place.turn, agreed.turn + 1)
             place.epoch, place.incarnation = epoch, incarnation
-        if epoch != self._epoch:
-            # It would go on in what was cut off, which stays mapped.
-            self._replay = None
-            self._epoch = epoch
+        return epoch
 
     def _match(self, place: Place) -> None:
         # The file has the last word on what this member has: a change may have been cut short after it was

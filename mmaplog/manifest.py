@@ -94,6 +94,8 @@ class Manifest:
     # Of the epochs that began below the first record, in order, also of their numbers: what is cut off at the
     # end is never below that.
     began: tuple[Began, ...] = ()
+    # The newest epoch that a repair has given out: the next one must not, though no segment is left of it.
+    epoch: int = 0
 
     def counting(
         self, listing: Iterable[tuple[int, int, str]], tail_id: int = 0
@@ -194,6 +196,7 @@ def write(directory: _os.Descriptor, manifest: Manifest) -> None:
             **({"swept": [manifest.swept, manifest.sweeps]} if manifest.sweeps else {}),
             **({"consents": [_agreed(each) for each in manifest.consents]} if manifest.consents else {}),
             **({"began": [[each.epoch, each.seq] for each in manifest.began]} if manifest.began else {}),
+            **({"epoch": manifest.epoch} if manifest.epoch else {}),
         }
     )
     _replace(directory, str(VERSION), body)
@@ -303,12 +306,15 @@ def read(directory: _os.Descriptor, path: str) -> Manifest:
             sweeps,
             tuple(_consent(each) for each in fields.get("consents", [])),
             tuple(_began(each) for each in fields.get("began", [])),
+            operator.index(fields.get("epoch", 0)),
         )
         in_range = SEGMENT_BYTES_MIN <= found.segment_bytes <= SEGMENT_BYTES_MAX
         if not in_range or not 0 <= found.first_seq < SEQ_MAX:
             raise ValueError(
                 f"segment_bytes {found.segment_bytes} or first_seq {found.first_seq} out of range"
             )
+        if not 0 <= found.epoch < 1 << 32:
+            raise ValueError(f"epoch {found.epoch} is out of range")
         if not 0 <= found.swept < SEQ_MAX or found.sweeps < 0:
             raise ValueError(f"swept {found.swept}, {found.sweeps} times, is out of range")
         for each in found.consents:

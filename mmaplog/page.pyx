@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 
 from libc.stdint cimport uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 from mmaplog.checksum cimport xxh3
 from mmaplog.format cimport (
@@ -55,7 +55,7 @@ def read(bytes raw not None, segment_id=None):
     Marks and footers are sealed with the segment's id: the header's, or `segment_id` when that is known better.
     """
     cdef SegmentHeader header
-    cdef DurableMark mark
+    cdef DurableMark mark, never
     cdef Footer footer
     cdef int copy
     cdef bytes page = raw[:SIZE].ljust(SIZE, b"\0")
@@ -63,20 +63,24 @@ def read(bytes raw not None, segment_id=None):
     memcpy(&header, start, sizeof(header))
     if segment_id is None:
         segment_id = header.segment_id
+    cdef bint lost = False
     marks, footers = [], []
+    memset(&never, 0, sizeof(never))
     for copy in range(COPIES):
         memcpy(&mark, start + MARK_OFFSET + copy * SECTOR, sizeof(mark))
         if mark.checksum == xxh3(&mark, sizeof(mark) - sizeof(mark.checksum), segment_id):
             marks.append((mark.seq, mark.end & MARK_OPENED, mark.end & ~<uint64_t>MARK_OPENED))
+        elif memcmp(&mark, &never, sizeof(mark)) != 0:
+            lost = True
         memcpy(&footer, start + FOOTER_OFFSET + copy * SECTOR, sizeof(footer))
         if footer.checksum == xxh3(&footer, sizeof(footer) - sizeof(footer.checksum), segment_id):
             footers.append((footer.seq, footer.end, footer.records))
-    # Of two for one number, the one that claims less.
+    # Of two for one number, the one that claims less; and one that does not verify may have claimed less.
     seq, opened, end = max(marks, default=(0, MARK_OPENED, 0))
     return Page(
         header.magic == SEGMENT_MAGIC, header.version, header.checksum == sum_of(&header), header.incompatible,
         header.log_uuid[:16], header.segment_id, header.base_seq, header.base_time, header.capacity, header.epoch, header.replaces,
-        tuple((seq, end) for seq, _, end in marks), tuple(footers), None if opened else (seq, end))
+        tuple((seq, end) for seq, _, end in marks), tuple(footers), None if opened or lost else (seq, end))
 
 
 def as_version(bytes raw not None):

@@ -322,7 +322,7 @@ def settle(SegmentSet segments, tail, segment_bytes, step, again):
 cdef bint is_clean(Segment segment, uint64_t seq, uint64_t end) noexcept:
     # Whether a clean close vouches for this end, and nobody has opened the log for writing since.
     cdef DurableMark mark
-    return segment.load_mark(&mark) and mark.seq == seq and mark.end == end
+    return segment.load_mark(&mark) and mark.seq == seq and mark.end == end and not segment.lost_a_mark()
 
 
 def salvage(SegmentSet segments, tail, uint64_t durable, uint64_t segment_bytes):

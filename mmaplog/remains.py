@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TypeAlias
 
 from mmapio import MemoryMappedFile, MmapMode, _os
+from mmaplog import bookmark, bookmark_format, page
 from mmaplog import control as control_file
 from mmaplog import manifest as manifest_file
-from mmaplog import page
 from mmaplog.errors import CorruptionError, FormatError
-from mmaplog.manifest import COMPACTED_SUFFIX, Compacted, Manifest
+from mmaplog.manifest import COMPACTED_SUFFIX, Compacted, Cut, Manifest
 from mmaplog.page import Page
 from mmaplog.scan import Run, Scan, scan
 from mmaplog.segment import list_segments, name_of
@@ -125,6 +125,8 @@ class Wreck:
     manifest_problem: str
     segments: list[Remains]
     strays: list[Remains]
+    # The newest epoch of which there is a trace.
+    epoch: int
     # None when there is no CONTROL that may be believed.
     control: Words | None
     control_problem: str
@@ -147,11 +149,6 @@ class Wreck:
         return least if self.control is None else max(least, self.control.first_seq)
 
     @property
-    def epoch(self) -> int:
-        """The newest epoch that is known."""
-        return _newest_epoch([*self.segments, *self.strays], self.manifest)
-
-    @property
     def ends_cleanly(self) -> bool:
         """Whether a clean close vouches for the last record, and nobody has opened the log to write since."""
         last = self.segments[-1]
@@ -165,12 +162,17 @@ class Wreck:
         return {each.segment_id: each for each in self.manifest.compacted} if self.manifest else {}
 
     @property
+    def cut(self) -> Cut | None:
+        """What was being dropped."""
+        return self.manifest.cut if self.manifest else None
+
+    @property
     def evidence(self) -> int:
         """Records below this number existed."""
         floor = 0 if self.control is None else self.control.seq
         stops = [each.stop for each in self.listed.values()]
         found = max(floor, self.first_seq, *stops, *(each.evidence for each in self.segments), 0)
-        cut = self.manifest.cut if self.manifest else None
+        cut = self.cut
         return found if cut is None else max(min(found, cut.seq), self.first_seq)
 
 
@@ -184,17 +186,25 @@ def survey(directory: _os.Descriptor, path: str, progress: Progress | None = Non
     files = [_look_at(directory, *entry) for entry in list_segments(directory)]
     if manifest is None and not manifest_problem and not files:
         raise FileNotFoundError(errno.ENOENT, "holds no log", path)
-    owner = _owner(manifest, files)
+    consumers = _consumers(directory)
+    owner = _owner(manifest, files, consumers)
     if manifest is not None and manifest.log_uuid != owner:
         manifest, manifest_problem = None, "the manifest is that of another log"
-    segments, strays = _sort(files, owner, manifest)
+    epochs = [each.page.epoch for each in files if each.trusted and each.page.log_uuid == owner.bytes]
+    epochs += [epoch for each, epoch in consumers if each == owner]
+    if manifest is not None:
+        epochs += [manifest.epoch, *(each.epoch for each in manifest.began)]
+        epochs += [manifest.cut.epoch] if manifest.cut else []
+    epoch = max(epochs, default=0)
+    segments, strays = _sort(files, owner, manifest, epoch + EPOCHS_LOST)
+    epoch = max([epoch, *(each.page.epoch for each in segments)])
     control, control_problem = _read_control(directory, owner)
     wreck = Wreck(
-        directory, path, owner, manifest, manifest_problem, segments, strays, control, control_problem
+        directory, path, owner, manifest, manifest_problem, segments, strays, epoch, control, control_problem
     )
     done, total = 0, sum(each.size for each in segments)
     for at, each in enumerate(segments):
-        _bound(each, segments[at + 1] if at + 1 < len(segments) else None, wreck.listed)
+        _bound(each, segments[at + 1] if at + 1 < len(segments) else None, wreck)
         _read_records(directory, path, each)
         each.judge(is_last=at + 1 == len(segments))
         done += each.size
@@ -208,13 +218,17 @@ def survey(directory: _os.Descriptor, path: str, progress: Progress | None = Non
     return wreck
 
 
-def _bound(each: Remains, following: Remains | None, listed: dict[int, Compacted]) -> None:
+def _bound(each: Remains, following: Remains | None, wreck: Wreck) -> None:
     # Where a segment ends. What a footer says comes next may be missing; the records still end there.
     stop = SEQ_END if following is None else following.base_seq
     footers = [seq for seq, _, _ in each.page.footers if seq > each.base_seq]
     if following is not None:
         # Of a damaged header nobody knows.
         each.was_cut = following.page.epoch > each.page.epoch or not each.trusted
+    cut, listed = wreck.cut, wreck.listed
+    if cut is not None and each.base_seq < cut.seq < stop:
+        # As if what follows were there already.
+        stop, each.was_cut = cut.seq, True
     if each.segment_id in listed:
         stop, each.records = min(stop, listed[each.segment_id].stop), listed[each.segment_id].records
     elif each.sparse and footers:
@@ -308,20 +322,39 @@ def _look_at(directory: _os.Descriptor, base_seq: int, segment_id: int, name: st
     return Remains(name, size, segment_id, base_seq, page.read(raw, segment_id), sparse, problem)
 
 
-def _owner(manifest: Manifest | None, files: list[Remains]) -> uuid.UUID:
+def _consumers(directory: _os.Descriptor) -> list[tuple[uuid.UUID, int]]:
+    # Of which log each consumer or group is, and of which epoch its place; of those that verify.
+    found = []
+    for name in _os.list_directory(directory):
+        if bookmark_format.name_of(name) is None or _is_no_file(directory, name):
+            continue
+        opened = _os.open_file(name, False, follow=False, directory=directory)
+        with contextlib.suppress(CorruptionError, FormatError):
+            header = bookmark_format.unpack_header(
+                _os.read_at(opened, bookmark_format.SECTOR, 0), opened.path
+            )
+            found.append((header.log_uuid, bookmark.read_place(opened, header).epoch))
+    return found
+
+
+def _owner(
+    manifest: Manifest | None, files: list[Remains], consumers: list[tuple[uuid.UUID, int]]
+) -> uuid.UUID:
     # Whose the log is: the manifest's word, unless every segment contradicts it.
     named = Counter(each.page.log_uuid for each in files if each.trusted)
     if manifest is not None and (not named or manifest.log_uuid.bytes in named):
         return manifest.log_uuid
     if named:
         return uuid.UUID(bytes=named.most_common(1)[0][0])
-    return uuid.uuid4()
+    waiting = Counter(each for each, _ in consumers)
+    return waiting.most_common(1)[0][0] if waiting else uuid.uuid4()
 
 
 def _sort(
-    files: list[Remains], owner: uuid.UUID, manifest: Manifest | None
+    files: list[Remains], owner: uuid.UUID, manifest: Manifest | None, epoch: int
 ) -> tuple[list[Remains], list[Remains]]:
-    # Which files are the log's, one for each base number, and which are not.
+    # Which files are the log's, one for each base number, and which are not. Where that of the last one is
+    # not known, its epoch is `epoch`.
     strays: list[Remains] = []
     ours: list[Remains] = []
     for each in sorted(files, key=_rank, reverse=True):
@@ -348,21 +381,12 @@ def _sort(
         else:
             best[each.base_seq] = each
     segments = [best[base] for base in sorted(best)]
-    epoch = _newest_epoch(files, manifest) + EPOCHS_LOST
     for each in reversed(segments):
         # Epochs never go down from a segment to the next. Who had read it in an older one reads it again.
         epoch = each.page.epoch if each.trusted else epoch
         if not each.trusted:
             each.page = replace(each.page, epoch=epoch, base_time=0)
     return segments, strays
-
-
-def _newest_epoch(files: list[Remains], manifest: Manifest | None) -> int:
-    known = [each.page.epoch for each in files if each.trusted]
-    if manifest is not None:
-        known += [each.epoch for each in manifest.began]
-        known += [manifest.cut.epoch] if manifest.cut else []
-    return max(known, default=0)
 
 
 def _derived(files: list[Remains]) -> tuple[Compacted, ...]:

@@ -198,7 +198,10 @@ def _decide(wreck: Wreck) -> _Outcome:
         lost.append(Lost(at, end, "damaged or missing"))
     last = wreck.segments[-1] if wreck.segments else None
     torn = None
-    if last is None or last.page.footers or last.sparse:
+    if wreck.cut is not None:
+        # It is finished: the log goes on there.
+        pass
+    elif last is None or last.page.footers or last.sparse:
         lost.append(Lost(end, None, "the last segment is missing"))
     elif last.problem and not last.found.runs and not last.page.marks and wreck.control is None:
         lost.append(Lost(end, None, "nothing in the last segment says how many there were"))
@@ -206,7 +209,8 @@ def _decide(wreck: Wreck) -> _Outcome:
         torn = end
     # Or records behind that end were lost, of which nothing tells.
     unsure = wreck.control is None and last is not None and not wreck.ends_cleanly
-    is_cut = unsure or torn is not None or at < end or not kept or any(each.stop is None for each in lost)
+    missing = at < end or not kept or any(each.stop is None for each in lost)
+    is_cut = unsure or missing or torn is not None or wreck.cut is not None
     first = max(wreck.first_seq, kept[0].start) if kept else end
     return _Outcome(_with_gaps(wreck, kept, end, is_cut), lost, torn, first, end, is_cut)
 
@@ -268,7 +272,7 @@ def _is_damaged(wreck: Wreck) -> bool:
         or (wreck.manifest is None and segments[0].base_seq != wreck.first_seq)
         or any(each.problem for each in (*segments, *wreck.strays))
         or any(each.boundary != following.base_seq for each, following in bounds)
-        or wreck.evidence > max((segments[-1].whole or Run(0, 0, 0, 0, 0)).stop, wreck.first_seq)
+        or wreck.evidence > (segments[-1].whole or Run(0, 0, 0, 0, 0)).stop
     )
 
 
@@ -322,6 +326,7 @@ def _carry_out(wreck: Wreck, outcome: _Outcome, dry_run: bool) -> Repaired:
         sweeps=sweeps,
         consents=_still_agreed(wreck, outcome),
         began=_begun(wreck, outcome),
+        epoch=_new_epoch(wreck, outcome),
     )
     steps = _Steps(publish, aside, made, report)
     _keep_manifest(directory, wreck)

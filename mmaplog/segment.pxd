@@ -44,6 +44,7 @@ cdef class Segment:
     cdef int give_back_behind(self, uint64_t end) except -1
 
     cdef bint load_mark(self, DurableMark *out) noexcept
+    cdef bint lost_a_mark(self) noexcept
     cdef bint load_footer(self, Footer *out) noexcept
     cdef void store_mark(self, uint64_t seq, uint64_t end) noexcept
     cdef void store_footer(self, Footer *footer) noexcept

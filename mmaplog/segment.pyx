@@ -5,7 +5,7 @@ import errno as _errno
 import time
 
 from libc.stdint cimport uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp, memcpy, memset
 
 from mmapio cimport _memory as memory
 from mmapio cimport _vm
@@ -228,6 +228,17 @@ cdef class Segment:
                     out[0] = found
                     any = True
         return any
+
+    cdef bint lost_a_mark(self) noexcept:
+        # Whether there was a copy that does not verify: it may have said that there was a writer since.
+        cdef DurableMark found, never
+        cdef int copy
+        memset(&never, 0, sizeof(never))
+        for copy in range(COPIES):
+            memcpy(&found, self.base + MARK_OFFSET + copy * SECTOR, sizeof(found))
+            if found.checksum != xxh3(&found, sizeof(found) - 8, self.id) and memcmp(&found, &never, sizeof(found)) != 0:
+                return True
+        return False
 
     cdef bint load_footer(self, Footer *out) noexcept:
         cdef int copy

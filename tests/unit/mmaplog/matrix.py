@@ -340,7 +340,7 @@ def _forged_manifest(ground: Ground, stride: int) -> Iterator[Case]:
             forged=True,
         )
     bodies = [b"", b"[]", b"{}", b"null", b"{" * 5000, b"[" * 100_000, b"\xff\xfe", b'{"first_seq": 1e400}']
-    for name in (b"first_seq", b"segment_bytes", b"log_uuid", b"erasing", b"consents", b"began"):
+    for name in (b"first_seq", b"segment_bytes", b"log_uuid", b"erasing", b"consents", b"began", b"epoch"):
         for value in (
             b"-1",
             b"0",

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import mmaplog
-from mmaplog import FlushPolicy, Log, TooOld
+from mmaplog import FlushPolicy, Log, TooOld, manifest
+from tests.unit.mmapio.processes import killed_after
 from tests.unit.mmaplog.damage import patch_segment
 from tests.unit.mmaplog.handed_out import seqs
 from tests.unit.mmaplog.segment_file import SegmentFile, segment_paths
@@ -143,6 +147,124 @@ def test_an_end_that_nobody_vouches_for_is_none(tmp_path: Path) -> None:
     with opened(path) as log:
         add(log, 40, b"new")
         assert log.resume(0, 35) == 30
+
+
+@pytest.mark.parametrize("manifest", [True, False])
+@pytest.mark.parametrize("second", ["deleted", "damaged"])
+def test_a_second_repair_does_not_use_an_epoch_again(path: Path, second: str, manifest: bool) -> None:
+    """Of the first one's nothing is left but what MANIFEST says, or the place of a consumer."""
+    segment_paths(path)[-1].unlink()
+    (path / "CONTROL").unlink()
+    assert mmaplog.repair(path).committed == 46
+    with opened(path) as log:
+        add(log, 80, b"first")
+        log.truncate_after(70)
+        add(log, 80, b"second")
+        newest = log.epoch
+        with log.consumer("newest") as consumer:
+            seqs(consumer)
+            consumer.commit(durable=True)
+    for base_seq in (46, 58, 70):
+        if second == "deleted":
+            (segment,) = path.glob(f"{base_seq:020}-*.seg")
+            segment.unlink()
+        else:
+            damage_header(path, base_seq)
+    for name in ("CONTROL", *["MANIFEST"] * (not manifest)):
+        (path / name).unlink()
+    mmaplog.repair(path)
+    with opened(path) as log:
+        log.truncate_after(min(log.committed, 60))
+        add(log, 90, b"third")
+        assert log.epoch > newest
+        assert log.resume(newest, 80) == 46
+        with log.consumer("newest") as consumer:
+            assert seqs(consumer) == list(range(46, 90))
+
+
+@pytest.mark.parametrize("damaged", [[(46, 48), (10, 12)], [(22, 32)], [(22, 24)], [(34, 40)], [(10, 12)]])
+def test_a_cut_that_a_repair_finds_unfinished(path: Path, damaged: list[tuple[int, int]]) -> None:
+    """It is finished, as by whoever opens the log: it goes on there, by an epoch of its own."""
+
+    def cut() -> None:
+        write = manifest.write
+        log = opened(path)
+
+        def killed(*arguments: Any) -> None:
+            write(*arguments)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        manifest.write = killed
+        log.truncate_after(30)
+
+    killed_after(cut)
+    for base_seq, spoilt in damaged:
+        (found,) = path.glob(f"{base_seq:020}-*.seg")
+        segment = SegmentFile(found)
+        for record in list(segment.records()):
+            if record.seq == spoilt:
+                segment.data[record.offset + 20] ^= 4
+        segment.save()
+    report = mmaplog.repair(path)
+    lost = [(seq, seq + 1) for _, seq in damaged if seq < 30]
+    assert (report.committed, [(each.start, each.stop) for each in report.lost]) == (30, lost)
+    with opened(path) as log:
+        assert log.verify().damages == ()
+        add(log, 60, b"again")
+        assert log.resume(1, 50) == 30
+        with log.consumer("new") as consumer:
+            assert seqs(consumer) == list(range(30, 60))
+
+
+def test_a_log_whose_last_record_is_below_its_first_number(tmp_path: Path) -> None:
+    """It did not open, and there was nothing to repair."""
+    path = tmp_path / "log"
+    with opened(path) as log:
+        add(log, 11, b"x")
+        log.truncate_before(11)
+    (found,) = segment_paths(path)
+    segment = SegmentFile(found)
+    list(segment.records())
+    segment.data[list(segment.records())[-1].offset + 20] ^= 4
+    segment.data[512:2048] = bytes(1536)
+    segment.save()
+    (path / "CONTROL").unlink()
+    assert mmaplog.repair(path).changed
+    with opened(path) as log:
+        assert (log.first_seq, log.append(b"goes on")) == (11, 11)
+
+
+def test_whose_log_it_is_is_known_by_its_consumers(path: Path) -> None:
+    """Where neither MANIFEST nor any segment says so: it stays theirs."""
+    for segment in segment_paths(path):
+        patch_segment(segment, 56, "<Q", 7, seal=False)
+    (path / "MANIFEST").unlink()
+    (path / "CONTROL").unlink()
+    mmaplog.repair(path)
+    with opened(path) as log:
+        assert {each.name for each in log.consumers()} == {"old", "new"}
+
+
+def test_a_mark_that_is_damaged_is_no_clean_end(tmp_path: Path) -> None:
+    """It may be the one that said that somebody had begun to append again."""
+    path = tmp_path / "log"
+    with opened(path) as log:
+        add(log, 10, b"old")
+    (found,) = segment_paths(path)
+    closed = found.read_bytes()
+    log = opened(path)
+    add(log, 12, b"lost")
+    del log
+    # As a power cut leaves it: what was appended since is gone, and so is what the mark said of it.
+    data = bytearray(found.read_bytes())
+    (at,) = (copy for copy in (512, 1024) if data[copy : copy + 24] != closed[copy : copy + 24])
+    data[at + 3] ^= 4
+    data[4096:] = closed[4096:].ljust(len(data) - 4096, b"\0")
+    found.write_bytes(data)
+    (path / "CONTROL").unlink()
+    with opened(path) as log:
+        add(log, 15, b"new")
+        assert (log.epoch, log.resume(0, 12)) == (1, 10)
 
 
 @pytest.mark.parametrize("lost", ["MANIFEST", "first segment", "what is in between"])
