@@ -97,6 +97,17 @@ def test_del(store: Path, capfdbinary: Any) -> None:
     said(capfdbinary, "del", store.parent / "nothing", "x", code=2)
 
 
+@pytest.mark.parametrize("typed", [("fig",), ("--hex", "ff00")])
+def test_a_key_that_is_not_there_is_named_as_it_was_typed(
+    store: Path, capfdbinary: Any, typed: tuple[str, ...]
+) -> None:
+    """The one command said b'fig', the other 'fig'."""
+    for command in ("get", "del"):
+        assert main([command, str(store), *typed]) == 1
+        told = capfdbinary.readouterr().err.decode()
+        assert told == f"mmapkv {command}: there is no key '{typed[-1]}'\n"
+
+
 def test_del_of_what_is_no_key_deletes_nothing(store: Path, capfdbinary: Any) -> None:
     # What came before it on the line was deleted, though nothing is where a request is wrong.
     said(capfdbinary, "del", store, "--hex", b"app".hex(), "xy", code=2)
