@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmapio import _os
+from mmapio._wait import HAS_ROBUST_MUTEX
 from mmapio.options import FlushPolicy
 from mmapkv.dump_format import FORMATS, TIMELESS, MalformedDump, read_dump
 from mmapkv.errors import InvalidKey, ValueTooLarge
@@ -106,7 +107,10 @@ def load(arguments: argparse.Namespace) -> int:
             chunks = _chunks(_metered(source, meter))
             # Where there is no store, none is made for what does not even begin as pairs.
             first = list(islice(chunks, 1))
-            kv = opened.enter_context(KVStore.open(arguments.store, flush_policy=FlushPolicy.MANUAL))
+            # Beside other processes that share the store, if there are any.
+            kv = opened.enter_context(
+                KVStore.open(arguments.store, shared=HAS_ROBUST_MUTEX, flush_policy=FlushPolicy.MANUAL)
+            )
             for chunk in chain(first, chunks):
                 now = time.time_ns()
                 alive = [each for each in chunk if each[2] is None or each[2] > now]

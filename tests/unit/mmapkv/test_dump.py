@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from mmapio._wait import HAS_ROBUST_MUTEX
 from mmapkv import KVStore, RecordTooLarge, _transfer
 from mmapkv.cli import main
 from mmapkv.dump_format import FORMATS, TIMELESS, MalformedDump, read_dump
@@ -253,6 +254,17 @@ def test_what_one_commit_cannot_hold_is_refused_by_its_key(
     told = json.loads(said(capfdbinary, "load", tmp_path / "file", tmp_path / "to", "--json", code=1))
     assert told["loaded"] == len(PAIRS) - 1
     assert told["examples"] == ["key b'apple': more than are atomic"]
+
+
+@pytest.mark.skipif(not HAS_ROBUST_MUTEX, reason="no robust mutexes: NOT TESTED that load shares a store")
+def test_a_store_that_others_share_is_loaded(store: Path, tmp_path: Path, capfdbinary: Any) -> None:
+    """It was locked for this command alone, where put, del and compact work beside them."""
+    said(capfdbinary, "dump", store, "-o", tmp_path / "file")
+    with KVStore.open(tmp_path / "to", shared=True) as kv:
+        kv["before"] = b"1"
+        said(capfdbinary, "load", tmp_path / "file", tmp_path / "to")
+        kv["after"] = b"2"
+        assert dict(kv) == {**PAIRS, b"before": b"1", b"after": b"2"}
 
 
 def test_progress_comes_to_the_end(
