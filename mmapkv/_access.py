@@ -29,7 +29,7 @@ def get(arguments: argparse.Namespace) -> int:
     with KVStore.open(arguments.store, "r") as kv:
         value = kv.get(key)
     if value is None:
-        print(f"mmapkv get: there is no key {key[:100]!r}", file=sys.stderr)
+        _say_absent(arguments, arguments.key)
         return EXIT_FAILED
     if arguments.json:
         print(_sayable(as_json(key=key, value=value)))
@@ -68,7 +68,7 @@ def delete(arguments: argparse.Namespace) -> int:
             except (KeyError, InvalidKey):
                 absent.append(each)
     for each in absent:
-        print(f"mmapkv del: there is no key {each[:100]!r}", file=sys.stderr)
+        _say_absent(arguments, each)
     if arguments.json:
         print(json.dumps({"deleted": len(arguments.key) - len(absent), "absent": len(absent)}))
     return EXIT_FAILED if absent else 0
@@ -94,6 +94,11 @@ def _with_prefix(kv: KVStore, prefix: bytes, keys_only: bool) -> Iterator[tuple[
         yield from ((key, None) for key in kv if key.startswith(prefix))
     else:
         yield from ((key, value) for key, value in kv.items() if key.startswith(prefix))
+
+
+def _say_absent(arguments: argparse.Namespace, key: str) -> None:
+    # As it was typed, also in hexadecimal: so it can be looked for on the line.
+    print(f"mmapkv {arguments.command}: there is no key {key[:100]!r}", file=sys.stderr)
 
 
 def _sayable(text: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmapio import _os
+from mmapio._wait import HAS_ROBUST_MUTEX
 from mmapio.options import FlushPolicy
 from mmapkv.dump_format import FORMATS, TIMELESS, MalformedDump, read_dump
 from mmapkv.errors import InvalidKey, ValueTooLarge
@@ -26,6 +27,7 @@ from mmapkv.store import KVStore
 from mmapkv.walk import ENTRIES
 from mmaplog._command import EXIT_FAILED, UsageError, named
 from mmaplog._progress import Meter
+from mmaplog.errors import RecordTooLarge
 from mmaplog.export import written_whole
 
 if TYPE_CHECKING:
@@ -35,7 +37,8 @@ __all__ = ["register"]
 
 # So many pairs are between two looks at the progress.
 _BLOCK = 1024
-# What is put in one call has as many pairs at most, and not many more bytes than this.
+# What is put in one call has as many pairs at most. A pair of so many bytes is put alone, and the others have
+# less than twice as many together: one commit has at most 512 MiB, and a single value may have more.
 _CHUNK_BYTES = 1 << 20
 _KINDS = ("dump", "lmdb", "dbm", "sqlite", "diskcache")
 # Options that only one of them has.
@@ -104,7 +107,10 @@ def load(arguments: argparse.Namespace) -> int:
             chunks = _chunks(_metered(source, meter))
             # Where there is no store, none is made for what does not even begin as pairs.
             first = list(islice(chunks, 1))
-            kv = opened.enter_context(KVStore.open(arguments.store, flush_policy=FlushPolicy.MANUAL))
+            # Beside other processes that share the store, if there are any.
+            kv = opened.enter_context(
+                KVStore.open(arguments.store, shared=HAS_ROBUST_MUTEX, flush_policy=FlushPolicy.MANUAL)
+            )
             for chunk in chain(first, chunks):
                 now = time.time_ns()
                 alive = [each for each in chunk if each[2] is None or each[2] > now]
@@ -132,8 +138,12 @@ def _chunks(entries: Iterator[Entry]) -> Iterator[list[Entry]]:
     size = 0
     try:
         for each in entries:
+            more = len(each[0]) + len(each[1])
+            if chunk and more >= _CHUNK_BYTES:
+                yield chunk
+                chunk, size = [], 0
             chunk.append(each)
-            size += len(each[0]) + len(each[1])
+            size += more
             if len(chunk) == _BLOCK or size >= _CHUNK_BYTES:
                 yield chunk
                 chunk, size = [], 0
@@ -150,14 +160,14 @@ def _put(kv: KVStore, chunk: list[Entry], refused: Refusals) -> int:
     try:
         kv._put_entries(chunk)
         return len(chunk)
-    except (InvalidKey, ValueTooLarge):
+    except (InvalidKey, ValueTooLarge, RecordTooLarge):
         # Not one of them is. The others are for it.
         loaded = 0
     for each in chunk:
         try:
             kv._put_entries([each])
             loaded += 1
-        except (InvalidKey, ValueTooLarge) as error:
+        except (InvalidKey, ValueTooLarge, RecordTooLarge) as error:
             refused.add(f"key {each[0][:60]!r}: {error.strerror}")
     return loaded
 

@@ -59,6 +59,8 @@ cdef tuple as_keys(keys):
             PyTuple_SET_ITEM(held, at, <object>items[at])
             exact &= PyBytes_CheckExact(<object>items[at])
     else:
+        if isinstance(keys, (str, bytes, bytearray, memoryview)):
+            raise TypeError(f"an iterable of keys is wanted, and {keys!r} is one key: pass [{keys!r}]")
         held = tuple(keys)
         items = PySequence_Fast_ITEMS(held)
         count = PyTuple_GET_SIZE(held)
@@ -78,7 +80,7 @@ cdef class BulkReader(StoreReader):
         `keys` is any iterable of them. The values are bytes, or with `view` zero-copy views as of :meth:`get_view`. Costs, in calls with
         hundreds of keys, a fraction of as many look-ups, for their cache misses overlap. Each value is one that the key had during the
         call; together they are no snapshot. Holds the GIL.
-        Raises CorruptionError when a record does not verify, TypeError for a key that is neither buffer nor str, Closed.
+        Raises CorruptionError when a record does not verify, TypeError for a key that is neither buffer nor str, and for one key in place of many, Closed.
         """
         cdef tuple held = as_keys(keys)
         cdef PyObject **items = PySequence_Fast_ITEMS(held)

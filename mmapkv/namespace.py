@@ -104,7 +104,11 @@ class Namespace(MutableMapping[K, T], Generic[K, T]):
         return default if raw is None else self._codec.decode(raw)
 
     def get_many(self, keys: Iterable[str | Buffer], /, default: Any = None) -> list[Any]:
-        """The values of many keys, in their order, as :meth:`mmapkv.KVStore.get_many` finds them."""
+        """The values of many keys, in their order, as :meth:`mmapkv.KVStore.get_many` finds them.
+
+        Raises TypeError for a single key.
+        """
+        _refuse_one_key("get_many", keys)
         found = self._store.get_many([self._inner(key) for key in keys])
         return [default if raw is None else self._codec.decode(raw) for raw in found]
 
@@ -167,7 +171,11 @@ class Namespace(MutableMapping[K, T], Generic[K, T]):
         return self._store.ttl(self._inner(key))
 
     def delete_many(self, keys: Iterable[str | Buffer], /, *, durable: bool = False) -> int:
-        """Remove many keys, as :meth:`mmapkv.KVStore.delete_many` does, and return how many were there."""
+        """Remove many keys, as :meth:`mmapkv.KVStore.delete_many` does, and return how many were there.
+
+        Raises TypeError for a single key.
+        """
+        _refuse_one_key("delete_many", keys)
         return self._store.delete_many((self._inner(key) for key in keys), durable=durable)
 
     def setdefault(self, key: str | Buffer, default: T | None = None, /) -> T:
@@ -300,6 +308,12 @@ class Namespace(MutableMapping[K, T], Generic[K, T]):
         return (
             (self._outer(key), self._codec.decode(raw)) for key, raw in pairs if key.startswith(self._prefix)
         )
+
+
+def _refuse_one_key(method: str, keys: object) -> None:
+    # Whose characters would be taken for keys. When it deletes, the store refuses a str in the same words.
+    if isinstance(keys, str | bytes | bytearray | memoryview):
+        raise TypeError(f"{method} takes an iterable of keys, and {keys!r} is one key: pass [{keys!r}]")
 
 
 class _Items(Pairs[K, T]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from mmapio.options import FlushPolicy
@@ -16,6 +17,8 @@ from mmapkv.pins import Pins
 from mmapkv.record_check import RecordCheck, Replaced
 from mmaplog.errors import CorruptionError, FormatError, TooOld
 from mmaplog.log import DEFAULT_SEGMENT_BYTES, Log, open_log
+from mmaplog.remains import is_damage
+from mmaplog.segment import is_segment
 
 if TYPE_CHECKING:
     from mmapkv.store import KVStore
@@ -38,6 +41,7 @@ DROP = (
     "record and what follows by mmaplog.Log.truncate_after"
 )
 _RESTORE = "restore the segment from a backup, or run mmapkv repair, which says what is lost"
+_MEND = "run mmapkv repair, which says what is lost"
 _REWRITE = "copy what can be read into a new store"
 _REMOVE = "remove it, or run mmapkv repair; nothing is lost"
 _REBUILD = "run mmapkv repair, which builds the index anew from the log; nothing is lost"
@@ -85,9 +89,9 @@ def verify(path: _Path, *, full: bool = True, progress: _Progress | None = None)
     """
     try:
         log = open_log(Log, path, "r", FlushPolicy.MANUAL, False, DEFAULT_SEGMENT_BYTES, (attach.NAME,))
-    except CorruptionError as error:
+    except OSError as error:
         report = _Report()
-        report.add(error.filename or os.fsdecode(path), 0, error.strerror, _RESTORE)
+        report.add_unreadable(error, os.fsdecode(path))
         return report.made(note="the log cannot be opened")
     with log:
         return _check_beside_others(lambda: _find(log), Pins(log), full, progress)
@@ -110,6 +114,13 @@ class _Report:
             self.damages.append(StoreDamage(os.fsdecode(path), offset, reason or "", remedy))
         else:
             self.omitted += 1
+
+    def add_unreadable(self, error: OSError, log: str) -> None:
+        """What stands in the way of reading the log in the directory `log`; raised when it is no damage."""
+        if not is_damage(log, error):
+            raise error
+        path = os.fsdecode(error.filename or log)
+        self.add(path, 0, error.strerror, _RESTORE if is_segment(Path(path).name) else _MEND)
 
     def made(
         self,
@@ -209,7 +220,12 @@ def _check(at: _Found, full: bool, progress: _Progress | None) -> StoreVerified:
     tell = _Stages(progress, (2 * full) * (stop - first))
     checked, damaged = (0, 0, 0), frozenset[str]()
     if full:
-        found = log.verify(progress=tell.stage(stop - first))
+        try:
+            found = log.verify(progress=tell.stage(stop - first))
+        except FormatError as error:
+            # Of a segment that was not looked at when the log was opened, beside a writer at work.
+            report.add_unreadable(error, log.path)
+            return report.made(note="the log cannot be read to its end")
         checked = (found.segments, found.records, found.record_bytes)
         for each in found.damages:
             report.add(each.path, each.offset, f"record {each.seq}: {each.reason}", _RESTORE)

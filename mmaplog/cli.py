@@ -13,14 +13,18 @@ import dataclasses
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Protocol, cast
 
 from mmapio._wait import HAS_ROBUST_MUTEX
 from mmaplog import _upkeep
 from mmaplog._command import EXIT_FAILED, UsageError, Version, named, perform, whole_number
 from mmaplog._progress import Meter
+from mmaplog.attach import INDEX_NAME
 from mmaplog.log import Log
+from mmaplog.remains import is_damage
 from mmaplog.replay import Entry
+from mmaplog.verify import Damage, Verified
 
 __all__ = ["main"]
 
@@ -109,15 +113,24 @@ def stat(arguments: argparse.Namespace) -> int:
 
 
 def verify(arguments: argparse.Namespace) -> int:
-    """Check every record, and change nothing."""
-    with Log.open(arguments.log, "r") as log, Meter("verify", "records") as meter:
-        found = log.verify(progress=meter)
+    """Check every record, and change nothing; the exit code is 1 when there is damage."""
+    try:
+        with Log.open(arguments.log, "r") as log, Meter("verify", "records") as meter:
+            found = log.verify(progress=meter)
+    except OSError as error:
+        if not is_damage(arguments.log, error):
+            raise
+        found = Verified(0, 0, 0, (Damage(error.filename or arguments.log, 0, 0, error.strerror or ""),))
     if arguments.json:
         print(json.dumps(dataclasses.asdict(found)))
     else:
         _table((name, getattr(found, name)) for name in ("segments", "records", "record_bytes"))
+        program = "mmapkv" if Path(arguments.log, INDEX_NAME).exists() else "mmaplog"
+        remedy = f"restore it from a backup, or run {program} repair, which says what is lost"
         for each in found.damages:
-            print(f"DAMAGE: {named(each.path)}: record {each.seq} at offset {each.offset}: {each.reason}")
+            # Of what cannot be opened no record is looked at.
+            where = f"record {each.seq} at offset {each.offset}: " if found.segments else ""
+            print(f"DAMAGE: {named(each.path)}: {where}{each.reason}; {remedy}")
         print("damaged" if found.damages else "all is well")
     return EXIT_FAILED if found.damages else 0
 

@@ -13,6 +13,7 @@ import operator
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Self
 
 from mmapio import _os
@@ -264,20 +265,28 @@ def exists(directory: _os.Descriptor, path: str) -> bool:
         return False
     head = _os.read_at(opened, len(MAGIC), 0)
     if head != MAGIC.encode():
-        raise FormatError(f"not a log: its manifest begins with {head!r} instead of {MAGIC!r}", path)
+        raise _not_ours(head, str(Path(path) / NAME))
     return True
+
+
+def _not_ours(head: bytes, path: str) -> FormatError:
+    begins = f"begins with {head[:24]!r} instead of {MAGIC!r}" if head else "is empty"
+    return FormatError(
+        f"not a log: its manifest {begins}; if it is one, restore the file from a backup, or run repair", path
+    )
 
 
 def read(directory: _os.Descriptor, path: str) -> Manifest:
     """Read and check the manifest of an open directory. FileNotFoundError, FormatError or CorruptionError."""
     opened = _os.open_file(NAME, False, follow=False, directory=directory)
+    path = str(Path(path) / NAME)
     size = _os.file_size(opened)
     if size > SIZE_MAX:
         raise FormatError(f"a manifest of {size} bytes is none of ours (at most {SIZE_MAX})", path)
     head, _, body = _os.read_at(opened, size, 0).partition(b"\n")
     magic, *rest = head.split(b" ")
     if magic != MAGIC.encode():
-        raise FormatError(f"not a log: its manifest begins with {magic[:24]!r} instead of {MAGIC!r}", path)
+        raise _not_ours(magic, path)
     # The version before the shape: a newer one may have another.
     if rest and rest[0] == REPAIRING.encode():
         raise FormatError("a repair of the log was cut short; run it again: mmaplog repair", path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from mmaplog.errors import CorruptionError, FormatError
 from mmaplog.manifest import COMPACTED_SUFFIX, Compacted, Cut, Manifest
 from mmaplog.page import Page
 from mmaplog.scan import Run, Scan, scan
-from mmaplog.segment import list_segments, name_of
+from mmaplog.segment import is_segment, list_segments, name_of
 
 Progress: TypeAlias = Callable[[int, int], object]
 
@@ -335,6 +336,35 @@ def _consumers(directory: _os.Descriptor) -> list[tuple[uuid.UUID, int]]:
             )
             found.append((header.log_uuid, bookmark.read_place(opened, header).epoch))
     return found
+
+
+def is_damage(path: str, error: OSError) -> bool:
+    """Whether what kept the log at `path` from being opened or read is damage, which a repair mends.
+
+    It is not when a newer version wrote what the error is about, nor where there is no segment. Costs a look
+    at the file that the error names.
+    """
+    if isinstance(error, CorruptionError):
+        return True
+    name = Path(os.fsdecode(error.filename or "")).name
+    if name not in (manifest_file.NAME, control_file.NAME) and not is_segment(name):
+        return False
+    directory = _os.open_directory(path)
+    found = {entry[-1]: entry for entry in list_segments(directory)}
+    if not found:
+        return False
+    if _is_no_file(directory, name):
+        return True
+    if not isinstance(error, FormatError):
+        return False
+    if name not in found:
+        return not manifest_file.is_newer(directory)
+    try:
+        segment = _look_at(directory, *found[name])
+    except FormatError:
+        return False
+    manifest, _ = _read_manifest(directory, path)
+    return bool(segment.problem) or manifest is None or segment.page.log_uuid != manifest.log_uuid.bytes
 
 
 def _owner(

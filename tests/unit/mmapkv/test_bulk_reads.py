@@ -8,6 +8,7 @@ import random
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -295,3 +296,15 @@ def test_a_cut_segment_is_never_a_wrong_value(tmp_path: Path) -> None:
         return outcomes
 
     assert in_child(read) == {"MappingFault"}
+
+
+@pytest.mark.parametrize(
+    "key", ["ab", b"ab", bytearray(b"ab"), memoryview(b"ab")], ids=["str", "bytes", "bytearray", "memoryview"]
+)
+def test_one_key_is_not_many(tmp_path: Path, key: Any) -> None:
+    """Its characters were looked up."""
+    with KVStore.open(tmp_path / "kv") as kv:
+        kv.update({"a": "1", "b": "2"})
+        for call in (kv.get_many, lambda keys: kv.get_many_into(keys, bytearray(10), [0] * 2)):
+            with pytest.raises(TypeError, match="is one key: pass"):
+                call(key)

@@ -9,6 +9,7 @@ import io
 import math
 import pickle
 import zlib
+from collections import Counter, OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,26 @@ def test_what_a_codec_cannot_say_it_refuses(codec: Codec[Any], value: Any, error
         codec.encode(value)
 
 
+@pytest.mark.parametrize("value", [{(1, 2): 3}, [{"a": ({(): 1},)}], OrderedDict({(1,): 2})], ids=repr)
+def test_messagepack_refuses_a_key_that_would_not_come_back(tmp_path: Path, value: Any) -> None:
+    """A tuple comes back as a list, which is no key: it was stored, and could not be read any more."""
+    with opened(tmp_path / "kv") as kv:
+        objects = kv.typed(Msgpack())
+        with pytest.raises(TypeError, match="a key of a dict would not come back"):
+            objects["k"] = value
+        assert not objects
+
+
+def test_messagepack_takes_tuples_and_subclasses_as_before() -> None:
+    """Where they are no keys."""
+    moment = datetime.datetime(2024, 2, 29, tzinfo=datetime.UTC)
+    assert through(Msgpack(), {"a": (1, (b"x",)), "b": ()}) == {"a": [1, [b"x"]], "b": []}
+    assert through(Msgpack(), OrderedDict({1: Counter("a"), None: True})) == {1: {"a": 1}, None: True}
+    keys = {"a": 1, b"a": 2, 3: 3, 0.5: 4, False: 5, None: 6, moment: 7}
+    assert through(Msgpack(), keys) == keys
+    assert through(Msgpack(), [keys, ()]) == [keys, []]
+
+
 GOOD_ARRAY = Numpy().encode(np.arange(6, dtype="<i4").reshape(2, 3))
 PICKLED = io.BytesIO()
 np.save(PICKLED, np.array([{}]), allow_pickle=True)
@@ -122,6 +143,8 @@ np.save(PICKLED, np.array([{}]), allow_pickle=True)
         (Msgpack(), b""),
         (Msgpack(), b"\x93\x01"),
         (Msgpack(), b"\x01\x02"),
+        (Msgpack(), msgpack.packb({(1, 2): 3})),
+        (Msgpack(), msgpack.packb(msgpack.Timestamp(2**60))),
         (Numpy(), b""),
         (Numpy(), b"\x93NUMPY\x01\x00"),
         (Numpy(), b"\x93NUMPY\x01\x00\xff\xff"),

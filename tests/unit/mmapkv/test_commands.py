@@ -14,8 +14,8 @@ from mmapkv import KVStore
 from mmapkv.cli import main
 from tests.unit.mmapkv.index_words import IndexWords
 from tests.unit.mmapkv.stores import contents
-from tests.unit.mmaplog.damage import overwrite
-from tests.unit.mmaplog.segment_file import SegmentFile, segment_paths
+from tests.unit.mmaplog.damage import overwrite, rewrite_manifest
+from tests.unit.mmaplog.segment_file import VERSION_AT, SegmentFile, segment_paths
 
 BINARY = b"\xff\x00\t\n\\"
 
@@ -95,6 +95,55 @@ def test_del(store: Path, capfdbinary: Any) -> None:
     assert b"'fig'" in capfdbinary.readouterr().err
     assert set(contents(store)) == {"Äpfel".encode(), BINARY}
     said(capfdbinary, "del", store.parent / "nothing", "x", code=2)
+
+
+@pytest.mark.parametrize("content", [b"", b"include *.txt\n"])
+def test_verify_finds_a_damaged_manifest(store: Path, capfdbinary: Any, content: bytes) -> None:
+    """As damage, which repair mends: it said that this is no log, as of a wrong request."""
+    (store / "MANIFEST").write_bytes(content)
+    out = said(capfdbinary, "verify", store, code=1).decode()
+    assert f"DAMAGE: '{store / 'MANIFEST'}' at offset 0: not a log" in out
+    assert "; run mmapkv repair" in out
+    told = json.loads(said(capfdbinary, "verify", store, "--json", code=1))
+    assert [each["path"] for each in told["damages"]] == [str(store / "MANIFEST")]
+    said(capfdbinary, "repair", store)
+    assert said(capfdbinary, "verify", store).endswith(b"all is well\n")
+
+
+def test_verify_finds_the_damaged_magic_of_a_segment(store: Path, capfdbinary: Any) -> None:
+    """Which repair mends, too."""
+    (path,) = segment_paths(store)
+    overwrite(path, b"garbage!", 0)
+    out = said(capfdbinary, "verify", store, code=1).decode()
+    assert f"DAMAGE: '{path}' at offset 0: not a segment" in out
+    assert "run mmapkv repair" in out
+    said(capfdbinary, "repair", store)
+    assert len(contents(store)) == 4
+
+
+def test_what_may_be_newer_or_no_store_is_no_damage(store: Path, tmp_path: Path, capfdbinary: Any) -> None:
+    """Repair leaves it alone, and so the request is what is wrong."""
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "MANIFEST").write_bytes(b"include *.txt\n")
+    said(capfdbinary, "verify", tmp_path / "other", code=2)
+    rewrite_manifest(store, bytes, version=b"2")
+    said(capfdbinary, "verify", store, code=2)
+    rewrite_manifest(store, bytes)
+    segment = SegmentFile(*segment_paths(store))
+    segment.patch_header(VERSION_AT, "<I", 2)
+    segment.save()
+    said(capfdbinary, "verify", store, code=2)
+
+
+@pytest.mark.parametrize("typed", [("fig",), ("--hex", "ff00")])
+def test_a_key_that_is_not_there_is_named_as_it_was_typed(
+    store: Path, capfdbinary: Any, typed: tuple[str, ...]
+) -> None:
+    """The one command said b'fig', the other 'fig'."""
+    for command in ("get", "del"):
+        assert main([command, str(store), *typed]) == 1
+        told = capfdbinary.readouterr().err.decode()
+        assert told == f"mmapkv {command}: there is no key '{typed[-1]}'\n"
 
 
 def test_del_of_what_is_no_key_deletes_nothing(store: Path, capfdbinary: Any) -> None:

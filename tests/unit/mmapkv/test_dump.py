@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from mmapkv import KVStore, _transfer
+from mmapio._wait import HAS_ROBUST_MUTEX
+from mmapkv import KVStore, RecordTooLarge, _transfer
 from mmapkv.cli import main
 from mmapkv.dump_format import FORMATS, TIMELESS, MalformedDump, read_dump
 from mmapkv.load_source import EXPIRES_NS_MAX, Entry
@@ -210,6 +211,60 @@ def test_pairs_are_put_many_at_a_time(
     monkeypatch.undo()
     assert sizes == [len(PAIRS)]
     assert contents(tmp_path / "copy") == PAIRS
+
+
+def test_a_large_value_is_put_by_itself(
+    store: Path, tmp_path: Path, capfdbinary: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Together with the small ones before it, one of 512 MiB was more than a commit holds."""
+    with KVStore.open(store) as kv:
+        kv.put_many({"large": b"x" * 3000, "small": b"y"})
+        kv.put_many({"exact": b"x" * 995, "last": b"z"})
+    kept = contents(store)
+    puts: list[list[int]] = []
+    put_entries = KVStore._put_entries
+
+    def put(kv: KVStore, entries: list[Entry]) -> None:
+        puts.append([len(key) + len(value) for key, value, _ in entries])
+        put_entries(kv, entries)
+
+    monkeypatch.setattr(KVStore, "_put_entries", put)
+    monkeypatch.setattr(_transfer, "_CHUNK_BYTES", 1000)
+    said(capfdbinary, "dump", store, "-o", tmp_path / "file")
+    said(capfdbinary, "load", tmp_path / "file", tmp_path / "to")
+    assert contents(tmp_path / "to") == kept
+    assert [3005] in puts
+    assert [1000] in puts
+    assert all(sum(sizes) < 2000 for sizes in puts if len(sizes) > 1)
+
+
+def test_what_one_commit_cannot_hold_is_refused_by_its_key(
+    store: Path, tmp_path: Path, capfdbinary: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a value is that is too large; the others are loaded."""
+    put_entries = KVStore._put_entries
+
+    def put(kv: KVStore, entries: list[Entry]) -> None:
+        if any(key == b"apple" for key, _, _ in entries):
+            raise RecordTooLarge("more than are atomic")
+        put_entries(kv, entries)
+
+    monkeypatch.setattr(KVStore, "_put_entries", put)
+    said(capfdbinary, "dump", store, "-o", tmp_path / "file")
+    told = json.loads(said(capfdbinary, "load", tmp_path / "file", tmp_path / "to", "--json", code=1))
+    assert told["loaded"] == len(PAIRS) - 1
+    assert told["examples"] == ["key b'apple': more than are atomic"]
+
+
+@pytest.mark.skipif(not HAS_ROBUST_MUTEX, reason="no robust mutexes: NOT TESTED that load shares a store")
+def test_a_store_that_others_share_is_loaded(store: Path, tmp_path: Path, capfdbinary: Any) -> None:
+    """It was locked for this command alone, where put, del and compact work beside them."""
+    said(capfdbinary, "dump", store, "-o", tmp_path / "file")
+    with KVStore.open(tmp_path / "to", shared=True) as kv:
+        kv["before"] = b"1"
+        said(capfdbinary, "load", tmp_path / "file", tmp_path / "to")
+        kv["after"] = b"2"
+        assert dict(kv) == {**PAIRS, b"before": b"1", b"after": b"2"}
 
 
 def test_progress_comes_to_the_end(

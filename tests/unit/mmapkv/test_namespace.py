@@ -280,3 +280,17 @@ def test_in_order_it_reads_its_own_keys_alone(tmp_path: Path, monkeypatch: pytes
         assert not part
         monkeypatch.undo()
         assert dict(kv) == {b"a": b"other", b"c": b"other"}
+
+
+@pytest.mark.parametrize("key", ["ab", b"ab", bytearray(b"ab")], ids=repr)
+@pytest.mark.parametrize("part", ["n/", ""])
+def test_one_key_is_not_many(tmp_path: Path, part: str, key: Any) -> None:
+    """Its characters were deleted and looked up, which the store refuses."""
+    with opened(tmp_path / "kv") as kv:
+        for mapping in (kv.namespace(part), kv.typed(Json()).namespace(part)):
+            kv.update({f"{part}a": "1", f"{part}b": "2"})
+            for method in (mapping.delete_many, mapping.get_many):
+                with pytest.raises(TypeError) as raised:
+                    method(key)
+                assert str(raised.value).endswith(f"is one key: pass [{key!r}]")
+            assert len(kv) == 2

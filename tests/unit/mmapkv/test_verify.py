@@ -525,3 +525,17 @@ def test_what_compaction_leaves_is_sound(tmp_path: Path, held: bool) -> None:
         if snapshot is not None:
             snapshot.close()
     assert verify(path).damages == ()
+
+
+def test_a_segment_that_is_none_is_found_beside_a_writer(tmp_path: Path) -> None:
+    """An earlier one is not looked at when a log is opened that somebody writes: it was an error later."""
+    path = tmp_path / "kv"
+    with KVStore.open(path, flush_policy=NEVER, segment_bytes=64 << 10) as kv:
+        for number in range(100):
+            kv[f"{number}"] = bytes(3000)
+        first = segment_paths(path)[0]
+        overwrite(first, b"garbage!", 0)
+        [damage] = verify(path).damages
+        assert damage.path == str(first)
+        assert "not a segment" in damage.reason
+        assert "mmapkv repair" in damage.remedy

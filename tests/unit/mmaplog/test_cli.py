@@ -15,6 +15,7 @@ import pytest
 
 from mmaplog import FlushPolicy, Log
 from mmaplog.cli import main
+from tests.unit.mmaplog.damage import overwrite_whole, replace_by_directory, rewrite_manifest
 from tests.unit.mmaplog.segment_file import SegmentFile, segment_paths
 
 
@@ -177,6 +178,36 @@ def test_a_flipped_bit_is_found(path: Path, capfdbinary: Any) -> None:
     assert out.endswith(b"damaged\n")
     (damage,) = json.loads(said(capfdbinary, "verify", path, "--json", code=1))["damages"]
     assert (damage["seq"], damage["offset"]) == (7, record.offset)
+
+
+@pytest.mark.parametrize("program", ["mmaplog", "mmapkv"])
+@pytest.mark.parametrize("name", ["MANIFEST", "CONTROL", "*.seg"])
+def test_what_cannot_be_opened_is_damaged(path: Path, capfdbinary: Any, name: str, program: str) -> None:
+    """When repair mends it, which is said: it ended as of a wrong request."""
+    filled(path)
+    if program == "mmapkv":
+        (path / "INDEX").touch()
+    (file,) = path.glob(name)
+    if name == "CONTROL":
+        replace_by_directory(file)
+    else:
+        overwrite_whole(file, b"garbage!" + file.read_bytes()[8:])
+    out = said(capfdbinary, "verify", path, code=1).decode()
+    [line] = [each for each in out.splitlines() if "DAMAGE" in each]
+    assert line.startswith(f"DAMAGE: '{file}': ")
+    assert f"run {program} repair" in line
+    assert out.endswith("damaged\n")
+    (damage,) = json.loads(said(capfdbinary, "verify", path, "--json", code=1))["damages"]
+    assert damage["path"] == str(file)
+    said(capfdbinary, "repair", path)
+    assert said(capfdbinary, "verify", path).endswith(b"all is well\n")
+
+
+def test_what_a_newer_version_wrote_is_no_damage(path: Path, capfdbinary: Any) -> None:
+    """Which repair would leave alone."""
+    rewrite_manifest(filled(path), bytes, version=b"2")
+    assert main(["verify", str(path)]) == 2
+    assert b"upgrade mmapkv" in capfdbinary.readouterr().err
 
 
 @pytest.mark.parametrize(
