@@ -18,6 +18,7 @@ cdef extern from * nogil:
     static inline void mmio_store_relaxed_u32(void *p, uint32_t v) { __atomic_store_n((uint32_t *)p, v, __ATOMIC_RELAXED); }
     static inline void mmio_set_bits_u64(void *p, uint64_t bits) { __atomic_fetch_or((uint64_t *)p, bits, __ATOMIC_SEQ_CST); }
     static inline void mmio_clear_bits_u64(void *p, uint64_t bits) { __atomic_fetch_and((uint64_t *)p, ~bits, __ATOMIC_SEQ_CST); }
+    static inline void mmio_count_up_u64(void *p) { __atomic_fetch_add((uint64_t *)p, 1, __ATOMIC_SEQ_CST); }
     /* What is there is stored again. The empty statement hides from the compiler that it is the same, or it might make a load of this. */
     static inline void mmio_store_again_u64(void *p) {
         uint64_t found = __atomic_load_n((uint64_t *)p, __ATOMIC_RELAXED), same;
@@ -42,6 +43,7 @@ cdef extern from * nogil:
     void store_relaxed_u32 "mmio_store_relaxed_u32"(void *word, uint32_t value) noexcept
     void set_bits "mmio_set_bits_u64"(void *word, uint64_t bits) noexcept
     void clear_bits "mmio_clear_bits_u64"(void *word, uint64_t bits) noexcept
+    void count_up "mmio_count_up_u64"(void *word) noexcept
     void store_again "mmio_store_again_u64"(void *word) noexcept
     void fence_acquire "mmio_fence_acquire"() noexcept
     void fence_full "mmio_fence_full"() noexcept

@@ -24,7 +24,7 @@ from mmapkv.format cimport (
     word_page,
     word_tag_base,
 )
-from mmapkv.index cimport ABSENT, PRESENT, Hit, Index, Outcome
+from mmapkv.index cimport ABSENT, PRESENT, REPLACED, Hit, Index, Outcome, is_doubtful
 from mmapkv.slots cimport Slot
 from mmaplog.checksum cimport xxh3
 
@@ -37,6 +37,7 @@ cdef void approach(Index index, Probe *probes, uint64_t count) noexcept nogil:
 
 cdef void approach_buckets(Index index, Probe *probes, uint64_t count) noexcept nogil:
     cdef uint64_t root = memory.load_acquire(&index.state.root), at, page, i
+    cdef bint doubtful = is_doubtful(index)
     cdef Probe *probe
     for i in range(count):
         probe = &probes[i]
@@ -45,7 +46,7 @@ cdef void approach_buckets(Index index, Probe *probes, uint64_t count) noexcept 
         probe.entry = 0
         probe.root = root
         at = (root >> 8) * PAGE + 8 * top_bits(probe.hash, root & 0x7F)
-        if root & ROOT_MOVED or at + 8 > index.limit:
+        if doubtful or root & ROOT_MOVED or at + 8 > index.limit:
             continue
         probe.place = <const uint64_t *>(index.base + at)
         probe.word = memory.load_acquire(probe.place)
@@ -90,4 +91,6 @@ cdef Outcome find_near(Index index, const Probe *probe, bint verify, Hit *hit) n
         memory.fence_acquire()
         if memory.load_relaxed(probe.place) == probe.word and memory.load_relaxed(&index.state.root) == probe.root:
             return ABSENT
+    if is_doubtful(index):
+        return REPLACED
     return index.find(probe.hash, probe.key, probe.key_size, verify, hit)

@@ -16,6 +16,7 @@ from mmapkv.catch_up import catch_up
 from mmapkv.errors import StoreError
 from mmapkv.index import Index
 from mmapkv.slots import SlotMap
+from mmaplog import control as control_file
 from mmaplog import manifest as manifest_file
 from mmaplog.attach import INDEX_NAME
 from mmaplog.errors import CorruptionError, Locked
@@ -91,13 +92,18 @@ def load(log: Log, *, writing: bool) -> tuple[Index, SlotMap] | None:
     None when it must be rebuilt, or a reader must have that done. Raises FormatError for an index of a newer
     version.
     """
+    # Before it is opened: of another one that is put in its place from here on is heard.
+    generation = log.control.generation
     try:
         found, _ = consider(log, writing=writing)
     except CorruptionError as error:
         logger.warning("%s: the index is not usable: %s", log.path, error)
         return None
-    if found is not None and writing and found[0].incarnation != log.control.incarnation:
+    if found is None:
+        return None
+    if writing and found[0].incarnation != log.control.incarnation:
         found[0].adopt(log.control.incarnation)
+    _attend(log, found[0], generation)
     return found
 
 
@@ -175,13 +181,18 @@ def rebuild(log: Log, old: Index | None, *, sound: bool = False) -> tuple[Index,
     opened = _os.open_file(TEMPORARY, True, create=True, exclusive=True, follow=False, directory=directory)
     # One that will not do may be so for its seed, which the hints have too.
     made, slots = build(log, opened, by_hints=sound or old is None)
-    made.adopt(log.control.incarnation)
     old = old or _open(log, SlotMap(log.segments), writable=True)
     if old is not None:
         # What compaction has removed is missing here, too. A damaged one may say anything.
         made.raise_horizon(min(old.horizon, log.committed))
         old.retire()
     _os.replace_file(directory, TEMPORARY, NAME)
+    # One that is damaged, or has no name any more, was not marked: who has that mapped is told by the log.
+    # Killed before that, it goes with no log, and the next one to come builds it once more.
+    control_file.tell(directory, log.control)
+    generation = log.control.generation
+    made.adopt(log.control.incarnation)
+    _attend(log, made, generation)
     return made, slots
 
 
@@ -194,6 +205,12 @@ def build_private(log: Log) -> tuple[Index, SlotMap]:
     made.private = True
     made.basis = basis
     return made, slots
+
+
+def _attend(log: Log, index: Index, generation: int) -> None:
+    # Who writes alone is who replaces it. Who may not write CONTROL has one of his own.
+    if log.shared or not (log.writable or log.control.private):
+        index_file.attend(index, log.control, log.segments.directory, generation)
 
 
 def _write_index(log: Log) -> tuple[Index, SlotMap]:

@@ -24,7 +24,7 @@ from mmapio cimport _memory as memory
 from mmapio.view cimport slice_of
 from mmapkv.approach cimport Probe, approach_buckets, approach_records, find_near
 from mmapkv.format cimport KEY_SIZE_MAX, LINE
-from mmapkv.index cimport ABSENT, PRESENT, Hit, Index, Outcome
+from mmapkv.index cimport ABSENT, PRESENT, REPLACED, Hit, Index, Outcome
 from mmapkv.reader cimport StoreReader, as_bytes
 
 from mmapio.errors import MappingFault
@@ -242,7 +242,7 @@ cdef class BulkReader(StoreReader):
                     self.misses += self.counting
                 else:
                     break
-            if _fault.faults() != self.faults:
+            if _fault.faults() != self.faults and outcome != REPLACED:
                 self.check_faults()
             if outcome != PRESENT and outcome != ABSENT:
                 self.settle(index, outcome, &hit)

@@ -168,7 +168,7 @@ class Cared:
         eviction = self._store._eviction
         if eviction is not None:
             theirs |= eviction.figures(self._store)
-        return {**ours, **{name: int(told[name]) for name in names}, **theirs, **index.figures()}
+        return {**ours, **{name: int(told[name]) for name in names}, **theirs, **index_file.figures(index)}
 
     def verify(
         self, *, full: bool = True, progress: Callable[[int, int], object] | None = None

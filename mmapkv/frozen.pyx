@@ -9,12 +9,13 @@ from libc.stdint cimport uint64_t
 from mmapio cimport _fault
 from mmapio._os cimport now_ns
 from mmapkv.format cimport KEY_SIZE_MAX
-from mmapkv.index cimport ABSENT, PRESENT, Hit, Index, Outcome
+from mmapkv.index cimport ABSENT, PRESENT, REPLACED, Hit, Index, Outcome, is_doubtful
 from mmapkv.reader cimport StoreReader, as_bytes
 from mmaplog.checksum cimport xxh3
 
 from mmapio.errors import Closed
 from mmapkv.errors import SnapshotTooOld
+from mmaplog.errors import CorruptionError
 
 
 def encoded(thing, what):
@@ -102,13 +103,13 @@ cdef class Frozen:
                 self._check()
             if size == 0 or size > KEY_SIZE_MAX:
                 return False
-            outcome = index.find(xxh3(start, size, index.seed), start, size, store.verify, hit)
-            if _fault.faults() != store.faults:
+            outcome = REPLACED if is_doubtful(index) else index.find(xxh3(start, size, index.seed), start, size, store.verify, hit)
+            if _fault.faults() != store.faults and outcome != REPLACED:
                 store.check_faults()
             if outcome == PRESENT:
                 try:
                     return store.step_down(index, self.stop, self.cleared, self.held, hit) and not hit.deleted
-                except SnapshotTooOld:
+                except (CorruptionError, SnapshotTooOld):
                     if index.private or not index.retired:
                         raise
                 # It was replaced while the version was looked for, as by who opens the store after a kill. The new one leads there, too.

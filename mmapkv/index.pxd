@@ -1,6 +1,8 @@
 cimport cython
 from libc.stdint cimport uint32_t, uint64_t
 
+from mmapio cimport _memory as memory
+from mmapio._os cimport Descriptor
 from mmapio.mapping cimport MappedFile
 from mmapio.region cimport Region
 from mmapkv.format cimport State
@@ -55,6 +57,10 @@ cdef class Index:
     cdef SlotMap slots
     cdef public bint private    # in the memory of a process that may write nothing; who finds it out of date builds another
     cdef public object basis    # for a reader who may write nothing: the MANIFEST by which it is right; else None
+    cdef object control         # of the log, where others may put another index in the place of this one; else None
+    cdef Descriptor directory
+    cdef const uint64_t *generation     # in it, or `heard`
+    cdef uint64_t heard         # what that was when this was the one that has the name
     cdef bint whole             # of a cache: what leads to the version before is as live as the record it is in
     cdef bint check_pages       # the file was closed cleanly: index segments are verified when first touched
     cdef unsigned char *checked
@@ -64,6 +70,7 @@ cdef class Index:
     cdef Outcome match(self, uint64_t address, const char *key, uint64_t key_size, bint verify, Hit *hit) noexcept nogil
     cdef bint sound_page(self, uint64_t page) noexcept nogil
     cdef int settle(self, Outcome outcome, Hit *hit, bint held=*) except -1
+    cdef bint is_replaced(self) except -1
     cdef bint has_room(self) noexcept nogil
     cdef int make_room(self) except -1
     cdef uint64_t *place(self, uint64_t hash, uint64_t *tag) noexcept nogil
@@ -82,6 +89,11 @@ cdef class Index:
     cdef uint64_t slot_of(self, uint64_t segment_id) except? 0xFFFFFFFF
     cdef void free_slot(self, uint64_t slot) noexcept
     cdef void add_dead(self, uint64_t slot, uint64_t size) noexcept nogil
+
+
+cdef inline bint is_doubtful(Index index) noexcept nogil:
+    # Whether it is to be asked anew if this is still the index: `is_replaced`.
+    return memory.load_acquire(index.generation) != index.heard
 
 
 cdef uint64_t directory_size(uint64_t depth) noexcept nogil

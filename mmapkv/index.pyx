@@ -75,7 +75,9 @@ from mmaplog.format cimport (
 )
 from mmaplog.segment cimport Segment
 
+from mmapio.errors import MappingFault
 from mmapkv.errors import SnapshotTooOld, StoreError
+from mmapkv.succession import CUT, has_successor
 from mmaplog.errors import CorruptionError, FormatError
 from mmaplog.reserve import is_full
 
@@ -94,6 +96,7 @@ cdef class Index:
         file.check_open()
         self.file = file
         self.follow()
+        self.generation = &self.heard
         self.seed = (<IndexHeader *>self.base).hash_seed
         self.slots = slots
 
@@ -126,9 +129,7 @@ cdef class Index:
     @property
     def retired(self):
         """Whether a successor was made; it may be a moment away from taking this file's name."""
-        cdef bint moved = self.state.root & ROOT_MOVED != 0
-        self.region.check()
-        return moved
+        return self.is_replaced() or self.check() != 0
 
     def retire(self):
         """Tell every process that has this file mapped to open its successor."""
@@ -145,14 +146,14 @@ cdef class Index:
         # Before it is asked who looks at what.
         memory.fence_full()
 
-    def figures(self):
-        """Counts for `stats`: depth of the directory, index segments, bytes in use and allocated."""
-        return {
-            "index_depth": self.state.root & 0x7F,
-            "index_segments": self.state.segments,
-            "index_bytes": self.state.end,
-            "index_allocated": self.file.length,
-        }
+    cdef bint is_replaced(self) except -1:
+        # Who puts another in the place of one that is damaged, or has no name any more, cannot mark it. He raises `generation`.
+        cdef uint64_t generation = memory.load_acquire(self.generation)
+        if generation != self.heard:
+            if has_successor(self.directory, self.file.descriptor.fd):
+                return True
+            self.heard = generation
+        return self.state.root & ROOT_MOVED != 0
 
     cdef Outcome find(self, uint64_t hash, const char *key, uint64_t key_size, bint verify, Hit *hit) noexcept nogil:
         cdef uint64_t root, word, tag, entry, link, page, depth
@@ -333,7 +334,7 @@ cdef class Index:
             try:
                 known = self.locate(hit.previous_seq)
             except SnapshotTooOld:
-                if not hit.creates and (not held or self.private or self.state.root & ROOT_MOVED):
+                if not hit.creates and (not held or self.private or self.is_replaced()):
                     raise
                 # A deletion, or what had expired, that compaction left out when the key was just being put again. What was before nobody needed.
                 hit.deletion_gone = hit.previous_seq + 1
@@ -393,10 +394,13 @@ cdef class Index:
     cdef int check(self) except -1:
         # MappingFault when an access through whichever mapping met a page that is gone.
         cdef tuple before = self.moved
-        self.region.check()
-        while before is not None:
-            (<Region>before[0]).check()
-            before = before[1]
+        try:
+            self.region.check()
+            while before is not None:
+                (<Region>before[0]).check()
+                before = before[1]
+        except MappingFault as error:
+            raise MappingFault(error.errno, CUT, error.filename) from None
         return 0
 
     cdef uint64_t locate(self, uint64_t seq) except 0:

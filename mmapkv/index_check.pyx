@@ -118,7 +118,7 @@ cdef class IndexCheck:
             words[at] = memory.load_relaxed(&source[at])
         memory.fence_acquire()
         memcpy(state, words, sizeof(words))
-        if state.root & ROOT_MOVED:
+        if state.root & ROOT_MOVED or self.index.is_replaced():
             raise Replaced
         return 0
 

@@ -36,6 +36,7 @@ from mmapkv.format cimport (
 from mmapkv.index cimport Index, directory_size, page_checksum
 from mmapkv.slots cimport SlotMap
 from mmaplog.checksum cimport xxh3
+from mmaplog.control cimport Control
 
 from mmapio import _os as system
 from mmaplog.errors import CorruptionError, FormatError
@@ -191,6 +192,24 @@ def read_mark(Index index):
             or mark.content != content_checksum(index)):
         raise CorruptionError("the index is not as it was when it was closed", index.file.path)
     return mark.seq, mark.segment_id, mark.end
+
+
+def figures(Index index):
+    """Counts for `stats`: depth of the directory, index segments, bytes in use and allocated."""
+    return {
+        "index_depth": index.state.root & 0x7F,
+        "index_segments": index.state.segments,
+        "index_bytes": index.state.end,
+        "index_allocated": index.file.length,
+    }
+
+
+def attend(Index index, Control control, Descriptor directory, uint64_t generation):
+    """Have an index notice that another one was put in its place, by this CONTROL, whose `generation` was that before it was opened."""
+    index.control = control
+    index.directory = directory
+    index.heard = generation
+    index.generation = &control.hot.generation
 
 
 def is_clean(Index index):

@@ -13,7 +13,7 @@ from mmapio._os cimport now_ns
 from mmapio.region cimport copy_guarded
 from mmapio.view cimport slice_of
 from mmapkv.format cimport KEY_SIZE_MAX
-from mmapkv.index cimport ABSENT, PRESENT, REPLACED, UNSOUND, Hit, Index, Outcome
+from mmapkv.index cimport ABSENT, PRESENT, REPLACED, UNSOUND, Hit, Index, Outcome, is_doubtful
 from mmapkv.marks cimport Marks
 from mmapkv.moment cimport read_moment
 from mmapkv.slots cimport SlotMap
@@ -150,7 +150,7 @@ cdef class StoreReader:
                 self.raise_closed()
             if not index.retired:
                 index.applied(&seq, &count)
-                index.region.check()
+                index.check()
                 return count
             self._reload_index(index)
 
@@ -165,8 +165,12 @@ cdef class StoreReader:
                 self.raise_closed()
             if key_size == 0 or key_size > KEY_SIZE_MAX:
                 return 0
-            outcome = index.find(xxh3(key, key_size, index.seed), key, key_size, self.verify, hit)
-            if _fault.faults() != self.faults:
+            if is_doubtful(index):
+                outcome = REPLACED
+            else:
+                outcome = index.find(xxh3(key, key_size, index.seed), key, key_size, self.verify, hit)
+            # One that was cut is not asked once another is there.
+            if _fault.faults() != self.faults and outcome != REPLACED:
                 self.check_faults()
             if outcome == PRESENT:
                 if self.admit(index, hit):
@@ -252,7 +256,9 @@ cdef class StoreReader:
         # What stands in the way of a look-up is removed, or raised. Lets go of the GIL.
         self.settled += 1
         if outcome == REPLACED:
-            self._reload_index(index)
+            # Asked first without a lock, which a compaction may hold for long that has just changed the log.
+            if index.is_replaced():
+                self._reload_index(index)
         elif outcome == UNSOUND:
             self._mend_index(index)
         else:

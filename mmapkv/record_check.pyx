@@ -208,7 +208,7 @@ cdef class RecordCheck:
 
     cdef bint settle(self, Outcome outcome, Hit *hit) except -1:
         # Whether it is worth looking again. Damage that is in the way is found by who looks at that.
-        if outcome == REPLACED:
+        if outcome == REPLACED or self.index.is_replaced():
             raise Replaced
         if outcome not in (UNMAPPED, OUTGROWN, STRAY) or (outcome == UNMAPPED and hit.slot in self.missing):
             return False

@@ -6,7 +6,7 @@ from libc.stdint cimport uint64_t
 from mmapio cimport _fault
 from mmapkv.bulk_reader cimport BulkReader
 from mmapkv.format cimport ROOT_MOVED
-from mmapkv.index cimport PRESENT, REPLACED, UNSOUND, Hit, Index, Outcome
+from mmapkv.index cimport PRESENT, REPLACED, UNSOUND, Hit, Index, Outcome, is_doubtful
 from mmapkv.relocation cimport forget
 from mmaplog.log cimport Log
 
@@ -51,7 +51,7 @@ cdef class Sharer(BulkReader):
         # PRESENT when the index can be stored to. What is half done in it was left by one who died with the tail in hand.
         cdef Log log = self.log
         cdef uint64_t seq, count
-        if self.index is not index or index.state.root & ROOT_MOVED:
+        if self.index is not index or index.state.root & ROOT_MOVED or is_doubtful(index):
             return REPLACED
         if index.state.end > index.limit:
             index.follow()

@@ -10,7 +10,7 @@ from mmapio._os cimport now_ns
 from mmapkv.approach cimport Probe, approach, leads_to
 from mmapkv.catch_up cimport parse
 from mmapkv.format cimport EXPIRY_SIZE, FLAG_EXPIRY, KIND_PUT, SLOTS, PayloadHeader, make_address
-from mmapkv.index cimport ABSENT, PRESENT, REPLACED, STRAY, TOO_OLD, UNMAPPED, Hit, Index, Outcome
+from mmapkv.index cimport ABSENT, PRESENT, REPLACED, STRAY, TOO_OLD, UNMAPPED, Hit, Index, Outcome, is_doubtful
 from mmapkv.reader cimport StoreReader
 from mmapkv.slots cimport known_slot
 from mmaplog.checksum cimport xxh3
@@ -19,6 +19,7 @@ from mmaplog.replay cimport Replay
 from mmaplog.segment cimport Segment
 
 from mmapkv.errors import SnapshotTooOld
+from mmaplog.errors import CorruptionError
 
 KEYS = 0
 VALUES = 1
@@ -213,9 +214,9 @@ cdef class Walk:
                 if known is not None and is_key(known[0], probe):
                     return seq == <uint64_t>known[1]
             # Verified: a newer record with a damaged number would let an older one pass for the newest.
-            outcome = index.find(hash, probe.key, probe.key_size, True, &hit)
+            outcome = REPLACED if is_doubtful(index) else index.find(hash, probe.key, probe.key_size, True, &hit)
             newest = hit.seq if outcome == PRESENT else 0
-            if _fault.faults() != self.store.faults:
+            if _fault.faults() != self.store.faults and outcome != REPLACED:
                 self.store.check_faults()
             while outcome == PRESENT:
                 outcome = index.version_before(self.stop, 0, False, &hit)
@@ -227,7 +228,7 @@ cdef class Walk:
                     try:
                         self.store.settle(index, outcome, &hit, self.pin is not None)
                         outcome = PRESENT
-                    except SnapshotTooOld:
+                    except (CorruptionError, SnapshotTooOld):
                         if index.private or not index.retired:
                             raise
                         # It was replaced while the version was looked for. The new one leads there, too.

@@ -83,13 +83,13 @@ cdef class Control:
 
     @property
     def generation(self):
-        """How often segments were replaced or removed, other than by a roll."""
+        """How often segments were replaced or removed, other than by a roll, or what a layer above keeps beside them was."""
         return memory.load_acquire(&self.hot.generation)
 
     def change(self, first_seq):
         """Tell every process that there are other segments now, and where the log begins."""
         memory.store_release(&self.hot.first_seq, first_seq)
-        memory.store_release(&self.hot.generation, self.hot.generation + 1)
+        memory.count_up(&self.hot.generation)
 
     def rewind(self, seq, segment_id, end):
         """Tell every process that the log ends here now: all of it is durable. Before `change`."""
@@ -224,6 +224,13 @@ def for_waiting(Descriptor directory, Control known):
         return made
     ringing = Control(MappedFile.from_descriptor(opened, writable=True, reserve=CONTROL_SIZE), False)
     return ringing if ringing.incarnation == made.incarnation else made
+
+
+def tell(Descriptor directory, Control known):
+    """Have every process look again at what is beside the log, though that is what it was; also for who maps CONTROL only to read it."""
+    cdef Control made = for_waiting(directory, known)
+    if made.can_ring:
+        memory.count_up(&made.hot.generation)
 
 
 def load(Descriptor directory, log_uuid, bint writable, bint live):

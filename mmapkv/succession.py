@@ -1,0 +1,22 @@
+"""An index that is not the one any more: another file has its name, or it was cut."""
+
+from __future__ import annotations
+
+from mmapio import _os
+from mmapio._os import Descriptor
+from mmaplog.attach import INDEX_NAME
+
+CUT = (
+    "the index was truncated by others, or its device failed; open the store again for writing, which builds "
+    "the index from the log"
+)
+
+
+def has_successor(directory: Descriptor, opened: int) -> bool:
+    """Whether another file than the one that is open has the name of the index. False while none has it."""
+    try:
+        named = _os.open_file(INDEX_NAME, False, follow=False, directory=directory)
+    except (FileNotFoundError, PermissionError):
+        # Whoever makes one says so once it is there.
+        return False
+    return _os.file_number(named.fileno()) != _os.file_number(opened)
