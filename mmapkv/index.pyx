@@ -76,8 +76,8 @@ from mmaplog.format cimport (
 from mmaplog.segment cimport Segment
 
 from mmapio.errors import MappingFault
+from mmapkv import succession
 from mmapkv.errors import SnapshotTooOld, StoreError
-from mmapkv.succession import CUT, has_successor
 from mmaplog.errors import CorruptionError, FormatError
 from mmaplog.reserve import is_full
 
@@ -150,7 +150,7 @@ cdef class Index:
         # Who puts another in the place of one that is damaged, or has no name any more, cannot mark it. He raises `generation`.
         cdef uint64_t generation = memory.load_acquire(self.generation)
         if generation != self.heard:
-            if has_successor(self.directory, self.file.descriptor.fd):
+            if succession.has_successor(self.directory, self.file.descriptor.fd):
                 return True
             self.heard = generation
         return self.state.root & ROOT_MOVED != 0
@@ -400,7 +400,7 @@ cdef class Index:
                 (<Region>before[0]).check()
                 before = before[1]
         except MappingFault as error:
-            raise MappingFault(error.errno, CUT, error.filename) from None
+            raise MappingFault(error.errno, succession.CUT, error.filename) from None
         return 0
 
     cdef uint64_t locate(self, uint64_t seq) except 0:

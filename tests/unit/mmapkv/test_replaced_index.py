@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mmapio import MappingFault
-from mmapkv import KVStore, attach, index
+from mmapkv import KVStore, attach, succession
 from mmaplog import control
 from tests.unit.mmapio.processes import in_child
 from tests.unit.mmapkv.stores import opened
@@ -256,8 +256,8 @@ def test_a_compaction_costs_a_reader_one_look_at_the_name(
         for turn in range(2):
             for number in range(0, COUNT, 2):
                 writer[key(number)] = b"x" * 2000 + b"%d" % turn
-        ask = index.has_successor
-        monkeypatch.setattr(index, "has_successor", lambda *given: asked.append(1) or ask(*given))
+        ask = succession.has_successor
+        monkeypatch.setattr(succession, "has_successor", lambda *given: asked.append(1) or ask(*given))
         assert writer.compact().records_removed
         for number in range(COUNT):
             assert reader[key(number)]
