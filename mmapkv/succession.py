@@ -15,8 +15,9 @@ CUT = (
 def has_successor(directory: Descriptor, opened: int) -> bool:
     """Whether another file than the one that is open has the name of the index. False while none has it."""
     try:
-        named = _os.open_file(INDEX_NAME, False, follow=False, directory=directory)
-    except (FileNotFoundError, PermissionError):
+        if _os.kind_of(directory, INDEX_NAME) != "file":
+            return False
+        return _os.file_number(directory.fileno(), INDEX_NAME) != _os.file_number(opened)
+    except FileNotFoundError:
         # Whoever makes one says so once it is there.
         return False
-    return _os.file_number(named.fileno()) != _os.file_number(opened)

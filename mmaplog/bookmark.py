@@ -41,9 +41,11 @@ class Held:
 
     def drop(self) -> None:
         """Give up all locks, whatever copies of the descriptor there are. The second time does nothing."""
-        opened, self.opened = self.opened, None
+        opened = self.opened
         if opened is not None:
+            # First: whatever ends this early, it is done again.
             _os.unlock_byte(opened, 0, 0)
+            self.opened = None
 
     def _after_fork_in_child(self) -> None:
         # Closing the copy leaves the parent's locks alone; unlocking would take them away.
@@ -143,8 +145,10 @@ class Bookmark:
 
     def close(self) -> None:
         """Let go of the file and its locks. The second time does nothing."""
-        self._held.drop()
-        self.file.close()
+        try:
+            self._held.drop()
+        finally:
+            self.file.close()
 
     def _offset(self, at: int) -> int:
         return layout.COPIES_OFFSET + at * layout.copy_size(self._header.kind)

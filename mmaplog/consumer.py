@@ -51,6 +51,8 @@ class Consumer(Subscription):
         super().__init__(log, mark, auto_commit=auto_commit, too_old=too_old, timeout=timeout, verify=verify)
         self._follower: Follower | None = None
         self._place = mark.load()
+        # Whether that is what the file says, and whether it is synced.
+        self._stored = True
         self._synced = False
         # Before the question whether numbers were used again, so that what happens meanwhile is noticed next.
         epoch = log.epoch
@@ -189,7 +191,7 @@ class Consumer(Subscription):
         if durable:
             self._sync_log(seq)
             self._store_durably(self._place_now(seq))
-        elif seq != self._place.seq:
+        elif seq != self._place.seq or not self._stored:
             self._store(self._place_now(seq))
 
     def _store_durably(self, place: Place) -> None:
@@ -199,14 +201,14 @@ class Consumer(Subscription):
     def _store(self, place: Place, *, durable: bool = False) -> None:
         # Whatever cuts this short: no two that differ have one turn, and what may not be synced is not taken
         # for it.
-        self._synced = False
+        self._stored = self._synced = False
         self._place = dataclasses.replace(self._place, turn=place.turn)
         if durable:
             self._mark.store_durably(place)
         else:
             self._mark.store(place)
         self._place = place
-        self._synced = durable
+        self._stored, self._synced = True, durable
 
     def _place_now(self, seq: int, epoch: int | None = None) -> Place:
         # By default as of the epoch in which it was read.

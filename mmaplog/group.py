@@ -235,9 +235,12 @@ class GroupMember(Subscription):
                 hand.given = min(self._pass_over(error, hand.given), hand.stop)
             return None
         # Numbers that compaction left out are passed over.
-        hand.given = hand.stop if entry is None else entry.seq + 1
-        self._replay = None if entry is None else (hand.given, hand.stop, replay)
-        self._reached = max(self._reached, hand.given)
+        given = hand.stop if entry is None else entry.seq + 1
+        reached = max(self._reached, given)
+        # No call from here on: behind one the handler of a signal may raise, and the entry is handed out.
+        hand.given = given
+        self._replay = None if entry is None else (given, hand.stop, replay)
+        self._reached = reached
         return entry
 
     def _take(self) -> bool:

@@ -329,8 +329,9 @@ def _consumers(directory: _os.Descriptor) -> list[tuple[uuid.UUID, int]]:
     for name in _os.list_directory(directory):
         if bookmark_format.name_of(name) is None or _is_no_file(directory, name):
             continue
-        opened = _os.open_file(name, False, follow=False, directory=directory)
-        with contextlib.suppress(CorruptionError, FormatError):
+        # It is only asked for a hint: one that may not be read does not stop a repair either.
+        with contextlib.suppress(OSError):
+            opened = _os.open_file(name, False, follow=False, directory=directory)
             header = bookmark_format.unpack_header(
                 _os.read_at(opened, bookmark_format.SECTOR, 0), opened.path
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -262,3 +263,45 @@ def test_a_compaction_costs_a_reader_one_look_at_the_name(
         for number in range(COUNT):
             assert reader[key(number)]
         assert len(asked) == 1
+
+
+@pytest.mark.parametrize("kind", ["directory", "link", "fifo"])
+def test_what_cannot_be_an_index_takes_nobodys_place(tmp_path: Path, kind: str) -> None:
+    """The writer goes on in the one that he has, and so does a reader, though he was told to look again."""
+    path = filled(tmp_path / "kv")
+    with opened(path, "w") as writer, KVStore.open(path, "r") as reader:
+        assert reader[b"0"] == b"1"
+        (path / "INDEX").rename(path / "INDEX.away")
+        if kind == "directory":
+            (path / "INDEX").mkdir()
+        elif kind == "link":
+            (path / "INDEX").symlink_to("INDEX.away")
+        else:
+            os.mkfifo(path / "INDEX")
+        for _ in range(2):
+            writer.put_many({key(number): b"2" * 1000 for number in range(COUNT)})
+        assert writer.compact().records_removed
+        assert reader.get_many([b"0", b"1"]) == [b"2" * 1000] * 2
+        assert (reader.get(b"0"), len(reader)) == (b"2" * 1000, COUNT)
+
+
+def test_a_reader_without_descriptors_to_spare_looks_all_the_same(tmp_path: Path) -> None:
+    """Whether another index has the name is asked of the name."""
+    path = filled(tmp_path / "kv")
+
+    def read() -> bytes:
+        with opened(path, "w") as writer, KVStore.open(path, "r") as reader:
+            for _ in range(2):
+                writer.put_many({key(number): b"2" * 1000 for number in range(COUNT)})
+            assert writer.compact().records_removed
+            assert reader[b"0"] == b"2" * 1000
+            writer.compact()
+            writer._log.control.change(writer._log.first_seq)
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+            try:
+                return reader[b"0"][:1]
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    assert in_child(read) == b"2"

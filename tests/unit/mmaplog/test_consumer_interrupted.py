@@ -5,6 +5,7 @@ say.
 from __future__ import annotations
 
 import linecache
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from mmaplog import FlushPolicy, Log, bookmark, claims, consumer, group
 from mmaplog import bookmark_format as layout
 from mmaplog.consumer import Consumer
 from mmaplog.group import GroupMember
+from tests.unit.mmapio.processes import in_child
 from tests.unit.mmaplog.handed_out import seqs
 
 #: Whose lines are interrupted.
@@ -35,9 +37,10 @@ class Interrupted(BaseException):
     """As a signal's handler raises."""
 
 
-def interrupted(call: Callable[[], object], line: int) -> bool:
+def interrupted(call: Callable[[], object], line: int, *, keep: bool = False) -> bool:
     """Call it, and raise before the line with this number, of those that are run. False when there are fewer.
 
+    The exception is raised where it is to be kept.
     Not where a ``with`` begins or ends: there no signal comes between, and a line seems to.
     """
     left = line
@@ -58,6 +61,8 @@ def interrupted(call: Callable[[], object], line: int) -> bool:
     try:
         call()
     except Interrupted:
+        if keep:
+            raise
         return True
     finally:
         sys.settrace(None)
@@ -190,5 +195,74 @@ def test_no_entry_goes_to_two_members(tmp_path: Path) -> None:
             mine = {each.seq for each in iter(first.poll, None)}
             assert not others & mine
             assert set(range(5, 20)) <= others | mine
+        if not more:
+            return
+
+
+@KINDS
+def test_no_entry_is_left_out_where_a_signal_comes(tmp_path: Path, kind: str) -> None:
+    """Its handler runs where a call ends, also the last one of a poll: what was not returned comes next."""
+
+    class Alarm(Exception):
+        pass
+
+    def read() -> tuple[bool, int]:
+        armed = False
+
+        def ring(*_: object) -> None:
+            if armed:
+                raise Alarm
+
+        signal.signal(signal.SIGALRM, ring)
+        rung, found, count = 0, 0, 50_000
+        with Log.open(tmp_path / "log", flush_policy=FlushPolicy.NEVER) as log:
+            log.append_many([b"x"] * count)
+            with log.consumer("s") if kind == "consumer" else log.group("s", batch=count) as subscription:
+                signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.0003)
+                while rung < 400 and found < count:
+                    try:
+                        armed = True
+                        entry = subscription.poll()
+                        armed = False
+                    except Alarm:
+                        armed = False
+                        rung += 1
+                        continue
+                    if entry is None or entry.seq != found:
+                        return False, found
+                    found += 1
+                signal.setitimer(signal.ITIMER_REAL, 0)
+        return True, found
+
+    whole, found = in_child(read)
+    assert whole, f"record {found} was left out"
+
+
+def test_a_commit_that_takes_back_after_one_that_was_cut_short_is_stored(tmp_path: Path) -> None:
+    """It looked as if the file said so already."""
+    for line, log in each_line(tmp_path):
+        with log.consumer("c") as subscription:
+            seqs(subscription, 5)
+            subscription.commit()
+            seqs(subscription, 5)
+            more = interrupted(subscription.commit, line)
+            subscription.commit(5)
+            assert (subscription.committed, subscription._mark.load().seq) == (5, 5)
+        if not more:
+            return
+
+
+def test_a_name_is_let_go_of_though_the_exception_is_kept(tmp_path: Path) -> None:
+    """It refers to all that the call that was cut short had in hand."""
+    for line, log in each_line(tmp_path):
+        subscription = log.consumer("c")
+        more = False
+        try:
+            more = interrupted(subscription.close, line, keep=True)
+        except Interrupted as error:
+            subscription.close()
+            log.consumer("c").close()
+            assert error.__traceback__ is not None
+            more = True
         if not more:
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 import mmaplog
+from mmapio import _os
 from mmaplog import FlushPolicy, Log, TooOld, manifest
 from tests.unit.mmapio.processes import killed_after
 from tests.unit.mmaplog.damage import patch_segment
@@ -243,6 +245,22 @@ def test_whose_log_it_is_is_known_by_its_consumers(path: Path) -> None:
     mmaplog.repair(path)
     with opened(path) as log:
         assert {each.name for each in log.consumers()} == {"old", "new"}
+
+
+def test_a_consumer_that_may_not_be_looked_at_stops_no_repair(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is only asked for a hint."""
+    segment_paths(path)[-1].unlink()
+    open_file = _os.open_file
+
+    def refused(name: str, *arguments: Any, **options: Any) -> Any:
+        if name.endswith(".consumer"):
+            raise PermissionError(errno.EACCES, "not yours", name)
+        return open_file(name, *arguments, **options)
+
+    monkeypatch.setattr(_os, "open_file", refused)
+    assert mmaplog.repair(path).committed == 50
 
 
 def test_a_mark_that_is_damaged_is_no_clean_end(tmp_path: Path) -> None:
