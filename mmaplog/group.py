@@ -301,7 +301,7 @@ class GroupMember(Subscription):
                 self._mark.settle()
                 self._mutex.mark_consistent()
             stored = self._mark.load()
-            place = stored.moved(claims=[dataclasses.replace(each) for each in stored.claims])
+            place = stored.moved(claims=list(map(dataclasses.replace, stored.claims)))
             if not self._log.closed:
                 before = place.next
                 epoch = self._bring_up(place, stored)
