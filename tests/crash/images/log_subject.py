@@ -48,6 +48,10 @@ class LogSubject:
         alternatives: Alternatives = step.expected or self.nothing
         if len(alternatives) > 1:
             return alternatives
+        committed, _, _ = slot(step.look.get("CONTROL", (0, b""))[1])
+        if committed > len(alternatives[0].records):
+            # It is from before the power cut, and from before a truncation of which it lacks what was said.
+            return alternatives
         said = defects.said_durable(self.defect, step)
         return (dataclasses.replace(alternatives[0], floor=max(said, alternatives[0].floor)),)
 
