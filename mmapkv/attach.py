@@ -101,8 +101,10 @@ def load(log: Log, *, writing: bool) -> tuple[Index, SlotMap] | None:
         return None
     if found is None:
         return None
-    if writing and found[0].incarnation != log.control.incarnation:
-        found[0].adopt(log.control.incarnation)
+    if writing:
+        _name(log, found[0])
+        if found[0].incarnation != log.control.incarnation:
+            found[0].adopt(log.control.incarnation)
     _attend(log, found[0], generation)
     return found
 
@@ -120,6 +122,8 @@ def consider(log: Log, *, writing: bool) -> tuple[tuple[Index, SlotMap] | None, 
     found = index_file.load(opened, log.segments.log_uuid, slots, writing)
     if found.retired:
         return None, "the index was being replaced"
+    if not writing and log.control.index not in (0, index_file.inode(found)):
+        return None, "writers keep up another index than the one that has the name"
     if not index_file.is_plausible(found):
         raise CorruptionError("the state or the directory of the index makes no sense", opened.path)
     clean = index_file.read_mark(found)
@@ -189,7 +193,7 @@ def rebuild(log: Log, old: Index | None, *, sound: bool = False) -> tuple[Index,
     _os.replace_file(directory, TEMPORARY, NAME)
     # One that is damaged, or has no name any more, was not marked: who has that mapped is told by the log.
     # Killed before that, it goes with no log, and the next one to come builds it once more.
-    control_file.tell(directory, log.control)
+    _name(log, made)
     generation = log.control.generation
     made.adopt(log.control.incarnation)
     _attend(log, made, generation)
@@ -205,6 +209,13 @@ def build_private(log: Log) -> tuple[Index, SlotMap]:
     made.private = True
     made.basis = basis
     return made, slots
+
+
+def _name(log: Log, index: Index) -> None:
+    # Only one that a writer took up counts as the one to go over to, whatever file has the name.
+    inode = index_file.inode(index)
+    if log.control.index != inode:
+        control_file.tell(log.segments.directory, log.control, inode)
 
 
 def _attend(log: Log, index: Index, generation: int) -> None:
@@ -262,12 +273,22 @@ def _read_index(log: Log, place: str) -> tuple[Index, SlotMap]:
         if time.monotonic() > deadline:
             raise StoreError(
                 errno.ETIMEDOUT,
-                f"waited {WAIT_SECONDS_MAX} s for an index of the log as this reader found it; open it again",
+                f"waited {WAIT_SECONDS_MAX} s for an index of the log as this reader found it: "
+                f"{_reason(log)}; open it again, once who has it open for writing was closed",
                 log.path,
             )
         if not provided:
             _have_it_provided(place)
             time.sleep(WAIT_STEP_SECONDS)
+
+
+def _reason(log: Log) -> str:
+    # Why a reader cannot do with what is there.
+    try:
+        _, why = consider(log, writing=False)
+    except CorruptionError as error:
+        return str(error)
+    return why or "it lags behind the log"
 
 
 def _have_it_provided(place: str) -> None:

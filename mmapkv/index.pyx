@@ -150,7 +150,7 @@ cdef class Index:
         # Who puts another in the place of one that is damaged, or has no name any more, cannot mark it. He raises `generation`.
         cdef uint64_t generation = memory.load_acquire(self.generation)
         if generation != self.heard:
-            if succession.has_successor(self.directory, self.file.descriptor.fd):
+            if succession.has_successor(self.directory, self.file.descriptor.fd, self.control.index):
                 return True
             self.heard = generation
         return self.state.root & ROOT_MOVED != 0

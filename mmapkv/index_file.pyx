@@ -212,6 +212,11 @@ def attend(Index index, Control control, Descriptor directory, uint64_t generati
     index.generation = &control.hot.generation
 
 
+def inode(Index index):
+    """The number of the file in its file system, which stays while anybody has it mapped."""
+    return system.file_number(index.file.descriptor.fd)[1]
+
+
 def is_clean(Index index):
     """Whether the index has not been stored to since it was closed."""
     return memory.load_acquire(&index.state.clean) != 0

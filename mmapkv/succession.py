@@ -12,12 +12,15 @@ CUT = (
 )
 
 
-def has_successor(directory: Descriptor, opened: int) -> bool:
-    """Whether another file than the one that is open has the name of the index. False while none has it."""
+def has_successor(directory: Descriptor, opened: int, named: int) -> bool:
+    """Whether the index is another file than the one that is open: of this name, and the inode that CONTROL has.
+
+    One that merely has the name, a copy say, is kept up by no writer.
+    """
+    if _os.file_number(opened)[1] == named:
+        return False
     try:
-        if _os.kind_of(directory, INDEX_NAME) != "file":
-            return False
-        return _os.file_number(directory.fileno(), INDEX_NAME) != _os.file_number(opened)
+        return _os.file_number(directory.fileno(), INDEX_NAME)[1] == named
     except FileNotFoundError:
         # Whoever makes one says so once it is there.
         return False

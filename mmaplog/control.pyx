@@ -86,6 +86,11 @@ cdef class Control:
         """How often segments were replaced or removed, other than by a roll, or what a layer above keeps beside them was."""
         return memory.load_acquire(&self.hot.generation)
 
+    @property
+    def index(self):
+        """The inode of the INDEX that writers of a store keep up, or 0 when none of them has said."""
+        return memory.load_acquire(&self.hot.index)
+
     def change(self, first_seq):
         """Tell every process that there are other segments now, and where the log begins."""
         memory.store_release(&self.hot.first_seq, first_seq)
@@ -226,10 +231,11 @@ def for_waiting(Descriptor directory, Control known):
     return ringing if ringing.incarnation == made.incarnation else made
 
 
-def tell(Descriptor directory, Control known):
-    """Have every process look again at what is beside the log, though that is what it was; also for who maps CONTROL only to read it."""
+def tell(Descriptor directory, Control known, uint64_t index):
+    """Have every process know that a store's INDEX is the file of this inode; also for who maps CONTROL only to read it."""
     cdef Control made = for_waiting(directory, known)
     if made.can_ring:
+        memory.store_release(&made.hot.index, index)
         memory.count_up(&made.hot.generation)
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from mmapio import MappingFault
-from mmapkv import KVStore, attach, succession
+from mmapkv import KVStore, StoreError, attach, succession
 from mmaplog import control
 from tests.unit.mmapio.processes import in_child
 from tests.unit.mmapkv.stores import opened
@@ -265,24 +267,77 @@ def test_a_compaction_costs_a_reader_one_look_at_the_name(
         assert len(asked) == 1
 
 
-@pytest.mark.parametrize("kind", ["directory", "link", "fifo"])
-def test_what_cannot_be_an_index_takes_nobodys_place(tmp_path: Path, kind: str) -> None:
-    """The writer goes on in the one that he has, and so does a reader, though he was told to look again."""
+def copied(index: Path) -> None:
+    """What was the index has another name now, and a copy of it has its name."""
+    shutil.copy(index.with_name("INDEX.away"), index)
+
+
+IMPOSTORS: dict[str, Callable[[Path], object]] = {
+    "directory": os.mkdir,
+    "link": lambda index: index.symlink_to("INDEX.away"),
+    "fifo": os.mkfifo,
+    "garbage": lambda index: index.write_bytes(b"x" * 8192),
+    "a copy": copied,
+    "half a copy": lambda index: (copied(index), os.truncate(index, 1 << 14)),
+}
+
+
+@pytest.mark.parametrize("how", IMPOSTORS.values(), ids=IMPOSTORS.keys())
+def test_what_merely_has_the_name_takes_nobodys_place(tmp_path: Path, how: Callable[[Path], None]) -> None:
+    """The writer goes on in the one that he has. A reader went over to a copy, which nobody keeps up."""
     path = filled(tmp_path / "kv")
     with opened(path, "w") as writer, KVStore.open(path, "r") as reader:
         assert reader[b"0"] == b"1"
         (path / "INDEX").rename(path / "INDEX.away")
-        if kind == "directory":
-            (path / "INDEX").mkdir()
-        elif kind == "link":
-            (path / "INDEX").symlink_to("INDEX.away")
-        else:
-            os.mkfifo(path / "INDEX")
+        how(path / "INDEX")
         for _ in range(2):
             writer.put_many({key(number): b"2" * 1000 for number in range(COUNT)})
         assert writer.compact().records_removed
         assert reader.get_many([b"0", b"1"]) == [b"2" * 1000] * 2
         assert (reader.get(b"0"), len(reader)) == (b"2" * 1000, COUNT)
+        writer[b"0"] = b"3"
+        assert reader[b"0"] == b"3"
+
+
+def test_who_comes_to_a_copy_beside_the_writer_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It agrees with the log while it is new, and never shows what is written after that."""
+    path = filled(tmp_path / "kv")
+    monkeypatch.setattr(attach, "WAIT_SECONDS_MAX", 0.05)
+    with opened(path, "w") as writer:
+        writer[b"0"] = b"2"
+        (path / "INDEX").rename(path / "INDEX.away")
+        copied(path / "INDEX")
+        with pytest.raises(StoreError, match="another index than the one that has the name") as raised:
+            KVStore.open(path, "r")
+        assert raised.value.errno == errno.ETIMEDOUT
+    with KVStore.open(path, "r") as reader:
+        assert reader[b"0"] == b"2"
+
+
+def test_a_copy_that_the_next_writer_takes_up_is_the_index(tmp_path: Path) -> None:
+    """Who has the one before it mapped goes over to it, though nothing was wrong with either."""
+    path = filled(tmp_path / "kv")
+    with KVStore.open(path, "r") as reader:
+        assert reader[b"0"] == b"1"
+        (path / "INDEX").rename(path / "INDEX.away")
+        copied(path / "INDEX")
+        change(path)
+        assert seen(reader) == NEW
+
+
+def test_writers_that_share_and_a_copy(tmp_path: Path) -> None:
+    """One who comes takes it up, and the others go over to it before they write again."""
+    path = tmp_path / "kv"
+    with KVStore.open(path, shared=True, compaction=False) as one:
+        one.incr("count")
+        (path / "INDEX").rename(path / "INDEX.away")
+        copied(path / "INDEX")
+        assert one.incr("count") == 2
+        with KVStore.open(path, shared=True, compaction=False) as two:
+            assert [each.incr("count") for _ in range(3) for each in (one, two)] == [3, 4, 5, 6, 7, 8]
+            assert one.verify().damages == two.verify().damages == ()
 
 
 def test_a_reader_without_descriptors_to_spare_looks_all_the_same(tmp_path: Path) -> None:
