@@ -13,7 +13,7 @@ CUT = (
 
 
 def has_successor(directory: Descriptor, opened: int, named: int) -> bool:
-    """Whether the index is another file than the one that is open: of this name, and the inode that CONTROL has.
+    """Whether the index is another file than the one that is open: has the name, and the inode in CONTROL.
 
     One that merely has the name, a copy say, is kept up by no writer.
     """
