@@ -418,9 +418,9 @@ def identity(Descriptor opened not None):
     return (out[0], out[1], out[2], out[3], out[4], bool(out[5]))
 
 
-def file_number(int fd, name=None):
-    """(device, inode) of an open file, or of what has a name in an open directory; FileNotFoundError when that is nothing."""
-    found = os.fstat(fd) if name is None else os.stat(name, dir_fd=fd, follow_symlinks=False)
+def file_number(int fd):
+    """(device, inode) of an open file."""
+    found = os.fstat(fd)
     return found.st_dev, found.st_ino
 
 

@@ -14,7 +14,7 @@ from mmapkv import hints, index_file, relocation
 from mmapkv.building import build
 from mmapkv.catch_up import catch_up
 from mmapkv.errors import StoreError
-from mmapkv.index import Index
+from mmapkv.index import Index, Reseed
 from mmapkv.slots import SlotMap
 from mmaplog import control as control_file
 from mmaplog import manifest as manifest_file
@@ -92,20 +92,13 @@ def load(log: Log, *, writing: bool) -> tuple[Index, SlotMap] | None:
     None when it must be rebuilt, or a reader must have that done. Raises FormatError for an index of a newer
     version.
     """
-    # Before it is opened: of another one that is put in its place from here on is heard.
-    generation = log.control.generation
     try:
         found, _ = consider(log, writing=writing)
     except CorruptionError as error:
         logger.warning("%s: the index is not usable: %s", log.path, error)
         return None
-    if found is None:
-        return None
-    if writing:
-        _name(log, found[0])
-        if found[0].incarnation != log.control.incarnation:
-            found[0].adopt(log.control.incarnation)
-    _attend(log, found[0], generation)
+    if found is not None:
+        _attend(log, found[0])
     return found
 
 
@@ -122,12 +115,11 @@ def consider(log: Log, *, writing: bool) -> tuple[tuple[Index, SlotMap] | None, 
     found = index_file.load(opened, log.segments.log_uuid, slots, writing)
     if found.retired:
         return None, "the index was being replaced"
-    if not writing and log.control.index not in (0, index_file.inode(found)):
-        return None, "writers keep up another index than the one that has the name"
-    if not index_file.is_plausible(found):
-        raise CorruptionError("the state or the directory of the index makes no sense", opened.path)
+    named = log.control.index
+    if named & ~index_file.CLOSED not in (0, found.number):
+        return None, "it is not the index that was written to, though it has its name"
     clean = index_file.read_mark(found)
-    if found.incarnation == log.control.incarnation:
+    if named == found.number and found.incarnation == log.control.incarnation:
         # The same page cache as the log's CONTROL: whatever was stored is there, up to the last instruction.
         seq, _ = found.progress()
         if seq > log.committed:
@@ -136,9 +128,11 @@ def consider(log: Log, *, writing: bool) -> tuple[tuple[Index, SlotMap] | None, 
     if clean is None:
         return None, "the index was not closed, and the log is not as it was left"
     seq, segment_id, _ = clean
-    named = any(segment_id == listed for _, listed, _ in log.segments.listing())
-    if not named or not (seq <= log.committed if writing else seq == log.committed):
+    listed = any(segment_id == each for _, each, _ in log.segments.listing())
+    if not listed or not (seq <= log.committed if writing else seq == log.committed):
         return None, "the index was closed with another state of the log"
+    if relocation.is_settled(found) and relocation.leads_astray(found, log):
+        return None, "the index leads to segments that the log does not have any more"
     return (found, slots), None
 
 
@@ -164,7 +158,12 @@ def provide(log: Log, *, finishing: bool = True) -> tuple[Index, SlotMap]:
             index_file.clear_mark(index)
         except CorruptionError:
             return rebuild(log, index)
-        catch_up(index, log.replay(seq))
+        try:
+            catch_up(index, log.replay(seq))
+        except Reseed:
+            # Its keys lie as those of no index do, whatever its checksums say.
+            return rebuild(log, index)
+    _keep_up(log, index)
     return found
 
 
@@ -193,11 +192,19 @@ def rebuild(log: Log, old: Index | None, *, sound: bool = False) -> tuple[Index,
     _os.replace_file(directory, TEMPORARY, NAME)
     # One that is damaged, or has no name any more, was not marked: who has that mapped is told by the log.
     # Killed before that, it goes with no log, and the next one to come builds it once more.
-    _name(log, made)
-    generation = log.control.generation
-    made.adopt(log.control.incarnation)
-    _attend(log, made, generation)
+    _keep_up(log, made)
+    _attend(log, made)
     return made, slots
+
+
+def conclude(log: Log, index: Index) -> None:
+    """Close the index of a writer cleanly: whoever opens the store next believes this file, and closed.
+
+    Costs a pass over the index and two syncs, nothing when it was not written to. While no other writes.
+    """
+    if index_file.read_mark(index) is None:
+        index_file.mark_clean(index, log.committed, *log.end_of_tail)
+    control_file.name_index(log.segments.directory, log.control, index.number | index_file.CLOSED)
 
 
 def build_private(log: Log) -> tuple[Index, SlotMap]:
@@ -211,17 +218,19 @@ def build_private(log: Log) -> tuple[Index, SlotMap]:
     return made, slots
 
 
-def _name(log: Log, index: Index) -> None:
-    # Only one that a writer took up counts as the one to go over to, whatever file has the name.
-    inode = index_file.inode(index)
-    if log.control.index != inode:
-        control_file.tell(log.segments.directory, log.control, inode)
+def _keep_up(log: Log, index: Index) -> None:
+    # Once it has all that the log has. What is stored to it from here on counts, whoever is killed, and no
+    # other file does that has its name.
+    if index.incarnation != log.control.incarnation:
+        index.adopt(log.control.incarnation)
+    if log.control.index != index.number:
+        control_file.name_index(log.segments.directory, log.control, index.number)
 
 
-def _attend(log: Log, index: Index, generation: int) -> None:
+def _attend(log: Log, index: Index) -> None:
     # Who writes alone is who replaces it. Who may not write CONTROL has one of his own.
     if log.shared or not (log.writable or log.control.private):
-        index_file.attend(index, log.control, log.segments.directory, generation)
+        index_file.attend(index, log.control)
 
 
 def _write_index(log: Log) -> tuple[Index, SlotMap]:

@@ -39,6 +39,7 @@ cdef enum:
     SEGMENT_PAGES = 9
     DEPTH_MAX = 28
     ROOT_MOVED = 0x80           # in the root word: the index was replaced, open it again
+    INDEX_CLOSED = 1            # in the word of CONTROL that says which file is the index: it was closed since
 
     HINT_VERSION = 1
     HINT_HASH_BITS = 24         # of the highest bits of a hash a hint has so many, and BUCKET_BITS of the lowest

@@ -2,7 +2,6 @@ cimport cython
 from libc.stdint cimport uint32_t, uint64_t
 
 from mmapio cimport _memory as memory
-from mmapio._os cimport Descriptor
 from mmapio.mapping cimport MappedFile
 from mmapio.region cimport Region
 from mmapkv.format cimport State
@@ -57,10 +56,10 @@ cdef class Index:
     cdef SlotMap slots
     cdef public bint private    # in the memory of a process that may write nothing; who finds it out of date builds another
     cdef public object basis    # for a reader who may write nothing: the MANIFEST by which it is right; else None
+    cdef readonly uint64_t number       # even; tells the file from every other, also from one that gets its inode
     cdef object control         # of the log, where others may put another index in the place of this one; else None
-    cdef Descriptor directory
-    cdef const uint64_t *generation     # in it, or `heard`
-    cdef uint64_t heard         # what that was when this was the one that has the name
+    cdef const uint64_t *named  # in it: the number of the one that is kept up, 0 or with INDEX_CLOSED; else `heard`
+    cdef uint64_t heard         # what that was when it was last looked at
     cdef bint whole             # of a cache: what leads to the version before is as live as the record it is in
     cdef bint check_pages       # the file was closed cleanly: index segments are verified when first touched
     cdef unsigned char *checked
@@ -70,7 +69,7 @@ cdef class Index:
     cdef Outcome match(self, uint64_t address, const char *key, uint64_t key_size, bint verify, Hit *hit) noexcept nogil
     cdef bint sound_page(self, uint64_t page) noexcept nogil
     cdef int settle(self, Outcome outcome, Hit *hit, bint held=*) except -1
-    cdef bint is_replaced(self) except -1
+    cdef bint is_replaced(self) noexcept nogil
     cdef bint has_room(self) noexcept nogil
     cdef int make_room(self) except -1
     cdef uint64_t *place(self, uint64_t hash, uint64_t *tag) noexcept nogil
@@ -93,7 +92,7 @@ cdef class Index:
 
 cdef inline bint is_doubtful(Index index) noexcept nogil:
     # Whether it is to be asked anew if this is still the index: `is_replaced`.
-    return memory.load_acquire(index.generation) != index.heard
+    return memory.load_acquire(index.named) != index.heard
 
 
 cdef uint64_t directory_size(uint64_t depth) noexcept nogil

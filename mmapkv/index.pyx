@@ -27,6 +27,7 @@ from mmapkv.format cimport (
     FLAG_CREATES,
     FLAG_EXPIRY,
     FLAG_PREVIOUS,
+    INDEX_CLOSED,
     KIND_DELETE,
     KIND_PUT,
     LINE,
@@ -76,7 +77,6 @@ from mmaplog.format cimport (
 from mmaplog.segment cimport Segment
 
 from mmapio.errors import MappingFault
-from mmapkv import succession
 from mmapkv.errors import SnapshotTooOld, StoreError
 from mmaplog.errors import CorruptionError, FormatError
 from mmaplog.reserve import is_full
@@ -96,7 +96,7 @@ cdef class Index:
         file.check_open()
         self.file = file
         self.follow()
-        self.generation = &self.heard
+        self.named = &self.heard
         self.seed = (<IndexHeader *>self.base).hash_seed
         self.slots = slots
 
@@ -146,13 +146,13 @@ cdef class Index:
         # Before it is asked who looks at what.
         memory.fence_full()
 
-    cdef bint is_replaced(self) except -1:
-        # Who puts another in the place of one that is damaged, or has no name any more, cannot mark it. He raises `generation`.
-        cdef uint64_t generation = memory.load_acquire(self.generation)
-        if generation != self.heard:
-            if succession.has_successor(self.directory, self.file.descriptor.fd, self.control.index):
+    cdef bint is_replaced(self) noexcept nogil:
+        # Who puts another in the place of one that is damaged, or has no name any more, cannot mark it: CONTROL says which one counts.
+        cdef uint64_t named = memory.load_acquire(self.named)
+        if named != self.heard:
+            if named != 0 and (named & ~<uint64_t>INDEX_CLOSED) != self.number:
                 return True
-            self.heard = generation
+            self.heard = named
         return self.state.root & ROOT_MOVED != 0
 
     cdef Outcome find(self, uint64_t hash, const char *key, uint64_t key_size, bint verify, Hit *hit) noexcept nogil:
@@ -400,7 +400,8 @@ cdef class Index:
                 (<Region>before[0]).check()
                 before = before[1]
         except MappingFault as error:
-            raise MappingFault(error.errno, succession.CUT, error.filename) from None
+            what = "the index was truncated by others, or its device failed; open the store again for writing, which builds the index from the log"
+            raise MappingFault(error.errno, what, error.filename) from None
         return 0
 
     cdef uint64_t locate(self, uint64_t seq) except 0:

@@ -16,6 +16,7 @@ from mmapkv.format cimport (
     DATA_OFFSET,
     DEPTH_MAX,
     ENTRIES,
+    INDEX_CLOSED,
     INDEX_MAGIC,
     INDEX_VERSION,
     LINE,
@@ -41,6 +42,7 @@ from mmaplog.control cimport Control
 from mmapio import _os as system
 from mmaplog.errors import CorruptionError, FormatError
 
+CLOSED = INDEX_CLOSED
 cdef uint64_t FIRST_SIZE = 320 << 10
 # Address space kept for an index; one that outgrows it is mapped anew. A process may have many stores open.
 cdef uint64_t RESERVE = <uint64_t>4 << 30
@@ -64,6 +66,7 @@ def create(Descriptor opened, log_uuid, SlotMap slots, seed=None):
     header.checksum = xxh3(&header, sizeof(header) - 8, 0)
     memcpy(file.base, &header, sizeof(header))
     made = Index(file, slots)
+    made.number = number_of(opened)
     made.state.end = DATA_OFFSET + PAGE + SEGMENT_PAGES * PAGE
     made.state.segments = 1
     (<uint64_t *>(made.base + DATA_OFFSET))[0] = make_word(DATA_OFFSET // PAGE + 1, 0, 0, 0)
@@ -102,6 +105,7 @@ def load(Descriptor opened, log_uuid, SlotMap slots, bint writable):
         raise CorruptionError("the index belongs to another log", opened.path)
     file = MappedFile.from_descriptor(opened, writable=writable, reserve=RESERVE)
     made = Index(file, slots)
+    made.number = number_of(opened)
     if made.state.clean:
         made.checked_pages = made.limit // PAGE
         made.checked = <unsigned char *>calloc(made.checked_pages, 1)
@@ -204,17 +208,11 @@ def figures(Index index):
     }
 
 
-def attend(Index index, Control control, Descriptor directory, uint64_t generation):
-    """Have an index notice that another one was put in its place, by this CONTROL, whose `generation` was that before it was opened."""
+def attend(Index index, Control control):
+    """Have an index notice that another one takes its place, which this CONTROL tells."""
+    index.heard = index.number
     index.control = control
-    index.directory = directory
-    index.heard = generation
-    index.generation = &control.hot.generation
-
-
-def inode(Index index):
-    """The number of the file in its file system, which stays while anybody has it mapped."""
-    return system.file_number(index.file.descriptor.fd)[1]
+    index.named = &control.hot.index
 
 
 def is_clean(Index index):
@@ -267,6 +265,13 @@ cdef bint is_split(State *state, uint64_t depth, uint64_t pages) noexcept:
     if state.split_end > pages * PAGE or state.split_end % PAGE or state.split_segments > pages:
         return False
     return is_segment(state.split_spare, pages)
+
+
+cdef uint64_t number_of(Descriptor opened) except 0:
+    # Even, and not 0. An inode by itself would be given to another file, once this one is removed.
+    cdef uint64_t[3] words
+    _, words[0], words[1], words[2], _, _ = system.identity(opened)
+    return xxh3(words, sizeof(words), 0) & ~<uint64_t>INDEX_CLOSED or 2
 
 
 cdef bint is_marked(Index index) noexcept:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from mmapio import _fork
 from mmapio.errors import Closed
-from mmapkv import attach, index_file
+from mmapkv import attach
 
 if TYPE_CHECKING:
     from mmapkv.store import KVStore
@@ -30,8 +30,7 @@ class Member:
         try:
             _, index = store._open_parts()
             log.flush()
-            if index_file.read_mark(index) is None:
-                index_file.mark_clean(index, log.committed, *log.end_of_tail)
+            attach.conclude(log, index)
             store._hinter.close(log, index)
         finally:
             try:
@@ -58,8 +57,7 @@ class Member:
                 if not log.has_writer():
                     with attach.joined(log) as (index, _):
                         log.flush()
-                        if index_file.read_mark(index) is None:
-                            index_file.mark_clean(index, log.committed, *log.end_of_tail)
+                        attach.conclude(log, index)
                         log.close()
             finally:
                 try:

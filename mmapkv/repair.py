@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from mmapio import _os
 from mmapio.options import FlushPolicy
-from mmapkv import attach, hints, index_file
+from mmapkv import attach, hints
 from mmapkv.verify import DROP, verify
 from mmaplog.errors import FormatError
 from mmaplog.log import DEFAULT_SEGMENT_BYTES, Log, open_log
@@ -68,7 +68,7 @@ def repair(
         finally:
             log.end_exclusive()
         log.flush()
-        index_file.mark_clean(index, log.committed, *log.end_of_tail)
+        attach.conclude(log, index)
         _, keys = index.progress()
     return StoreRepaired(mended, reason, keys, set_aside, True, dry_run)
 

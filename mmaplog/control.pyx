@@ -83,12 +83,12 @@ cdef class Control:
 
     @property
     def generation(self):
-        """How often segments were replaced or removed, other than by a roll, or what a layer above keeps beside them was."""
+        """How often segments were replaced or removed, other than by a roll."""
         return memory.load_acquire(&self.hot.generation)
 
     @property
     def index(self):
-        """The inode of the INDEX that writers of a store keep up, or 0 when none of them has said."""
+        """Which file is the INDEX of a store, as its writers tell it; 0 when none of them has."""
         return memory.load_acquire(&self.hot.index)
 
     def change(self, first_seq):
@@ -231,12 +231,11 @@ def for_waiting(Descriptor directory, Control known):
     return ringing if ringing.incarnation == made.incarnation else made
 
 
-def tell(Descriptor directory, Control known, uint64_t index):
-    """Have every process know that a store's INDEX is the file of this inode; also for who maps CONTROL only to read it."""
+def name_index(Descriptor directory, Control known, uint64_t index):
+    """Have every process know which file is the INDEX of a store; also for who maps CONTROL only to read it."""
     cdef Control made = for_waiting(directory, known)
     if made.can_ring:
         memory.store_release(&made.hot.index, index)
-        memory.count_up(&made.hot.generation)
 
 
 def load(Descriptor directory, log_uuid, bint writable, bint live):

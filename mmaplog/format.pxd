@@ -118,7 +118,7 @@ cdef packed struct ControlHot:
     uint64_t bell               # what they sleep on: raised, after `waiting` was cleared, before they are woken
     uint64_t first_seq          # the first record that the log still has
     uint64_t generation         # raised whenever segments were replaced or removed, other than by a roll
-    uint64_t index              # the inode of the store's INDEX that is kept up; 0: nobody has said
+    uint64_t index              # which file is the INDEX of a store, as that tells itself; 0: nobody has said
     uint64_t line2[2]
 
 

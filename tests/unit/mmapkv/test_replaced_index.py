@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mmapio import MappingFault
-from mmapkv import KVStore, StoreError, attach, succession
+from mmapkv import KVStore, StoreError, attach
 from mmaplog import control
 from tests.unit.mmapio.processes import in_child
 from tests.unit.mmapkv.stores import opened
@@ -240,31 +240,13 @@ def test_who_is_killed_before_he_tells_leaves_no_index(
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patched:
-            patched.setattr(control, "tell", die)
+            patched.setattr(control, "name_index", die)
             assert attach.control_file is control
             with pytest.raises(KeyboardInterrupt):
                 opened(path)
         assert (path / "INDEX").exists()
         change(path)
         assert reader[b"0"] == b"2"
-
-
-def test_a_compaction_costs_a_reader_one_look_at_the_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It asks for the file that has the name once for each change of the log, and not for each key."""
-    path = filled(tmp_path / "kv")
-    asked: list[int] = []
-    with opened(path, "w") as writer, KVStore.open(path, "r") as reader:
-        for turn in range(2):
-            for number in range(0, COUNT, 2):
-                writer[key(number)] = b"x" * 2000 + b"%d" % turn
-        ask = succession.has_successor
-        monkeypatch.setattr(succession, "has_successor", lambda *given: asked.append(1) or ask(*given))
-        assert writer.compact().records_removed
-        for number in range(COUNT):
-            assert reader[key(number)]
-        assert len(asked) == 1
 
 
 def copied(index: Path) -> None:
@@ -309,7 +291,9 @@ def test_who_comes_to_a_copy_beside_the_writer_is_told(
         writer[b"0"] = b"2"
         (path / "INDEX").rename(path / "INDEX.away")
         copied(path / "INDEX")
-        with pytest.raises(StoreError, match="another index than the one that has the name") as raised:
+        with pytest.raises(
+            StoreError, match="not the index that was written to, though it has its name"
+        ) as raised:
             KVStore.open(path, "r")
         assert raised.value.errno == errno.ETIMEDOUT
     with KVStore.open(path, "r") as reader:
