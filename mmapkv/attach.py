@@ -118,6 +118,8 @@ def consider(log: Log, *, writing: bool) -> tuple[tuple[Index, SlotMap] | None, 
     named = log.control.index
     if named & ~index_file.CLOSED not in (0, found.number):
         return None, "it is not the index that was written to, though it has its name"
+    if not index_file.is_plausible(found):
+        raise CorruptionError("the state or the directory of the index makes no sense", opened.path)
     clean = index_file.read_mark(found)
     if named == found.number and found.incarnation == log.control.incarnation:
         # The same page cache as the log's CONTROL: whatever was stored is there, up to the last instruction.
@@ -131,8 +133,6 @@ def consider(log: Log, *, writing: bool) -> tuple[tuple[Index, SlotMap] | None, 
     listed = any(segment_id == each for _, each, _ in log.segments.listing())
     if not listed or not (seq <= log.committed if writing else seq == log.committed):
         return None, "the index was closed with another state of the log"
-    if relocation.is_settled(found) and relocation.leads_astray(found, log):
-        return None, "the index leads to segments that the log does not have any more"
     return (found, slots), None
 
 

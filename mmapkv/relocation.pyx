@@ -356,7 +356,7 @@ def finish(Index index, Log log):
 
     That is also when a segment is gone that the index knows. While nobody else compacts.
     """
-    cdef uint64_t moving = index.state.moving
+    cdef uint64_t slot, moving = index.state.moving
     if index.state.counting:
         return False
     if moving:
@@ -364,14 +364,8 @@ def finish(Index index, Log log):
             if listed.segment_id == moving:
                 return carry_out(index, log, listed, True)
         take_back(index)
-    return not leads_astray(index, log)
-
-
-def leads_astray(Index index, Log log):
-    """Whether a segment does not count any more that the index leads to; asked while no compaction is in the middle of it."""
-    cdef uint64_t slot
     counting = {segment_id for _, segment_id, _ in log.segments.listing()}
     for slot in range(index.state.slots_used):
         if index.slot_table[slot] != 0 and index.slot_table[slot] not in counting:
-            return True
-    return False
+            return False
+    return True
