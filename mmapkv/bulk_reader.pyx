@@ -71,6 +71,11 @@ cdef tuple as_keys(keys):
     return held if exact else tuple([as_bytes(key, "key") for key in held])
 
 
+def keys_of(keys):
+    """Many keys as bytes, in a tuple. TypeError for one that is neither buffer nor str, and for one key in place of many."""
+    return as_keys(keys)
+
+
 cdef class BulkReader(StoreReader):
     """The part of ``KVStore`` that reads many keys at a time."""
 
