@@ -117,7 +117,7 @@ class AsyncKVStore:
         verify: bool = True,
         ordered: bool = False,
         max_bytes: SupportsIndex | None = None,
-        eviction: Literal["clock", "fifo"] = "clock",
+        eviction: Literal["clock", "fifo"] | None = None,
         compaction: bool | float = True,
     ) -> Self:
         """:meth:`KVStore.open` in a thread. Raises Unsupported without the package anyio.
