@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections import deque
-from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, MutableMapping, ValuesView
+from collections.abc import ItemsView, Iterable, Iterator, KeysView, MutableMapping, ValuesView
 from datetime import timedelta
 from heapq import merge
 from operator import itemgetter
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from mmapkv.snapshot import Snapshot
-    from mmapkv.store import KVStore
+    from mmapkv.store import KVStore, _Keyed
 
 __all__ = ["Transaction"]
 
@@ -48,6 +48,16 @@ class Transaction(Scanned, MutableMapping[bytes, bytes]):
     ...     kv["from"], kv["to"]
     (b'70', b'30')
     """
+
+    if TYPE_CHECKING:
+        # MutableMapping's own, which takes what this class's operators take.
+
+        def update(
+            self,
+            other: _Keyed | Iterable[tuple[str | Buffer, str | Buffer]] = (),
+            /,
+            **named: str | Buffer,
+        ) -> None: ...
 
     def __init__(self, store: KVStore, durable: bool) -> None:
         self._store = store
@@ -123,7 +133,7 @@ class Transaction(Scanned, MutableMapping[bytes, bytes]):
 
     def put_many(
         self,
-        pairs: Mapping[Any, str | Buffer] | Iterable[tuple[str | Buffer, str | Buffer]],
+        pairs: _Keyed | Iterable[tuple[str | Buffer, str | Buffer]],
         /,
         *,
         ttl: float | timedelta | None = None,
@@ -134,9 +144,10 @@ class Transaction(Scanned, MutableMapping[bytes, bytes]):
         """
         self._refuse_late()
         ends = end_of(ttl)
-        if isinstance(pairs, Mapping):
-            pairs = pairs.items()
-        for key, value in [self._batch._checked(key, value) for key, value in pairs]:
+        given: Any = pairs
+        if hasattr(given, "keys"):
+            given = [(key, given[key]) for key in given.keys()]  # noqa: SIM118
+        for key, value in [self._batch._checked(key, value) for key, value in given]:
             self._put(key, value, ends)
 
     def __setitem__(self, key: str | bytes | Buffer, value: str | bytes | Buffer, /) -> None:

@@ -57,16 +57,29 @@ def test_one_key_in_place_of_many_is_refused(kv: KVStore, one: bytes) -> None:
     assert kv["b"] == b"mine"
 
 
+class Keyed:
+    """As much of a mapping as `put_many` of a store asks for."""
+
+    def keys(self) -> list[str]:
+        """One."""
+        return ["c"]
+
+    def __getitem__(self, key: str) -> str:
+        return "keyed"
+
+
 def test_put_many_and_delete_many(kv: KVStore) -> None:
     with kv.transaction() as tx:
         tx.put_many({"a": "mine", b"d": bytearray(b"4")})
         tx.put_many(iter([("e", "5"), ("e", "6")]), ttl=60)
         tx.put_many([])
+        tx.put_many(kv.snapshot())
+        tx.put_many(Keyed())
         assert tx.delete_many(["a", "b", "b", "absent", "", b"x" * 70_000]) == 2
         assert tx.delete_many(iter(["a"])) == 0
-        assert dict(tx) == {b"c": b"3", b"d": b"4", b"e": b"6"}
+        assert dict(tx) == {b"c": b"keyed", b"d": b"4", b"e": b"6"}
         assert dict(kv) == {b"a": b"1", b"b": b"2", b"c": b"3"}
-    assert list(kv.items()) == [(b"c", b"3"), (b"d", b"4"), (b"e", b"6")]
+    assert list(kv.items()) == [(b"d", b"4"), (b"e", b"6"), (b"c", b"keyed")]
     assert kv.ttl("d") is None
     assert 50 < (kv.ttl("e") or 0) <= 60
 
@@ -167,7 +180,7 @@ _CALLS: dict[str, Callable[[Transaction], object]] = {
     "append": lambda tx: tx.append("a", "mine"),
     "setdefault": lambda tx: tx.setdefault("a", "mine"),
     "pop": lambda tx: tx.pop("a"),
-    "update": lambda tx: tx.update({b"a": b"mine"}),
+    "update": lambda tx: tx.update({"a": "mine"}),
 }
 
 
