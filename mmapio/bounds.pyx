@@ -44,7 +44,10 @@ cdef Py_ssize_t clamped(key) except? -1:
 
 
 cdef object deadline_of(timeout):
-    seconds = timeout + 0.0
+    try:
+        seconds = timeout + 0.0
+    except TypeError:
+        raise TypeError(f"a timeout is a number of seconds, not {type(timeout).__name__}") from None
     if seconds != seconds:
         raise ValueError("a timeout is a number of seconds, not NaN")
     return time.monotonic() + seconds

@@ -117,7 +117,7 @@ class AsyncKVStore:
         verify: bool = True,
         ordered: bool = False,
         max_bytes: SupportsIndex | None = None,
-        eviction: Literal["clock", "fifo"] = "clock",
+        eviction: Literal["clock", "fifo"] | None = None,
         compaction: bool | float = True,
     ) -> Self:
         """:meth:`KVStore.open` in a thread. Raises Unsupported without the package anyio.
@@ -193,10 +193,10 @@ class AsyncKVStore:
         return self._store.get(key, default)
 
     @overload
-    async def get_view(self, key: _Bytes, default: None = None, /) -> MappedSlice | None: ...
+    async def get_view(self, key: _Bytes, /, default: None = None) -> MappedSlice | None: ...
     @overload
-    async def get_view(self, key: _Bytes, default: T, /) -> MappedSlice | T: ...
-    async def get_view(self, key: _Bytes, default: Any = None, /) -> Any:
+    async def get_view(self, key: _Bytes, /, default: T) -> MappedSlice | T: ...
+    async def get_view(self, key: _Bytes, /, default: Any = None) -> Any:
         """:meth:`KVStore.get_view`, at once."""
         if self._turns.over():
             await self._turns.pause()
@@ -209,10 +209,10 @@ class AsyncKVStore:
         return self._store.get_into(key, buffer)
 
     @overload
-    async def get_versioned(self, key: _Bytes, default: None = None, /) -> tuple[bytes, int] | None: ...
+    async def get_versioned(self, key: _Bytes, /, default: None = None) -> tuple[bytes, int] | None: ...
     @overload
-    async def get_versioned(self, key: _Bytes, default: T, /) -> tuple[bytes, int] | T: ...
-    async def get_versioned(self, key: _Bytes, default: Any = None, /) -> Any:
+    async def get_versioned(self, key: _Bytes, /, default: T) -> tuple[bytes, int] | T: ...
+    async def get_versioned(self, key: _Bytes, /, default: Any = None) -> Any:
         """:meth:`KVStore.get_versioned`, at once."""
         if self._turns.over():
             await self._turns.pause()

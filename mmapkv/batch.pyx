@@ -16,6 +16,11 @@ from mmapkv.errors import StoreError
 cdef uint64_t CAPACITY_FIRST = 64
 
 
+def end_of(ttl):
+    """When a time to live that begins now is over, in nanoseconds since 1970; 0 for None, which has no end. ValueError, TypeError."""
+    return expiry_of(ttl)
+
+
 cdef class Batch:
     """Collects changes in memory, and commits them when its ``with`` block ends; none, when that raises.
 
@@ -46,6 +51,16 @@ cdef class Batch:
     def put(self, key, value, /, *, ttl=None):
         """Set the value of `key`, and how long it lives from now. Raises what ``KVStore.put`` says of its arguments, StoreError after the end."""
         self.add(KIND_PUT, key, value, expiry_of(ttl))
+
+    def _put_until(self, key, value, uint64_t expires, /):
+        # For a transaction, with what `end_of` gives.
+        self.add(KIND_PUT, key, value, expires)
+
+    def _checked(self, key, value, /):
+        # Both as bytes, which may be put.
+        key, value = as_bytes(key, "key"), as_bytes(value, "value")
+        self.store.require(PyBytes_GET_SIZE(key), PyBytes_GET_SIZE(value))
+        return key, value
 
     def delete(self, key, /):
         """Remove `key`, if it is there."""

@@ -9,6 +9,8 @@ from mmapkv.reader import StoreReader
 _Bytes: TypeAlias = str | bytes | Buffer
 _T = TypeVar("_T")
 
+def keys_of(keys: Iterable[_Bytes]) -> tuple[bytes, ...]: ...
+
 class BulkReader(StoreReader):
     @overload
     def get_many(

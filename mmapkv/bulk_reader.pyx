@@ -21,6 +21,7 @@ from libc.string cimport memcpy
 
 from mmapio cimport _fault
 from mmapio cimport _memory as memory
+from mmapio.bounds cimport clamped, told
 from mmapio.view cimport slice_of
 from mmapkv.approach cimport Probe, approach_buckets, approach_records, find_near
 from mmapkv.format cimport KEY_SIZE_MAX, LINE
@@ -69,6 +70,11 @@ cdef tuple as_keys(keys):
                 memory.prefetch(items[at + AHEAD])
             exact &= PyBytes_CheckExact(<object>items[at])
     return held if exact else tuple([as_bytes(key, "key") for key in held])
+
+
+def keys_of(keys):
+    """Many keys as bytes, in a tuple. TypeError for one that is neither buffer nor str, and for one key in place of many."""
+    return as_keys(keys)
 
 
 cdef class BulkReader(StoreReader):
@@ -126,9 +132,14 @@ cdef class BulkReader(StoreReader):
         """
         cdef tuple held = as_keys(keys)
         cdef Py_buffer to, sizes
-        cdef Py_ssize_t apart = stride
+        cdef Py_ssize_t apart
+        try:
+            # One that is longer than any buffer is so of a second value alone.
+            apart = clamped(stride)
+        except TypeError:
+            raise TypeError(f"a stride is a number of bytes, an integer, not {type(stride).__name__}") from None
         if apart < 0:
-            raise ValueError(f"a stride is the distance of two values in bytes, 0 when they are packed, not {apart}")
+            raise ValueError(f"a stride is the distance of two values in bytes, 0 when they are packed, not {told(stride)}")
         PyObject_GetBuffer(buffer, &to, PyBUF_SIMPLE | PyBUF_WRITABLE)
         try:
             if lengths is None:

@@ -21,11 +21,15 @@ SEGMENT_PART = 16
 SEGMENT_BYTES_LEAST = 1 << 20
 
 
-def checked_bound(max_bytes: SupportsIndex | None, eviction: str, mode: str, *, shared: bool) -> int:
+def checked_bound(max_bytes: SupportsIndex | None, eviction: str | None, mode: str, *, shared: bool) -> int:
     """The bound of a cache in bytes, 0 for None. ValueError for what is none, or nothing to a reader."""
-    if eviction not in ("clock", "fifo"):
+    if eviction not in (None, "clock", "fifo"):
         raise ValueError(f'eviction is "clock" or "fifo", not {eviction!r}')
     if max_bytes is None:
+        if eviction is not None:
+            raise ValueError(
+                f"eviction={eviction!r} goes with max_bytes=: a store without a bound evicts nothing"
+            )
         return 0
     bound = operator.index(max_bytes)
     if not MAX_BYTES_LEAST <= bound <= MAX_BYTES_MOST:
@@ -43,14 +47,14 @@ def segment_bytes_of(bound: int, segment_bytes: SupportsIndex) -> int:
     return min(wanted, max(bound // SEGMENT_PART, SEGMENT_BYTES_LEAST)) if bound else wanted
 
 
-def begin(store: KVStore, bound: int, eviction: Literal["clock", "fifo"]) -> Eviction | None:
-    """Make a store that was just opened a cache, if `bound` is not 0."""
+def begin(store: KVStore, bound: int, eviction: Literal["clock", "fifo"] | None) -> Eviction | None:
+    """Make a store that was just opened a cache, if `bound` is not 0; by the clock, unless told otherwise."""
     if not bound:
         found = marks.find(store._log)
         if found is not None:
             store._count(found)
         return None
     store._remover = Remover(store)
-    store._count(marks.provide(store._log, bound) if eviction == "clock" else None)
+    store._count(marks.provide(store._log, bound) if eviction != "fifo" else None)
     store._bind(bound)
-    return Eviction(store._remover, bound, eviction)
+    return Eviction(store._remover, bound, eviction or "clock")

@@ -53,7 +53,7 @@ cdef class Frozen:
             raise KeyError(key)
         return self.store.value_of(&hit)
 
-    def get(self, key, default=None, /):
+    def get(self, key, /, default=None):
         """The value that `key` had, or `default`. Costs what ``KVStore.get`` does, and a cache miss for each newer version.
 
         Raises what that does; Closed after the end of the snapshot, SnapshotTooOld where compaction could not be told of it.
@@ -87,6 +87,11 @@ cdef class Frozen:
         # Whether `len` counts this key: present then, its time to live over or not.
         cdef Hit hit
         return self.find(as_bytes(key, "key"), &hit)
+
+    def _expiry(self, key):
+        # When what was there ends, in nanoseconds since 1970; 0 when it has no end, or was not there.
+        cdef Hit hit
+        return hit.expires if self.look(as_bytes(key, "key"), &hit) else 0
 
     cdef bint look(self, bytes key, Hit *hit) except -1:
         return self.find(key, hit) and (hit.expires == 0 or hit.expires > self.now)

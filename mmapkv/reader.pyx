@@ -56,7 +56,7 @@ cdef class StoreReader:
             raise KeyError(wanted)
         return self.value_of(&hit)
 
-    def get(self, key, default=None, /):
+    def get(self, key, /, default=None):
         """The value of `key`, or `default`. Costs a cache miss for the index, one for the record and a copy.
 
         Raises CorruptionError when the record does not verify, TypeError for a key that is neither buffer nor str, Closed.
@@ -67,7 +67,7 @@ cdef class StoreReader:
             return default
         return self.value_of(&hit)
 
-    def get_view(self, key, default=None, /):
+    def get_view(self, key, /, default=None):
         """The value of `key` as a zero-copy view, or `default`. Costs as :meth:`get`, whatever the size, and no copy.
 
         The view is valid, and its content what it is now, for as long as it is referenced: after the key was changed or deleted, and
@@ -117,7 +117,7 @@ cdef class StoreReader:
         finally:
             PyBuffer_Release(&to)
 
-    def get_versioned(self, key, default=None, /):
+    def get_versioned(self, key, /, default=None):
         """(the value of `key`, its version), or `default`. Costs as :meth:`get`.
 
         The version is the number in the store's log under which the value was written: later values of whatever key have higher ones.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
+from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
+from mmapkv.bulk_reader import keys_of
 from mmapkv.frozen import Frozen
 from mmapkv.ordered import Era
 from mmapkv.scan import Scanned
@@ -13,10 +14,14 @@ from mmapkv.views import Items, Keys, Values
 from mmapkv.walk import KEYS, Walk
 
 if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
     from mmapkv.pins import Pin
     from mmapkv.store import KVStore
 
 __all__ = ["Snapshot"]
+
+_T = TypeVar("_T")
 
 
 class Snapshot(Frozen, Scanned, Mapping[bytes, bytes]):
@@ -42,6 +47,19 @@ class Snapshot(Frozen, Scanned, Mapping[bytes, bytes]):
         # Keeps compaction from removing what was current then; walks share it.
         self._pin = pin
         self._era: Era | None = era
+
+    @overload
+    def get_many(self, keys: Iterable[str | Buffer], default: None = None) -> list[bytes | None]: ...
+    @overload
+    def get_many(self, keys: Iterable[str | Buffer], default: bytes) -> list[bytes]: ...
+    @overload
+    def get_many(self, keys: Iterable[str | Buffer], default: _T) -> list[bytes | _T]: ...
+    def get_many(self, keys: Iterable[str | Buffer], default: Any = None) -> list[Any]:
+        """The values that `keys` had, as a list in their order, with `default` for each that was absent.
+
+        Costs as many calls of :meth:`get`, and raises what that does; TypeError for one key in place of many.
+        """
+        return [self.get(key, default) for key in keys_of(keys)]
 
     def __iter__(self) -> Iterator[bytes]:
         return self._walk(KEYS)

@@ -116,7 +116,7 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         ordered: bool = ...,
         compaction: bool | float = ...,
         max_bytes: SupportsIndex | None = ...,
-        eviction: Literal["clock", "fifo"] = ...,
+        eviction: Literal["clock", "fifo"] | None = ...,
         codec: None = None,
     ) -> Self: ...
     @overload
@@ -133,7 +133,7 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         ordered: bool = ...,
         compaction: bool | float = ...,
         max_bytes: SupportsIndex | None = ...,
-        eviction: Literal["clock", "fifo"] = ...,
+        eviction: Literal["clock", "fifo"] | None = ...,
         codec: Codec[_T],
     ) -> TypedStore[bytes, _T]: ...
     @classmethod
@@ -149,7 +149,7 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         ordered: bool = False,
         compaction: bool | float = True,
         max_bytes: SupportsIndex | None = None,
-        eviction: Literal["clock", "fifo"] = "clock",
+        eviction: Literal["clock", "fifo"] | None = None,
         codec: Codec[Any] | None = None,
     ) -> Self | TypedStore[bytes, Any]:
         """Open or create the store in the directory `path`.
@@ -157,10 +157,10 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         `mode` is as in dbm: "r" reads, "w" writes an existing store, "c" creates it if missing, "n" starts a
         new one. With `shared` other handles, of this process and others, that say so too may write at the
         same time; each write then takes a mutex between processes. `flush_policy` says when writes become
-        durable by themselves; `segment_bytes` (of a new store) is how large its log's files grow;
-        `verify=False` skips the checksum of each record read; with `ordered` the keys are sorted now, and not
-        when :meth:`scan` is first called. What is superseded or deleted is removed in the background by
-        whoever writes, unless `compaction` is false: then :meth:`compact` does that. A number says how
+        durable by themselves; `segment_bytes` (of a new store) is how large its log's files grow; a reader
+        uses neither. `verify=False` skips the checksum of each record read; with `ordered` the keys are
+        sorted now, not by the first :meth:`scan`. What is superseded or deleted is removed in the background
+        by whoever writes, unless `compaction` is false: then :meth:`compact` does that. A number says how
         many dead bytes are borne as a part of the live ones: 0.065 by default, 0.5 makes overwrites cheaper.
         With `max_bytes` it is a cache with one writer: what is oldest and, unless `eviction` is "fifo", was
         not read since, makes way for what is put, so that the records that count take no more; docs/cache.md
@@ -168,9 +168,9 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         a kill; after a power cut the index is built anew: some 120 ns a record by hints, 350 ns without.
 
         Raises FileNotFoundError, NotADirectoryError, PermissionError, ValueError for another mode or
-        `eviction`, for `shared` with "r" and "n", for a `max_bytes` that is too small, for a reader or with
-        `shared`, for a `compaction` not above 0, or where there is none; Locked (naming who writes),
-        FormatError, CorruptionError; Unsupported for `shared` where there are no robust mutexes.
+        `eviction`, or that without `max_bytes`, for `shared` with "r" and "n", for a `max_bytes` that is too
+        small, for a reader or with `shared`, for a `compaction` not above 0, or where there is none; Locked
+        (naming who writes), FormatError, CorruptionError; Unsupported for `shared` without robust mutexes.
         """
         if codec is not None:
             checked(codec)

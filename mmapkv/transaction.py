@@ -9,11 +9,14 @@ from datetime import timedelta
 from heapq import merge
 from operator import itemgetter
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex, TypeVar, overload
 
+from mmapkv.batch import end_of
+from mmapkv.bulk_reader import keys_of
 from mmapkv.errors import StoreError
 from mmapkv.frozen import encoded
 from mmapkv.scan import Scanned, scan_snapshot
+from mmapkv.updater import increased
 from mmapkv.views import Items, Keys, Values
 from mmapkv.walk import ITEMS, KEYS, VALUES
 
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from mmapkv.snapshot import Snapshot
-    from mmapkv.store import KVStore
+    from mmapkv.store import KVStore, _Keyed
 
 __all__ = ["Transaction"]
 
@@ -46,6 +49,16 @@ class Transaction(Scanned, MutableMapping[bytes, bytes]):
     (b'70', b'30')
     """
 
+    if TYPE_CHECKING:
+        # MutableMapping's own, which takes what this class's operators take.
+
+        def update(
+            self,
+            other: _Keyed | Iterable[tuple[str | Buffer, str | Buffer]] = (),
+            /,
+            **named: str | Buffer,
+        ) -> None: ...
+
     def __init__(self, store: KVStore, durable: bool) -> None:
         self._store = store
         self._before = store.snapshot()
@@ -55,6 +68,8 @@ class Transaction(Scanned, MutableMapping[bytes, bytes]):
         self._clears = False
         # None for what is deleted.
         self._changes: dict[bytes, bytes | None] = {}
+        # When the time to live of what was put ends, where it has one, in nanoseconds since 1970.
+        self._ends: dict[bytes, int] = {}
         self._reads: set[bytes] = set()
         # Where popitem is: in what was there before; once it is through, in the keys that were changed.
         self._oldest: Iterator[tuple[bytes, bytes]] | None = None
@@ -70,18 +85,33 @@ class Transaction(Scanned, MutableMapping[bytes, bytes]):
         return value
 
     @overload
-    def get(self, key: str | bytes | Buffer, default: None = None, /) -> bytes | None: ...
+    def get(self, key: str | bytes | Buffer, /, default: None = None) -> bytes | None: ...
     @overload
-    def get(self, key: str | bytes | Buffer, default: bytes, /) -> bytes: ...
+    def get(self, key: str | bytes | Buffer, /, default: bytes) -> bytes: ...
     @overload
-    def get(self, key: str | bytes | Buffer, default: _T, /) -> bytes | _T: ...
-    def get(self, key: str | bytes | Buffer, default: object = None, /) -> object:
+    def get(self, key: str | bytes | Buffer, /, default: _T) -> bytes | _T: ...
+    def get(self, key: str | bytes | Buffer, /, default: object = None) -> object:
         """The value of `key`, or `default`; from memory if it was changed here, else as ``Snapshot.get``.
 
         The commit is a Conflict if others change it meanwhile. Raises StoreError after the end.
         """
         value = self._get(encoded(key, "key"))
         return default if value is None else value
+
+    @overload
+    def get_many(self, keys: Iterable[str | Buffer], default: None = None) -> list[bytes | None]: ...
+    @overload
+    def get_many(self, keys: Iterable[str | Buffer], default: bytes) -> list[bytes]: ...
+    @overload
+    def get_many(self, keys: Iterable[str | Buffer], default: _T) -> list[bytes | _T]: ...
+    def get_many(self, keys: Iterable[str | Buffer], default: object = None) -> list[Any]:
+        """The values of `keys`, as a list in their order, with `default` for each that is absent.
+
+        Costs as many calls of :meth:`get`, each of them is read as there, and raises what that does;
+        TypeError for one key in place of many.
+        """
+        found = [self._get(key) for key in keys_of(keys)]
+        return [default if value is None else value for value in found]
 
     def __contains__(self, key: object, /) -> bool:
         return self._get(encoded(key, "key")) is not None  # type: ignore[arg-type]
@@ -99,9 +129,26 @@ class Transaction(Scanned, MutableMapping[bytes, bytes]):
         Raises what ``KVStore.put`` says of its arguments, StoreError after the end.
         """
         self._refuse_late()
-        key, value = encoded(key, "key"), encoded(value, "value")
-        self._batch.put(key, value, ttl=ttl)
-        self._note(key, value)
+        self._put(encoded(key, "key"), encoded(value, "value"), end_of(ttl))
+
+    def put_many(
+        self,
+        pairs: _Keyed | Iterable[tuple[str | Buffer, str | Buffer]],
+        /,
+        *,
+        ttl: float | timedelta | None = None,
+    ) -> None:
+        """Set the values of many keys, all of them or none: a mapping, or an iterable of (key, value).
+
+        `ttl` is for all of them. Nothing is changed when iterating raises. Raises what :meth:`put` does.
+        """
+        self._refuse_late()
+        ends = end_of(ttl)
+        given: Any = pairs
+        if hasattr(given, "keys"):
+            given = [(key, given[key]) for key in given.keys()]  # noqa: SIM118
+        for key, value in [self._batch._checked(key, value) for key, value in given]:
+            self._put(key, value, ends)
 
     def __setitem__(self, key: str | bytes | Buffer, value: str | bytes | Buffer, /) -> None:
         self.put(key, value)
@@ -111,6 +158,38 @@ class Transaction(Scanned, MutableMapping[bytes, bytes]):
         if self._get(key) is None:
             raise KeyError(key)
         self._delete(key)
+
+    def delete_many(self, keys: Iterable[str | Buffer], /) -> int:
+        """Remove many keys, and return how many were there. Each is read, as :meth:`get` does.
+
+        Raises TypeError for one key in place of many, StoreError after the end.
+        """
+        found = [key for key in dict.fromkeys(keys_of(keys)) if self._get(key) is not None]
+        for key in found:
+            self._delete(key)
+        return len(found)
+
+    def incr(self, key: str | Buffer, by: SupportsIndex = 1, /, *, initial: SupportsIndex = 0) -> int:
+        """Add `by` to the number that is the value of `key`, and return the sum, as ``KVStore.incr`` does.
+
+        One that is absent counts as `initial`; a time to live stays as it was. The number is read, so
+        others who count there are a Conflict. Raises ValueError when the value is no number, OverflowError.
+        """
+        key = encoded(key, "key")
+        value = self._get(key)
+        number = increased(key, value, by, initial)
+        self._put(key, b"%d" % number, self._end(key))
+        return number
+
+    def append(self, key: str | Buffer, data: str | Buffer, /) -> int:
+        """Add `data` to the end of the value of `key`, or to nothing when it is absent: the length of all.
+
+        A time to live stays as it was, and the value is read. Raises what :meth:`put` does.
+        """
+        key, data = encoded(key, "key"), encoded(data, "value")
+        whole = (self._get(key) or b"") + data
+        self._put(key, whole, self._end(key))
+        return len(whole)
 
     def setdefault(self, key: str | bytes | Buffer, default: str | bytes | Buffer | None = None, /) -> bytes:
         """The value of `key`, which is set to `default` first when it is absent.
@@ -217,6 +296,20 @@ class Transaction(Scanned, MutableMapping[bytes, bytes]):
             return None
         self._reads.add(key)
         return self._before.get(key)
+
+    def _end(self, key: bytes) -> int:
+        # Of what was read.
+        if key in self._changes:
+            return self._ends.get(key, 0) if self._changes[key] is not None else 0
+        return 0 if self._clears else self._before._expiry(key)
+
+    def _put(self, key: bytes, value: bytes, end: int) -> None:
+        self._batch._put_until(key, value, end)
+        self._note(key, value)
+        if end:
+            self._ends[key] = end
+        else:
+            self._ends.pop(key, None)
 
     def _delete(self, key: bytes) -> None:
         self._batch.delete(key)

@@ -7,6 +7,7 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcmp
 
 from mmapio._os cimport now_ns
+from mmapio.bounds cimport as_long_long, told
 from mmapkv.format cimport KIND_DELETE, KIND_PUT
 from mmapkv.index cimport Hit
 from mmapkv.reader cimport as_bytes
@@ -111,12 +112,12 @@ cdef class StoreUpdater(StoreWriter):
 
         The number is kept as text, decimal digits with perhaps a minus before them, as Redis and memcached keep theirs: so it reads as one
         for everybody, and a put can set it. It has 64 bits with its sign. A time to live stays as it was. Costs a put. Raises
-        ValueError when the value is not such a number, OverflowError when the sum is none.
+        ValueError when the value is not such a number, OverflowError when the sum, `by` or `initial` is none.
         """
         cdef Spot spot
         cdef Version version
         cdef char text[NUMBER_SIZE_MAX]
-        cdef int64_t step = operator.index(by), start = operator.index(initial), number
+        cdef int64_t step = number_of(by, "by"), start = number_of(initial, "initial"), number
         cdef bint is_number
         key = as_bytes(key, "key")
         begin_version(&version, KIND_PUT, <bytes>key)
@@ -128,11 +129,11 @@ cdef class StoreUpdater(StoreWriter):
             is_number = read_number(spot.hit.value, spot.hit.value_size, &number)
             if not is_number:
                 self.let_go()
-                raise ValueError(f"the value of {key[:40]!r} is not a decimal number of 64 bits, which incr could add to")
+                raise no_number(key)
             version.expires = spot.hit.expires
-        if number > NUMBER_MAX - step if step > 0 else number < NUMBER_MIN - step:
+        if is_too_much(number, step):
             self.let_go()
-            raise OverflowError(f"{number} and {step} together are more than 64 bits hold; the value of {key[:40]!r} stays")
+            raise too_much(key, number, step)
         number += step
         version.value_size = write_number(number, text)
         version.value = text + NUMBER_SIZE_MAX - version.value_size
@@ -144,7 +145,7 @@ cdef class StoreUpdater(StoreWriter):
 
         For `expected` and `version` alike None means that the key is absent; a version is what `get_versioned` gives, and changes with every
         write. A `value` of None deletes the key. Costs a put, and reading what is compared. Raises TypeError unless exactly one
-        of the two is given.
+        of the two is given, ValueError for a `version` that none can be.
 
         >>> import tempfile; from mmapkv import KVStore
         >>> with KVStore.open(tempfile.mkdtemp()) as kv:
@@ -163,7 +164,7 @@ cdef class StoreUpdater(StoreWriter):
         if by_value and not absent:
             wanted = content_of(expected)
         elif not absent:
-            number = operator.index(version)
+            number = version_of(version)
         key = as_bytes(key, "key")
         begin_version(&made, KIND_DELETE if value is None else KIND_PUT, <bytes>key)
         if value is not None:
@@ -230,6 +231,53 @@ cdef class StoreUpdater(StoreWriter):
             return False
         self.commit(&spot, &version, False)
         return True
+
+
+def increased(bytes key not None, bytes value, by, initial):
+    """The number that ``incr`` makes of `value`, which is None for a `key` that is absent. ValueError and OverflowError as there."""
+    cdef int64_t step = number_of(by, "by"), number = number_of(initial, "initial")
+    if value is not None and not read_number(value, len(value), &number):
+        raise no_number(key)
+    if is_too_much(number, step):
+        raise too_much(key, number, step)
+    return number + step
+
+
+cdef object integer_of(given, str what):
+    try:
+        return operator.index(given)
+    except TypeError:
+        raise TypeError(f"{what} is an integer, not {type(given).__name__}") from None
+
+
+cdef int64_t number_of(given, str what) except? -1:
+    cdef int overflow = 0
+    number = integer_of(given, what)
+    cdef int64_t small = as_long_long(number, &overflow)
+    if overflow:
+        raise OverflowError(f"{what}={told(number)} is not a number of 64 bits with its sign, {NUMBER_MIN} to {NUMBER_MAX}")
+    return small
+
+
+cdef uint64_t version_of(given) except? 0:
+    cdef int overflow = 0
+    number = integer_of(given, "version")
+    cdef int64_t small = as_long_long(number, &overflow)
+    if overflow or small < 0:
+        raise ValueError(f"version={told(number)} is none that get_versioned gives, which are 0 to {NUMBER_MAX}, or None for an absent key")
+    return small
+
+
+cdef inline bint is_too_much(int64_t number, int64_t step) noexcept:
+    return number > NUMBER_MAX - step if step > 0 else number < NUMBER_MIN - step
+
+
+cdef object no_number(bytes key):
+    return ValueError(f"the value of {key[:40]!r} is not a decimal number of 64 bits, which incr could add to")
+
+
+cdef object too_much(bytes key, number, step):
+    return OverflowError(f"{number} and {step} together are more than 64 bits hold; the value of {key[:40]!r} stays")
 
 
 cdef bint read_number(const char *text, uint64_t size, int64_t *number) noexcept:

@@ -101,11 +101,21 @@ def _change(kv: KVStore) -> None:
         assert_type(tx, Transaction)
         assert_type(tx["a"], bytes)
         assert_type(tx.get("b", 5), bytes | int)
+        assert_type(tx.get("b", default=None), bytes | None)
+        assert_type(tx.get_many(["a", b"b"]), list[bytes | None])
+        assert_type(tx.get_many(["a"], default=b""), list[bytes])
+        assert_type(tx.incr("count", 2), int)
+        assert_type(tx.append("text", b"x"), int)
+        assert_type(tx.delete_many(["never"]), int)
+        tx.put_many({"c": "1"}, ttl=5)
+        tx.update({"c": b"1"}, d="2")
         tx["b"] = tx["a"]
     assert_type(kv.retry(lambda tx: len(tx)), int)
     with kv.snapshot() as snapshot:
         assert_type(snapshot, Snapshot)
         assert_type(snapshot.get("a"), bytes | None)
+        assert_type(snapshot.get("a", default=5), bytes | int)
+        assert_type(snapshot.get_many(["a"], 5), list[bytes | int])
         assert_type(dict(snapshot), dict[bytes, bytes])
 
 
@@ -116,6 +126,7 @@ def _read(kv: KVStore) -> None:
     assert assert_type(kv.get(b"absent", None), bytes | None) is None
     assert assert_type(kv.get(b"absent", b""), bytes) == b""
     assert assert_type(kv.get("absent", 0), bytes | int) == 0
+    assert assert_type(kv.get("absent", default=0), bytes | int) == 0
     assert assert_type(bytearray(b"memoryview") in kv, bool)
     assert assert_type(len(kv), int) == 14
     assert kv["c"] + kv["d"] == b"910"

@@ -7,6 +7,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -163,6 +164,16 @@ def test_a_bound_is_checked(tmp_path: Path) -> None:
             KVStore.open(tmp_path / "kv", mode, max_bytes=bound, eviction=eviction)  # type: ignore[call-overload]
     with pytest.raises(TypeError):
         KVStore.open(tmp_path / "kv", max_bytes="1 GiB")  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("mode", ["c", "r"])
+@pytest.mark.parametrize("eviction", ["clock", "fifo"])
+def test_an_eviction_without_a_bound_is_refused(tmp_path: Path, mode: Any, eviction: Any) -> None:
+    """It was passed over: who forgot the bound had a store that grows, and thought it was a cache."""
+    KVStore.open(tmp_path / "kv").close()
+    with pytest.raises(ValueError, match=f"eviction='{eviction}' goes with max_bytes="):
+        KVStore.open(tmp_path / "kv", mode, eviction=eviction)
+    KVStore.open(tmp_path / "kv", mode, eviction=None).close()
 
 
 def test_a_store_that_is_too_large_is_cut_down(tmp_path: Path) -> None:

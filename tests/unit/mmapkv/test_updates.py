@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -124,6 +125,38 @@ def test_incr_reaches_both_ends(kv: KVStore) -> None:
     assert kv.incr("m", 2**63 - 1) == -1
     with pytest.raises(OverflowError):
         kv.incr("n", 2**64)
+
+
+@pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 2**64, 10**5000], ids=int.bit_length)
+@pytest.mark.parametrize("name", ["by", "initial"])
+def test_incr_tells_which_number_is_too_large(kv: KVStore, name: str, number: int) -> None:
+    """It was what C says of it: too large for a signed long, without the name or the limit."""
+    told = "a number of 16610 bits" if number == 10**5000 else number
+    limits = f"-{2**63} to {2**63 - 1}"
+    with pytest.raises(OverflowError, match=rf"{name}={told} is not a number of 64 bits .*{limits}"):
+        kv.incr("n", number) if name == "by" else kv.incr("n", initial=number)
+    assert "n" not in kv
+
+
+@pytest.mark.parametrize("wrong", ["1", 1.5, None, b"1"])
+def test_incr_and_compare_and_set_tell_what_is_no_number(kv: KVStore, wrong: Any) -> None:
+    with pytest.raises(TypeError, match=f"by is an integer, not {type(wrong).__name__}"):
+        kv.incr("n", wrong)
+    with pytest.raises(TypeError, match=f"initial is an integer, not {type(wrong).__name__}"):
+        kv.incr("n", initial=wrong)
+    if wrong is not None:
+        with pytest.raises(TypeError, match=f"version is an integer, not {type(wrong).__name__}"):
+            kv.compare_and_set("n", "1", version=wrong)
+    assert "n" not in kv
+
+
+@pytest.mark.parametrize("version", [-1, 2**63, 2**64, -(2**64), 10**5000], ids=int.bit_length)
+def test_compare_and_set_refuses_what_is_no_version(kv: KVStore, version: int) -> None:
+    """One below 0 was what C says of it."""
+    told = "a number of 16610 bits" if version == 10**5000 else version
+    with pytest.raises(ValueError, match=rf"version={told} is none .* 0 to {2**63 - 1}"):
+        kv.compare_and_set("a", "1", version=version)
+    assert "a" not in kv
 
 
 def test_compare_and_set_compares_the_value(kv: KVStore) -> None:

@@ -360,6 +360,12 @@ def test_a_time_that_is_none_is_refused(log: Log, wait: Callable[[Log], object])
         wait(log)
 
 
+def test_a_time_that_is_no_number_is_refused(log: Log) -> None:
+    """It was told that a str cannot be concatenated."""
+    with pytest.raises(TypeError, match="a timeout is a number of seconds, not str"):
+        log.follow(timeout="1")  # type: ignore[arg-type]
+
+
 def test_what_was_read_ahead_and_dropped_does_not_come(log: Log) -> None:
     """It knew how far the log went, and handed out what the same thread had taken back."""
     for number in range(6):
