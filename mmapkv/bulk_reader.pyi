@@ -9,6 +9,8 @@ from mmapkv.reader import StoreReader
 _Bytes: TypeAlias = str | bytes | Buffer
 _T = TypeVar("_T")
 
+def refuse_one_key(keys: object) -> None: ...
+
 class BulkReader(StoreReader):
     @overload
     def get_many(
