@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from mmapio.options import FlushPolicy
 from mmapkv import attach, hints, index_file, relocation
 from mmapkv.decode import note_presence
+from mmapkv.foreign import refuse_plain_log
 from mmapkv.index import Index
 from mmapkv.index_check import IndexCheck
 from mmapkv.pins import Pins
@@ -85,7 +86,7 @@ def verify(path: _Path, *, full: bool = True, progress: _Progress | None = None)
 
     Others may have it open, to write too. An index that would be built anew at the next opening is looked at
     no further: the reason is a damage, or the note. Raises FileNotFoundError where there is no store,
-    FormatError for one of a newer version, PermissionError, Closed, MappingFault.
+    FormatError for one of a newer version and for a plain log, PermissionError, Closed, MappingFault.
     """
     try:
         log = open_log(Log, path, "r", FlushPolicy.MANUAL, False, DEFAULT_SEGMENT_BYTES, (attach.NAME,))
@@ -94,6 +95,7 @@ def verify(path: _Path, *, full: bool = True, progress: _Progress | None = None)
         report.add_unreadable(error, os.fsdecode(path))
         return report.made(note="the log cannot be opened")
     with log:
+        refuse_plain_log(log)
         return _check_beside_others(lambda: _find(log), Pins(log), full, progress)
 
 

@@ -294,7 +294,9 @@ def read(directory: _os.Descriptor, path: str) -> Manifest:
         raise _not_ours(magic, path)
     # The version before the shape: a newer one may have another.
     if rest and rest[0] == REPAIRING.encode():
-        raise FormatError("a repair of the log was cut short; run it again: mmaplog repair", path)
+        raise FormatError(
+            "a repair was cut short; run it again: mmaplog repair, or of a store mmapkv repair", path
+        )
     if rest and _names_newer(rest[0]):
         raise FormatError(
             f"a manifest of version {rest[0].decode()}, this code knows {VERSION}; upgrade mmapkv", path
