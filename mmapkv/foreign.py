@@ -9,7 +9,7 @@ from mmapio import _os
 from mmapio.options import FlushPolicy
 from mmapkv.decode import note_presence
 from mmaplog.attach import INDEX_NAME
-from mmaplog.errors import FormatError
+from mmaplog.errors import FormatError, without_advice
 from mmaplog.log import DEFAULT_SEGMENT_BYTES, Log, open_log
 
 __all__ = ["refuse_plain_log", "refuse_to_replace"]
@@ -27,7 +27,7 @@ def refuse_plain_log(log: Log) -> None:
     try:
         note_presence(log.replay(log.first_seq, log.first_seq + 1), {}, 1, 0)
     except FormatError as error:
-        reason, _, _ = (error.strerror or "").partition("; ")
+        reason = without_advice(error.strerror)
         raise FormatError(
             f"holds a plain log of {len(log)} records, and no store: {reason}; use it as a log, by mmaplog, "
             "or name another directory",

@@ -171,8 +171,7 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         Raises FileNotFoundError, NotADirectoryError, PermissionError, ValueError for another mode or
         `eviction`, for `shared` with "r" and "n", for a `max_bytes` that is too small, for a reader or with
         `shared`, for a `compaction` not above 0, or where there is none; Locked (naming who writes),
-        FormatError, of a plain log with "n" too; CorruptionError; Unsupported for `shared` where there are no
-        robust mutexes.
+        FormatError (a plain log, too), CorruptionError; Unsupported for `shared` without robust mutexes.
         """
         if codec is not None:
             checked(codec)

@@ -16,9 +16,9 @@ from mmapkv.index import Index
 from mmapkv.index_check import IndexCheck
 from mmapkv.pins import Pins
 from mmapkv.record_check import RecordCheck, Replaced
-from mmaplog.errors import CorruptionError, FormatError, TooOld
+from mmaplog.errors import CorruptionError, FormatError, TooOld, without_advice
 from mmaplog.log import DEFAULT_SEGMENT_BYTES, Log, open_log
-from mmaplog.remains import is_damage
+from mmaplog.remains import is_damage, restoring
 from mmaplog.segment import is_segment
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ DROP = (
     "it was appended by something else than a store, or by a newer version; restore a backup, or drop that "
     "record and what follows by mmaplog.Log.truncate_after"
 )
-_RESTORE = "restore the segment from a backup, or run mmapkv repair, which says what is lost"
+_RESTORE = restoring("the segment", "mmapkv")
 _MEND = "run mmapkv repair, which says what is lost"
 _REWRITE = "copy what can be read into a new store"
 _REMOVE = "remove it, or run mmapkv repair; nothing is lost"
@@ -113,7 +113,7 @@ class _Report:
 
     def add(self, path: str, offset: int, reason: str | None, remedy: str) -> None:
         if len(self.damages) < DESCRIBED_MAX:
-            self.damages.append(StoreDamage(os.fsdecode(path), offset, reason or "", remedy))
+            self.damages.append(StoreDamage(os.fsdecode(path), offset, without_advice(reason), remedy))
         else:
             self.omitted += 1
 

@@ -336,6 +336,11 @@ def _consumers(directory: _os.Descriptor) -> list[tuple[uuid.UUID, int]]:
     return found
 
 
+def restoring(what: str, program: str) -> str:
+    """What to do about damage that a repair by this program mends, at the price of what is damaged."""
+    return f"restore {what} from a backup, or run {program} repair, which says what is lost"
+
+
 def is_damage(path: str, error: OSError) -> bool:
     """Whether what kept the log at `path` from being opened or read is damage, which a repair mends.
 
