@@ -9,7 +9,7 @@ from mmapio import _os
 from mmapio.options import FlushPolicy
 from mmapkv.decode import note_presence
 from mmaplog.attach import INDEX_NAME
-from mmaplog.errors import FormatError, without_advice
+from mmaplog.errors import CorruptionError, FormatError, TooOld, without_advice
 from mmaplog.log import DEFAULT_SEGMENT_BYTES, Log, open_log
 
 __all__ = ["refuse_plain_log", "refuse_to_replace"]
@@ -26,6 +26,9 @@ def refuse_plain_log(log: Log) -> None:
         return
     try:
         note_presence(log.replay(log.first_seq, log.first_seq + 1), {}, 1, 0)
+    except (CorruptionError, TooOld):
+        # Damaged, or dropped meanwhile: it tells nothing.
+        return
     except FormatError as error:
         reason = without_advice(error.strerror)
         raise FormatError(

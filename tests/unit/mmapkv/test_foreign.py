@@ -12,6 +12,8 @@ from mmapkv import FormatError, KVStore, dbm, repair, verify
 from mmaplog import Log
 from tests.unit.mmapio.footprint import unchanged
 from tests.unit.mmapkv.stores import contents, lose, opened
+from tests.unit.mmaplog.damage import overwrite
+from tests.unit.mmaplog.segment_file import SegmentFile, segment_paths
 
 
 @pytest.fixture
@@ -64,6 +66,18 @@ def test_a_store_without_its_index_is_one(tmp_path: Path, mode: Any) -> None:
     lose(tmp_path / "kv", "INDEX")
     with opened(tmp_path / "kv", mode) as kv:
         assert dict(kv) == ({} if mode == "n" else {b"a": b"b"})
+
+
+def test_a_store_without_its_index_may_be_damaged(tmp_path: Path) -> None:
+    """Whether it opens, and what is said of it, does not hang on the one record by which it is told."""
+    with opened(tmp_path / "kv") as kv:
+        kv["a"], kv["b"] = "1", "2"
+    lose(tmp_path / "kv", "INDEX")
+    segment = SegmentFile(*segment_paths(tmp_path / "kv"))
+    overwrite(segment.path, b"\xff", next(segment.records()).offset + 20)
+    (damage,) = verify(tmp_path / "kv").damages
+    assert damage.path == str(segment.path)
+    assert repair(tmp_path / "kv").keys == 1
 
 
 def test_other_files_are_left_alone(tmp_path: Path) -> None:
