@@ -11,6 +11,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from mmapio._wait import HAS_ROBUST_MUTEX
+from mmapkv.decode import KEY_BYTES_MAX, VALUE_BYTES_MAX
 from mmapkv.dump_format import as_json
 from mmapkv.errors import InvalidKey
 from mmapkv.store import KVStore
@@ -43,15 +44,15 @@ def get(arguments: argparse.Namespace) -> int:
 def put(arguments: argparse.Namespace) -> int:
     """Set the value of a key; from the standard input when it is left out. Makes a store if there is none."""
     key = _bytes(arguments, arguments.key)
-    if not key:
-        raise UsageError("a key has at least one byte, this one has none")
+    # Before a store is made for what it cannot hold.
+    if not 1 <= len(key) <= KEY_BYTES_MAX:
+        raise UsageError(f"a key has 1 to {KEY_BYTES_MAX} bytes, this one has {len(key)}")
     value = sys.stdin.buffer.read() if arguments.value is None else _bytes(arguments, arguments.value)
+    if len(value) > VALUE_BYTES_MAX:
+        raise UsageError(f"a value has at most {VALUE_BYTES_MAX} bytes, this one has {len(value)}")
     # Beside other processes that share the store, if there are any.
     with KVStore.open(arguments.store, shared=HAS_ROBUST_MUTEX) as kv:
-        try:
-            kv.put(key, value, ttl=arguments.ttl, durable=arguments.durable)
-        except InvalidKey as error:
-            raise UsageError(error.strerror) from None
+        kv.put(key, value, ttl=arguments.ttl, durable=arguments.durable)
     if arguments.json:
         print(json.dumps({"key_bytes": len(key), "value_bytes": len(value)}))
     return 0

@@ -14,7 +14,7 @@ from mmapkv.repair import StoreRepaired
 from mmapkv.repair import repair as repair_store
 from mmapkv.store import KVStore
 from mmapkv.verify import verify as verify_store
-from mmaplog._command import EXIT_FAILED, named
+from mmaplog._command import EXIT_FAILED, damage_line, named
 from mmaplog._progress import Meter
 from mmaplog._upkeep import lines_of
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
 __all__ = ["register"]
+
+# What the figures of a check are of that looks at the records.
+_OF_RECORDS = ("segments", "records", "record_bytes", "keys", "live_bytes")
 
 
 def stat(arguments: argparse.Namespace) -> int:
@@ -37,11 +40,14 @@ def verify(arguments: argparse.Namespace) -> int:
     with Meter("verify", "records") as meter:
         found = verify_store(arguments.store, full=not arguments.quick, progress=meter)
     told = dataclasses.asdict(found)
-    lines = list(_table({name: value for name, value in told.items() if type(value) is int}))
+    # Of what was not looked at, 0 would be taken for what there is.
+    unseen = () if found.segments else _OF_RECORDS
+    lines = list(_table({key: told[key] for key in told if type(told[key]) is int and key not in unseen}))
     for each in found.damages:
-        lines.append(f"DAMAGE: {named(each.path)} at offset {each.offset}: {each.reason}; {each.remedy}")
+        lines.append(damage_line(each.path, f" at offset {each.offset}", each.reason, each.remedy))
     if found.note is not None:
-        lines.append(f"not looked at: {found.note}; the next opening builds it")
+        then = "" if found.damages else "; the next opening builds it"
+        lines.append(f"the index was not looked at: {found.note}{then}")
     lines.append("damaged" if found.damages else "all is well")
     _say(arguments, told, "\n".join(lines))
     return EXIT_FAILED if found.damages else 0

@@ -39,6 +39,7 @@ from mmaplog.checksum cimport xxh3
 from mmaplog.format cimport FLAG_BATCH, FLAG_BATCH_END, UNIT
 from mmaplog.log cimport Log
 
+from mmapkv.bulk_reader import refuse_one_key
 from mmapkv.errors import Conflict
 from mmapkv.index import Reseed
 
@@ -87,12 +88,11 @@ cdef class BulkWriter(StoreUpdater):
     def delete_many(self, keys, /, *, bint durable=False):
         """Remove many keys, all of them or none, and return how many were there.
 
-        Costs less than single deletions, and memory as put_many does; `durable` costs one sync. Raises TypeError for a str, which is one key,
+        Costs less than single deletions, and memory as put_many does; `durable` costs one sync. Raises TypeError for a single key,
         and for what is no key, and what put_many does. What cannot be stored as a key is absent.
         """
         cdef Batch batch = Batch(self, durable)
-        if isinstance(keys, str):
-            raise TypeError(f"delete_many takes an iterable of keys, and {keys!r} is one key: pass [{keys!r}]")
+        refuse_one_key(keys)
         for key in keys:
             key = as_bytes(key, "key")
             # What cannot be stored is absent.

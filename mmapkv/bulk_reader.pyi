@@ -10,6 +10,7 @@ _Bytes: TypeAlias = str | bytes | Buffer
 _T = TypeVar("_T")
 
 def keys_of(keys: Iterable[_Bytes]) -> tuple[bytes, ...]: ...
+def refuse_one_key(keys: object) -> None: ...
 
 class BulkReader(StoreReader):
     @overload

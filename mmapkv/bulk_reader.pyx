@@ -39,6 +39,12 @@ cdef enum:
     AHEAD = 16
 
 
+def refuse_one_key(keys):
+    """Raise TypeError for one key where many are wanted: its characters or bytes would be taken for them."""
+    if isinstance(keys, (str, bytes, bytearray, memoryview)):
+        raise TypeError(f"an iterable of keys is wanted, and {keys!r} is one key: pass [{keys!r}]")
+
+
 cdef tuple as_keys(keys):
     # The keys as bytes, in a tuple, which nobody changes while they are looked up.
     cdef PyObject **items
@@ -60,8 +66,7 @@ cdef tuple as_keys(keys):
             PyTuple_SET_ITEM(held, at, <object>items[at])
             exact &= PyBytes_CheckExact(<object>items[at])
     else:
-        if isinstance(keys, (str, bytes, bytearray, memoryview)):
-            raise TypeError(f"an iterable of keys is wanted, and {keys!r} is one key: pass [{keys!r}]")
+        refuse_one_key(keys)
         held = tuple(keys)
         items = PySequence_Fast_ITEMS(held)
         count = PyTuple_GET_SIZE(held)

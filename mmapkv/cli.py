@@ -11,7 +11,7 @@ import argparse
 from collections.abc import Sequence
 
 from mmapkv import _access, _transfer, _upkeep, bench, demo
-from mmaplog._command import Version, perform
+from mmaplog._command import Parser, Version, perform
 
 __all__ = ["main"]
 
@@ -30,7 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mmapkv", description="A key-value store in a directory.")
     parser.add_argument("--version", action=Version, nargs=0, help="show the version and exit")
-    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(
+        title="commands", dest="command", metavar="COMMAND", required=True, parser_class=Parser
+    )
     for command in COMMANDS:
         command.register(commands)
     return parser

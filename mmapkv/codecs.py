@@ -32,6 +32,9 @@ __all__ = ["Bytes", "Codec", "Compressed", "Json", "Msgpack", "Numpy", "Text"]
 
 T = TypeVar("T")
 
+# How a timestamp begins that takes 4, 8 and 12 bytes. What begins so need not be one.
+_TIMESTAMPS = (b"\xd6\xff", b"\xd7\xff", b"\xc7\x0c\xff")
+
 # Different dtypes and shapes whose .npy headers are remembered: most stores have a handful.
 HEADERS_MAX = 256
 
@@ -117,8 +120,9 @@ class Json(Codec[Any]):
 class Msgpack(Codec[Any]):
     """Values are what MessagePack can say: as JSON, and bytes, and datetimes that have a time zone.
 
-    A tuple comes back as a list, and is no key of a dict therefore. Values with tuples, or with instances of
-    subclasses, cost some three times as much to encode. Raises ImportError when the package msgpack is not
+    A tuple comes back as a list, and is no key of a dict therefore; a ``msgpack.Timestamp`` comes back as a
+    datetime, and is refused where that cannot say as much. Values with tuples, with instances of subclasses,
+    or with times cost some three times as much to encode. Raises ImportError when the package msgpack is not
     installed.
 
     >>> Msgpack().encode({(1, 2): 3})
@@ -141,6 +145,14 @@ class Msgpack(Codec[Any]):
                 _unpacked(packed)
             except TypeError as error:
                 raise TypeError(f"a key of a dict would not come back from MessagePack: {error}") from None
+            except OverflowError:
+                # Of a time, which is looked at below.
+                pass
+        if any(each in packed for each in _TIMESTAMPS) and not _keeps_times(packed):
+            raise ValueError(
+                "a time would not come back from MessagePack: it is unpacked as a datetime, in UTC, of the "
+                "years 1 to 9999 and to the microsecond"
+            )
         return packed
 
     def decode(self, data: bytes, /) -> Any:
@@ -249,6 +261,14 @@ def _refuse_inexact(value: object) -> Any:
 def _unpacked(data: bytes) -> Any:
     # 3: a timestamp is a datetime, as it was given.
     return _msgpack().unpackb(data, timestamp=3, strict_map_key=False)
+
+
+def _keeps_times(packed: bytes) -> bool:
+    try:
+        again: bytes = _msgpack().packb(_unpacked(packed), datetime=True)
+    except (OverflowError, ValueError):
+        return False
+    return again == packed
 
 
 def _make_npy_header(dtype: Any, shape: tuple[int, ...], fortran: bool) -> bytes:

@@ -7,10 +7,26 @@ from libc.string cimport memcpy
 
 from mmapkv.catch_up cimport parse
 from mmapkv.clearance cimport bound_of
-from mmapkv.format cimport EXPIRY_SIZE, FLAG_EXPIRY, FLAG_PREVIOUS, KIND_CLEAR, KIND_PUT, PAYLOAD_HEADER_SIZE, PayloadHeader, Previous
+from mmapkv.format cimport (
+    EXPIRY_SIZE,
+    FLAG_EXPIRY,
+    FLAG_PREVIOUS,
+    KEY_SIZE_MAX,
+    KIND_CLEAR,
+    KIND_PUT,
+    PAYLOAD_HEADER_SIZE,
+    VALUE_SIZE_MAX,
+    PayloadHeader,
+    Previous,
+)
 from mmaplog.follow cimport Follower
 from mmaplog.format cimport Record
 from mmaplog.replay cimport Replay
+
+KEY_BYTES_MAX = KEY_SIZE_MAX
+"""How long a key can be, for Python."""
+VALUE_BYTES_MAX = VALUE_SIZE_MAX
+"""How long a value can be, for Python."""
 
 
 def note_presence(Replay replay, dict present, uint64_t count, uint64_t known):

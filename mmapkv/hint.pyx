@@ -35,6 +35,7 @@ from mmaplog.format cimport SEGMENT_HEADER_SIZE, UNIT, Footer, Found, Record, re
 from mmaplog.segment cimport Segment
 
 from mmaplog.errors import CorruptionError, FormatError
+from mmaplog.header import check as check_header
 
 HEADER_SIZE = sizeof(HintHeader)
 # Of one number: seven bits to a byte.
@@ -231,10 +232,7 @@ def peek(bytes head, Segment segment, log_uuid, path):
     memcpy(header, PyBytes_AS_STRING(head), sizeof(HintHeader))
     if header.magic != HINT_MAGIC:
         raise CorruptionError("not a hint", path)
-    if header.version != HINT_VERSION:
-        raise FormatError(f"the hint has version {header.version}, this code knows {HINT_VERSION}", path)
-    if header.checksum != xxh3(header, sizeof(HintHeader) - 8, header.segment_id):
-        raise CorruptionError("the header of the hint does not match its checksum", path)
+    check_header(head[:sizeof(HintHeader)], HINT_MAGIC, HINT_VERSION, "a hint", path, seed=header.segment_id)
     if header.incompatible:
         raise FormatError(f"the hint uses features {header.incompatible:#x} that this code lacks", path)
     if memcmp(header.log_uuid, <const char *>uuid_bytes, 16) != 0 or header.segment_id != segment.id:

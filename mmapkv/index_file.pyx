@@ -41,6 +41,7 @@ from mmaplog.control cimport Control
 
 from mmapio import _os as system
 from mmaplog.errors import CorruptionError, FormatError
+from mmaplog.header import check as check_header
 
 CLOSED = INDEX_CLOSED
 cdef uint64_t FIRST_SIZE = 320 << 10
@@ -88,16 +89,8 @@ def load(Descriptor opened, log_uuid, SlotMap slots, bint writable):
     # A power cut may leave the name without the bytes. Anything else that is not ours, or newer, is not thrown away.
     if header.magic == 0:
         raise CorruptionError("the index was never written", opened.path)
-    if header.magic != INDEX_MAGIC:
-        raise FormatError(
-            f"not an index: it begins with {raw[:8]!r}; move it away, the index is then rebuilt from the log", opened.path)
-    if header.version == 0:
-        # There never was such a version: a power cut has come between the words of the header.
-        raise CorruptionError("the index was never written whole", opened.path)
-    if header.version != INDEX_VERSION:
-        raise FormatError(f"the index has version {header.version}, this code knows {INDEX_VERSION}; upgrade mmapkv", opened.path)
-    if header.checksum != xxh3(&header, sizeof(header) - 8, 0):
-        raise CorruptionError("the index header does not match its checksum", opened.path)
+    check_header(
+        raw, INDEX_MAGIC, INDEX_VERSION, "an index", opened.path, remedy="move it away, the index is then rebuilt from the log")
     if header.incompatible:
         raise FormatError(f"the index uses features {header.incompatible:#x} that this code lacks; upgrade mmapkv",
                           opened.path)

@@ -6,6 +6,7 @@ from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Mu
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast, overload
 
+from mmapkv.bulk_reader import refuse_one_key
 from mmapkv.codecs import Codec, checked
 from mmapkv.oldest import Oldest
 from mmapkv.views import Keys, Pairs
@@ -108,7 +109,7 @@ class Namespace(MutableMapping[K, T], Generic[K, T]):
 
         Raises TypeError for a single key.
         """
-        _refuse_one_key("get_many", keys)
+        refuse_one_key(keys)
         found = self._store.get_many([self._inner(key) for key in keys])
         return [default if raw is None else self._codec.decode(raw) for raw in found]
 
@@ -175,7 +176,7 @@ class Namespace(MutableMapping[K, T], Generic[K, T]):
 
         Raises TypeError for a single key.
         """
-        _refuse_one_key("delete_many", keys)
+        refuse_one_key(keys)
         return self._store.delete_many((self._inner(key) for key in keys), durable=durable)
 
     def setdefault(self, key: str | Buffer, default: T | None = None, /) -> T:
@@ -308,12 +309,6 @@ class Namespace(MutableMapping[K, T], Generic[K, T]):
         return (
             (self._outer(key), self._codec.decode(raw)) for key, raw in pairs if key.startswith(self._prefix)
         )
-
-
-def _refuse_one_key(method: str, keys: object) -> None:
-    # Whose characters would be taken for keys. When it deletes, the store refuses a str in the same words.
-    if isinstance(keys, str | bytes | bytearray | memoryview):
-        raise TypeError(f"{method} takes an iterable of keys, and {keys!r} is one key: pass [{keys!r}]")
 
 
 class _Items(Pairs[K, T]):

@@ -24,6 +24,7 @@ from mmapkv.codecs import Bytes, Codec, checked
 from mmapkv.compactor import Compactor
 from mmapkv.errors import Conflict, StoreError
 from mmapkv.eviction import Eviction
+from mmapkv.foreign import refuse_plain_log, refuse_to_replace
 from mmapkv.hinter import Hinter
 from mmapkv.index import Index
 from mmapkv.membership import Member
@@ -170,7 +171,8 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         Raises FileNotFoundError, NotADirectoryError, PermissionError, ValueError for another mode or
         `eviction`, or that without `max_bytes`, for `shared` with "r" and "n", for a `max_bytes` that is too
         small, for a reader or with `shared`, for a `compaction` not above 0, or where there is none; Locked
-        (naming who writes), FormatError, CorruptionError; Unsupported for `shared` without robust mutexes.
+        (naming who writes), FormatError (a plain log, too), CorruptionError; Unsupported for `shared` without
+        robust mutexes.
         """
         if codec is not None:
             checked(codec)
@@ -179,6 +181,7 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         # Before anything can change the current directory.
         place = os.path.realpath(os.fsdecode(path))
         size = segment_bytes_of(bound, segment_bytes)
+        refuse_to_replace(path, mode)
         log = open_log(Log, path, mode, flush_policy, False, size, (attach.NAME, marks.NAME), shared)
         store = cls.__new__(cls)
         store._log = log
@@ -196,6 +199,7 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         if shared:
             store._reopened[1].update(mode="w", shared=True, flush_policy=flush_policy)
         try:
+            refuse_plain_log(log)
             index, slots = attach.provide_for(log, place)
         except BaseException:
             log.close()

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, TypeAlias
 from mmapio.options import FlushPolicy
 from mmapkv import attach, hints, index_file, relocation
 from mmapkv.decode import note_presence
+from mmapkv.foreign import refuse_plain_log
 from mmapkv.index import Index
 from mmapkv.index_check import IndexCheck
 from mmapkv.pins import Pins
 from mmapkv.record_check import RecordCheck, Replaced
-from mmaplog.errors import CorruptionError, FormatError, TooOld
+from mmaplog.errors import CorruptionError, FormatError, TooOld, without_advice
 from mmaplog.log import DEFAULT_SEGMENT_BYTES, Log, open_log
-from mmaplog.remains import is_damage
+from mmaplog.remains import is_damage, restoring
 from mmaplog.segment import is_segment
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ DROP = (
     "it was appended by something else than a store, or by a newer version; restore a backup, or drop that "
     "record and what follows by mmaplog.Log.truncate_after"
 )
-_RESTORE = "restore the segment from a backup, or run mmapkv repair, which says what is lost"
+_RESTORE = restoring("the segment", "mmapkv")
 _MEND = "run mmapkv repair, which says what is lost"
 _REWRITE = "copy what can be read into a new store"
 _REMOVE = "remove it, or run mmapkv repair; nothing is lost"
@@ -85,7 +86,7 @@ def verify(path: _Path, *, full: bool = True, progress: _Progress | None = None)
 
     Others may have it open, to write too. An index that would be built anew at the next opening is looked at
     no further: the reason is a damage, or the note. Raises FileNotFoundError where there is no store,
-    FormatError for one of a newer version, PermissionError, Closed, MappingFault.
+    FormatError for one of a newer version and for a plain log, PermissionError, Closed, MappingFault.
     """
     try:
         log = open_log(Log, path, "r", FlushPolicy.MANUAL, False, DEFAULT_SEGMENT_BYTES, (attach.NAME,))
@@ -94,6 +95,7 @@ def verify(path: _Path, *, full: bool = True, progress: _Progress | None = None)
         report.add_unreadable(error, os.fsdecode(path))
         return report.made(note="the log cannot be opened")
     with log:
+        refuse_plain_log(log)
         return _check_beside_others(lambda: _find(log), Pins(log), full, progress)
 
 
@@ -111,7 +113,7 @@ class _Report:
 
     def add(self, path: str, offset: int, reason: str | None, remedy: str) -> None:
         if len(self.damages) < DESCRIBED_MAX:
-            self.damages.append(StoreDamage(os.fsdecode(path), offset, reason or "", remedy))
+            self.damages.append(StoreDamage(os.fsdecode(path), offset, without_advice(reason), remedy))
         else:
             self.omitted += 1
 

@@ -15,12 +15,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from mmaplog.errors import Locked
+from mmapio import _os
+from mmaplog import manifest
+from mmaplog.errors import Locked, without_advice
 
 __all__ = [
     "EXIT_FAILED",
+    "Parser",
     "UsageError",
     "Version",
+    "damage_line",
     "in_short",
     "named",
     "perform",
@@ -43,6 +47,22 @@ _ABOUT_THE_REQUEST = frozenset(
 
 class UsageError(Exception):
     """The request itself is wrong: the command prints the message and exits with 2, nothing was written."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Of one command: its options may stand anywhere, also before what may be left out, and in a list."""
+
+    _within = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """What argparse does only where it is asked to, which for a command's parser it is not."""
+        if self._within:
+            return super().parse_known_args(args, namespace)
+        self._within = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._within = False
 
 
 class Version(argparse.Action):
@@ -97,12 +117,46 @@ def perform(program: str, arguments: argparse.Namespace) -> int:
         return EXIT_FAILED
     except OSError as error:
         _give_up_output()
+        instead = _what_is_there(program, arguments, error)
+        if instead is not None:
+            return _say(program, arguments, f"error: {instead}", EXIT_USAGE)
         refused = isinstance(error, Locked) or error.errno in _ABOUT_THE_REQUEST
         code = EXIT_USAGE if refused else EXIT_FAILED
         return _say(program, arguments, f"error: {error}", code)
     except KeyboardInterrupt:
         return _say(program, arguments, "interrupted", EXIT_INTERRUPTED)
     return code
+
+
+def _what_is_there(program: str, arguments: argparse.Namespace, error: OSError) -> str | None:
+    # What the named directory is instead, in the words of the command; None when that is not what is wrong.
+    noun = "store" if program == "mmapkv" else "log"
+    place: str | None = getattr(arguments, noun, None)
+    if not isinstance(error, FileNotFoundError | NotADirectoryError) or error.filename != place or not place:
+        return None
+    makes = "mmapkv put and mmapkv load make a store" if noun == "store" else "mmaplog append makes a log"
+    try:
+        names = _os.list_directory(_os.open_directory(place))
+    except FileNotFoundError:
+        return f"{named(place)} does not exist; {makes}"
+    except NotADirectoryError:
+        return f"{named(place)} is a file, and a {noun} is a directory; name that"
+    except OSError:
+        return None
+    if not names:
+        return f"{named(place)} is an empty directory; {makes}"
+    if manifest.NAME in names:
+        return None
+    return f"{named(place)} holds no {noun}, but other files ({named(min(names))}, ...); name another one"
+
+
+def damage_line(path: str, where: str, reason: str, remedy: str) -> str:
+    """What is wrong at a place of a file, and what to do about it: that, and not what the reason advises.
+
+    >>> damage_line("INDEX", "", "its header is damaged; restore it", "run repair")
+    "DAMAGE: 'INDEX': its header is damaged; run repair"
+    """
+    return f"DAMAGE: {named(path)}{where}: {without_advice(reason)}; {remedy}"
 
 
 def _stand_in_for_closed() -> bool:

@@ -314,7 +314,7 @@ def _sync_parent(path: str) -> None:
 def _refuse_unless_empty(path: str, mode: str, names: list[str], derived: tuple[str, ...]) -> None:
     if mode in "rw":
         raise FileNotFoundError(
-            errno.ENOENT, f"holds no log; mode {mode!r} opens only what is there, use 'c'", path
+            errno.ENOENT, f"holds no {_noun(derived)}; mode {mode!r} opens only what is there, use 'c'", path
         )
     ours = {LOCK_NAME, manifest_file.NAME, control_file.NAME, RESERVE_NAME, *derived}
     foreign = sorted(
@@ -322,8 +322,15 @@ def _refuse_unless_empty(path: str, mode: str, names: list[str], derived: tuple[
     )
     if foreign:
         raise FormatError(
-            f"the directory holds no log but other files ({foreign[0]!r}, ...); use an empty one", path
+            f"the directory holds no {_noun(derived)} but other files ({foreign[0]!r}, ...); use an empty "
+            "one",
+            path,
         )
+
+
+def _noun(derived: tuple[str, ...]) -> str:
+    # What it is called by whoever asked for it: with files beside the log it is a store.
+    return "store" if derived else "log"
 
 
 def _identify(
@@ -346,7 +353,9 @@ def _identify(
             return manifest
         if not may_create:
             raise FileNotFoundError(
-                errno.ENOENT, "the log was being replaced by an empty one; open it with mode 'c' or 'n'", path
+                errno.ENOENT,
+                f"the {_noun(derived)} was being replaced by an empty one; open it with mode 'c' or 'n'",
+                path,
             )
         _erase(directory, derived)
         names = []

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from mmaplog.checksum import xxh3_64
 from mmaplog.errors import CorruptionError, FormatError
+from mmaplog.header import check as check_header
 
 SUFFIX = ".consumer"
 TEMPORARY_SUFFIX = ".consumer.tmp"
@@ -171,16 +172,8 @@ def unpack_header(data: bytes, path: object) -> Header:
     """The header that these bytes are. Raises FormatError, CorruptionError."""
     if len(data) < _HEADER.size:
         raise CorruptionError(f"the file of a consumer has {len(data)} bytes: it was cut; {_REMEDY}", path)
-    magic, version, kind, log_uuid, file_id, created, _, checksum = _HEADER.unpack(data[: _HEADER.size])
-    if magic != MAGIC:
-        raise FormatError(f"not the file of a consumer: it begins with {data[:8]!r}", path)
-    # The version before the rest: a newer one may be laid out in another way.
-    if version != VERSION:
-        raise FormatError(
-            f"the file of a consumer has version {version}, this code knows {VERSION}; upgrade mmapkv", path
-        )
-    if xxh3_64(data[: _HEADER.size - _SUM_SIZE]) != checksum:
-        raise CorruptionError(f"the header of a consumer's file is damaged; {_REMEDY}", path)
+    check_header(data[: _HEADER.size], MAGIC, VERSION, "the file of a consumer", path, remedy=_REMEDY)
+    _, _, kind, log_uuid, file_id, created, _, _ = _HEADER.unpack(data[: _HEADER.size])
     if kind not in (KIND_CONSUMER, KIND_GROUP):
         raise FormatError(f"the file of a consumer is of kind {kind}, which this code does not know", path)
     return Header(kind, uuid.UUID(bytes=log_uuid), file_id, created)

@@ -18,11 +18,11 @@ from typing import Protocol, cast
 
 from mmapio._wait import HAS_ROBUST_MUTEX
 from mmaplog import _upkeep
-from mmaplog._command import EXIT_FAILED, UsageError, Version, named, perform, whole_number
+from mmaplog._command import EXIT_FAILED, Parser, UsageError, Version, damage_line, perform, whole_number
 from mmaplog._progress import Meter
 from mmaplog.attach import INDEX_NAME
 from mmaplog.log import Log
-from mmaplog.remains import is_damage
+from mmaplog.remains import is_damage, restoring
 from mmaplog.replay import Entry
 from mmaplog.verify import Damage, Verified
 
@@ -124,13 +124,14 @@ def verify(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(dataclasses.asdict(found)))
     else:
-        _table((name, getattr(found, name)) for name in ("segments", "records", "record_bytes"))
-        program = "mmapkv" if Path(arguments.log, INDEX_NAME).exists() else "mmaplog"
-        remedy = f"restore it from a backup, or run {program} repair, which says what is lost"
+        # Of what cannot be opened no record is looked at.
+        looked = bool(found.segments)
+        if looked:
+            _table((name, getattr(found, name)) for name in ("segments", "records", "record_bytes"))
+        remedy = restoring("it", "mmapkv" if Path(arguments.log, INDEX_NAME).exists() else "mmaplog")
         for each in found.damages:
-            # Of what cannot be opened no record is looked at.
-            where = f"record {each.seq} at offset {each.offset}: " if found.segments else ""
-            print(f"DAMAGE: {named(each.path)}: {where}{each.reason}; {remedy}")
+            where = f": record {each.seq} at offset {each.offset}" if looked else ""
+            print(damage_line(each.path, where, each.reason, remedy))
         print("damaged" if found.damages else "all is well")
     return EXIT_FAILED if found.damages else 0
 
@@ -158,7 +159,9 @@ def _table(rows: Iterable[tuple[str, object]]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mmaplog", description="An append-only log in a directory.")
     parser.add_argument("--version", action=Version, nargs=0, help="show the version and exit")
-    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(
+        title="commands", dest="command", metavar="COMMAND", required=True, parser_class=Parser
+    )
     made = {}
     for run in (append, tail, replay, stat, verify):
         each = commands.add_parser(run.__name__, help=run.__doc__, description=run.__doc__)

@@ -59,3 +59,12 @@ class TooOld(LogError, IndexError):
 
     def __init__(self, message: str, path: object = None) -> None:
         super().__init__(errno.ESTALE, message, path)
+
+
+def without_advice(message: str | None) -> str:
+    """What is wrong, without what to do: for whoever looked at everything, and has advice of his own.
+
+    >>> without_advice("the header does not match its checksum; restore the file from a backup")
+    'the header does not match its checksum'
+    """
+    return (message or "").partition("; ")[0]

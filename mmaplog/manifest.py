@@ -19,6 +19,7 @@ from typing import Any, Self
 from mmapio import _os
 from mmaplog.checksum import xxh3_64
 from mmaplog.errors import CorruptionError, FormatError, LogError
+from mmaplog.header import VERSION_MAX
 
 NAME = "MANIFEST"
 MAGIC = "mmaplog-manifest"
@@ -237,8 +238,12 @@ def read_steps(directory: _os.Descriptor) -> bytes | None:
 def is_newer(directory: _os.Descriptor) -> bool:
     """Whether a later version of this code wrote the manifest, going by the version it names."""
     head, _ = _read_lines(directory)
-    named = head[1] if len(head) > 1 and head[0] == MAGIC.encode() else b""
-    return named.isdigit() and int(named) > VERSION
+    return len(head) > 1 and head[0] == MAGIC.encode() and _names_newer(head[1])
+
+
+def _names_newer(version: bytes) -> bool:
+    # Whether these digits may be meant; Python refuses to make a number of thousands of them.
+    return version.isdigit() and len(version) <= 3 and VERSION < int(version) <= VERSION_MAX
 
 
 def _read_lines(directory: _os.Descriptor) -> tuple[list[bytes], bytes]:
@@ -289,13 +294,15 @@ def read(directory: _os.Descriptor, path: str) -> Manifest:
         raise _not_ours(magic, path)
     # The version before the shape: a newer one may have another.
     if rest and rest[0] == REPAIRING.encode():
-        raise FormatError("a repair of the log was cut short; run it again: mmaplog repair", path)
-    if rest and rest[0] != str(VERSION).encode():
         raise FormatError(
-            f"the manifest has version {rest[0][:24]!r}, this code knows {VERSION}; upgrade mmapkv", path
+            "a repair was cut short; run it again: mmaplog repair, or of a store mmapkv repair", path
+        )
+    if rest and _names_newer(rest[0]):
+        raise FormatError(
+            f"a manifest of version {rest[0].decode()}, this code knows {VERSION}; upgrade mmapkv", path
         )
     body = body.removesuffix(b"\n")
-    if len(rest) != 2 or rest[1] != f"{xxh3_64(body):016x}".encode():
+    if rest != [str(VERSION).encode(), f"{xxh3_64(body):016x}".encode()]:
         raise CorruptionError(
             "the manifest does not match its checksum; restore it from a backup, or delete it and open the "
             "log for writing, which derives it from the segments",

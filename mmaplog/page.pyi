@@ -2,6 +2,7 @@ from dataclasses import dataclass
 from typing import Final
 
 SIZE: Final[int]
+MAGIC: Final[int]
 GAPS: Final[int]
 KNOWN: Final[int]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from mmapio import MemoryMappedFile, MmapMode, _os
-from mmaplog import bookmark, bookmark_format, page
+from mmaplog import bookmark, bookmark_format, header, page
 from mmaplog import control as control_file
 from mmaplog import manifest as manifest_file
 from mmaplog.errors import CorruptionError, FormatError
@@ -26,8 +26,6 @@ Progress: TypeAlias = Callable[[int, int], object]
 
 # A number that no record has.
 SEQ_END = 1 << 63
-# A header that is damaged may say anything; a version that may be meant is one of the next few.
-_VERSION_BELIEVED_MAX = 255
 _CAPACITY_MAX = 8 << 30
 # What is lost may have been of newer epochs than all that is left; of fewer than so many.
 EPOCHS_LOST = 1 << 16
@@ -297,6 +295,7 @@ def _look_at(directory: _os.Descriptor, base_seq: int, segment_id: int, name: st
     size = _os.file_size(opened)
     too_short = f"only {size} bytes are left"
     raw = _os.read_at(opened, page.SIZE, 0)
+    header.refuse_swapped(raw, page.MAGIC, opened.path)
     found, mended = page.read(raw), page.read(page.as_version(raw))
     problem = ""
     if not found.sealed and mended.sealed:
@@ -317,7 +316,7 @@ def _look_at(directory: _os.Descriptor, base_seq: int, segment_id: int, name: st
         if size < page.SIZE:
             problem = too_short
         return Remains(name, size, found.segment_id, found.base_seq, found, sparse, problem, True)
-    if found.is_segment and 1 < found.version <= _VERSION_BELIEVED_MAX:
+    if found.is_segment and 1 < found.version <= header.VERSION_MAX:
         raise FormatError(f"the segment has version {found.version}; upgrade mmapkv", opened.path)
     problem = "the header is damaged" if size >= page.SIZE else too_short
     return Remains(name, size, segment_id, base_seq, page.read(raw, segment_id), sparse, problem)
@@ -332,11 +331,14 @@ def _consumers(directory: _os.Descriptor) -> list[tuple[uuid.UUID, int]]:
         # It is only asked for a hint: one that may not be read does not stop a repair either.
         with contextlib.suppress(OSError):
             opened = _os.open_file(name, False, follow=False, directory=directory)
-            header = bookmark_format.unpack_header(
-                _os.read_at(opened, bookmark_format.SECTOR, 0), opened.path
-            )
-            found.append((header.log_uuid, bookmark.read_place(opened, header).epoch))
+            about = bookmark_format.unpack_header(_os.read_at(opened, bookmark_format.SECTOR, 0), opened.path)
+            found.append((about.log_uuid, bookmark.read_place(opened, about).epoch))
     return found
+
+
+def restoring(what: str, program: str) -> str:
+    """What to do about damage that a repair by this program mends, at the price of what is damaged."""
+    return f"restore {what} from a backup, or run {program} repair, which says what is lost"
 
 
 def is_damage(path: str, error: OSError) -> bool:

@@ -36,6 +36,7 @@ from mmapio import _os as system
 from mmaplog import page
 from mmaplog.control import random_word
 from mmaplog.errors import CorruptionError, FormatError
+from mmaplog.header import check as check_header
 from mmaplog.manifest import COMPACTED_SUFFIX, TEMPORARY_SUFFIX
 from mmaplog.reserve import is_full
 
@@ -404,12 +405,7 @@ def open_segment(Descriptor directory, name, log_uuid, bint writable):
         raise CorruptionError(f"{size} bytes are too few for a segment's header of {SEGMENT_HEADER_SIZE}", opened.path)
     raw = system.read_at(opened, sizeof(header), 0)
     memcpy(&header, <const char *>raw, sizeof(header))
-    if header.magic != SEGMENT_MAGIC:
-        raise FormatError(f"not a segment: it begins with {raw[:8]!r}", opened.path)
-    if header.version != VERSION:
-        raise FormatError(f"the segment has version {header.version}, this code knows {VERSION}; upgrade mmapkv", opened.path)
-    if header.checksum != xxh3(&header, sizeof(header) - sizeof(header.checksum), 0):
-        raise CorruptionError("the segment's header does not match its checksum", opened.path)
+    check_header(raw, SEGMENT_MAGIC, VERSION, "a segment", opened.path)
     if header.incompatible & ~<uint32_t>INCOMPATIBLE_KNOWN or header.header_size != SEGMENT_HEADER_SIZE:
         raise FormatError(f"the segment uses features {header.incompatible:#x} that this code lacks; upgrade mmapkv", opened.path)
     if memcmp(header.log_uuid, <const char *>uuid_bytes, 16) != 0:

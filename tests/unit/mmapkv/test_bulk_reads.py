@@ -302,10 +302,15 @@ def test_a_cut_segment_is_never_a_wrong_value(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [str, bytes, bytearray, memoryview])
 def test_one_key_is_not_many(tmp_path: Path, kind: Any) -> None:
-    """Its characters were looked up."""
+    """Its characters were looked up; who deleted was told of an int, or in other words."""
     key = "ab" if kind is str else kind(b"ab")
+    said = f"an iterable of keys is wanted, and {key!r} is one key: pass [{key!r}]"
     with KVStore.open(tmp_path / "kv") as kv:
         kv.update({"a": "1", "b": "2"})
-        for call in (kv.get_many, lambda keys: kv.get_many_into(keys, bytearray(10), [0] * 2)):
-            with pytest.raises(TypeError, match="is one key: pass"):
+        into = lambda keys: kv.get_many_into(keys, bytearray(10), [0] * 2)  # noqa: E731
+        part = kv.namespace("")
+        for call in (kv.get_many, into, kv.delete_many, part.get_many, part.delete_many):
+            with pytest.raises(TypeError) as raised:
                 call(key)
+            assert str(raised.value) == said
+        assert len(kv) == 2

@@ -22,6 +22,9 @@ from tests.unit.mmapkv.stores import opened
 np = pytest.importorskip("numpy", reason="numpy is not installed: its codec is NOT TESTED")
 msgpack = pytest.importorskip("msgpack", reason="msgpack is not installed: its codec is NOT TESTED")
 
+WEST = datetime.timezone(datetime.timedelta(hours=-1))
+"""Where the last year that a datetime can say is over an hour after it is in UTC."""
+
 CODECS: list[Codec[Any]] = [
     Bytes(),
     Text(),
@@ -90,6 +93,10 @@ def test_what_messagepack_has_and_json_has_not() -> None:
         (Json(), [math.inf], ValueError),
         (Msgpack(), {1, 2}, TypeError),
         (Msgpack(), 2**64, OverflowError),
+        (Msgpack(), msgpack.Timestamp(2**60), ValueError),
+        (Msgpack(), [{"at": (msgpack.Timestamp(-(2**60)),)}], ValueError),
+        (Msgpack(), msgpack.Timestamp(1, 1), ValueError),
+        (Msgpack(), datetime.datetime.max.replace(tzinfo=WEST), ValueError),
         (Msgpack(), datetime.datetime(2024, 1, 1), (TypeError, ValueError)),
         (Numpy(), [1, 2], TypeError),
         (Numpy(), np.float64(1), TypeError),
@@ -121,6 +128,10 @@ def test_messagepack_takes_tuples_and_subclasses_as_before() -> None:
     moment = datetime.datetime(2024, 2, 29, tzinfo=datetime.UTC)
     assert through(Msgpack(), {"a": (1, (b"x",)), "b": ()}) == {"a": [1, [b"x"]], "b": []}
     assert through(Msgpack(), OrderedDict({1: Counter("a"), None: True})) == {1: {"a": 1}, None: True}
+    # Bytes that look as a time does, and one that a datetime says as well.
+    value = [b"\xd6\xff\xd7\xff\xc7\x0c\xff", msgpack.Timestamp(5, 1000)]
+    later = datetime.datetime(1970, 1, 1, 0, 0, 5, 1, tzinfo=datetime.UTC)
+    assert through(Msgpack(), value) == [value[0], later]
     keys = {"a": 1, b"a": 2, 3: 3, 0.5: 4, False: 5, None: 6, moment: 7}
     assert through(Msgpack(), keys) == keys
     assert through(Msgpack(), [keys, ()]) == [keys, []]

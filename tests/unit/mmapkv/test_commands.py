@@ -12,6 +12,7 @@ import pytest
 
 from mmapkv import KVStore
 from mmapkv.cli import main
+from tests.unit.mmapio.footprint import unchanged
 from tests.unit.mmapkv.index_words import IndexWords
 from tests.unit.mmapkv.stores import contents
 from tests.unit.mmaplog.damage import overwrite, rewrite_manifest
@@ -133,6 +134,17 @@ def test_what_may_be_newer_or_no_store_is_no_damage(store: Path, tmp_path: Path,
     segment.patch_header(VERSION_AT, "<I", 2)
     segment.save()
     said(capfdbinary, "verify", store, code=2)
+
+
+def test_a_store_of_another_byte_order_is_no_damage(store: Path, capfdbinary: Any) -> None:
+    """Repair set its segments aside, and nothing was left."""
+    for file in (store / "INDEX", *segment_paths(store)):
+        head = file.read_bytes()[:12]
+        overwrite(file, head[:8][::-1] + head[8:][::-1])
+    for command in (("verify",), ("repair", "--dry-run"), ("repair",), ("get", "apple"), ("put", "a", "b")):
+        with unchanged(store, ignoring=("LOCK",)):
+            assert main([command[0], str(store), *command[1:]]) == 2
+        assert b"another byte order; open it there, and take over what" in capfdbinary.readouterr().err
 
 
 @pytest.mark.parametrize("typed", [("fig",), ("--hex", "ff00")])

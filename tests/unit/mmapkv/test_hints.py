@@ -293,7 +293,10 @@ SPOILT: dict[str, Callable[[Path, Path], object]] = {
     "stale": lambda one, _: overwrite_whole(
         one, resealed(one.read_bytes()[:56] + struct.pack("<Q", 3) + one.read_bytes()[64:], id_of(one))
     ),
-    "newer": lambda one, _: overwrite(one, struct.pack("<I", 2), 8),
+    "newer": lambda one, _: overwrite_whole(
+        one, resealed(one.read_bytes()[:8] + struct.pack("<I", 2) + one.read_bytes()[12:], id_of(one))
+    ),
+    "of a damaged version": lambda one, _: overwrite(one, struct.pack("<I", 2), 8),
     "with an unknown feature": lambda one, _: overwrite_whole(
         one, resealed(one.read_bytes()[:20] + struct.pack("<I", 1) + one.read_bytes()[24:], id_of(one))
     ),
@@ -546,3 +549,19 @@ def test_verify_and_repair_know_them(tmp_path: Path) -> None:
     assert hint_files(path) == []
     with opened(path) as kv:
         assert agreeing(kv) == content
+
+
+def test_a_hint_whose_version_is_damaged_is_made_again(tmp_path: Path) -> None:
+    """It was taken for one that a newer version wrote: nobody told, and it stayed, of no use."""
+    path = tmp_path / "kv"
+    content = full(path)
+    one, _ = hint_files(path)
+    good = one.read_bytes()
+    overwrite(one, struct.pack("<I", 3), 8)
+    assert [(each.path, each.reason) for each in verify(path).damages] == [
+        (str(one), "the version in the header is damaged: it says 3")
+    ]
+    found, _, told = rebuilt(path)
+    assert found == content
+    assert told > 0
+    assert one.read_bytes() == good

@@ -55,9 +55,14 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "of another kind": (lambda p: overwrite(p, b"\x7fELF\2\1\1\0"), "FormatError", "not an index"),
     "newer": (lambda p: patch_header(p, 8, "<I", 2), "FormatError", "upgrade"),
     "newer, with a checksum unknown to us": (
-        lambda p: patch_header(p, 8, "<I", 2, seal=False),
+        lambda p: (patch_header(p, 8, "<I", 2, seal=False), overwrite(p, bytes(8), HEADER_SIZE - 8)),
         "FormatError",
         "upgrade",
+    ),
+    "of another byte order": (
+        lambda p: overwrite(p, p.read_bytes()[:8][::-1] + p.read_bytes()[8:12][::-1]),
+        "FormatError",
+        "another byte order; open it there",
     ),
     "with an unknown feature": (lambda p: patch_header(p, 20, "<I", 4), "FormatError", "upgrade"),
     "a directory": (replace_by_directory, "IsADirectoryError", "directory"),
@@ -108,6 +113,12 @@ REBUILT: dict[str, Callable[[Path], object]] = {
     "retired": retired,
     "with a header cut after its magic": lambda p: overwrite(p, bytes(48), 8),
     "with a flipped bit in its header": lambda p: overwrite(p, b"\x99", 45),
+    **{
+        f"with bit {bit} of its version flipped": lambda p, bit=bit: patch_header(
+            p, 8, "<I", 1 ^ 1 << bit, seal=False
+        )
+        for bit in (0, 1, 7, 8, 31)
+    },
     "all zeros": lambda p: p.write_bytes(
         bytes(p.stat().st_size)[:0] + p.read_bytes()[:HEADER_SIZE] + bytes(200_000)
     ),

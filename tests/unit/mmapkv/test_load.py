@@ -75,11 +75,19 @@ def test_lmdb_that_cannot_be_loaded(tmp_path: Path, capsys: Any) -> None:
     fill_lmdb(tmp_path / "named", b"fruit")
     fill_lmdb(tmp_path / "several", b"fruit", dupsort=True)
     (tmp_path / "foreign").write_bytes(b"x" * 10_000)
-    assert "--database: ['fruit']" in refused_with(capsys, "lmdb", tmp_path / "named")
+    assert "named databases; choose one with --database: 'fruit'\n" in refused_with(
+        capsys, "lmdb", tmp_path / "named"
+    )
     assert "several values" in refused_with(capsys, "lmdb", tmp_path / "several", "--database", "fruit")
     for name in ("foreign", "nothing"):
         assert refused_with(capsys, "lmdb", tmp_path / name)
-    assert refused_with(capsys, "lmdb", tmp_path / "named", "--database", "nuts")
+    # In words of LMDB's, none of which was the name that is there.
+    fill_lmdb(tmp_path / "plain")
+    for name, told in (("named", "choose one with --database: 'fruit'"), ("plain", "leave out --database")):
+        for absent in ("nuts", "48 bytes"):
+            error = refused_with(capsys, "lmdb", tmp_path / name, "--database", absent)
+            assert f"has no database '{absent}'; " in error
+            assert f"{told}\n" in error
 
 
 def test_lmdb_without_its_package(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import xxhash
 
 from tests.unit.mmaplog.segment_file import (
+    CHECKSUM_AT,
     INCOMPATIBLE_AT,
     VERSION_AT,
     SegmentFile,
@@ -166,9 +167,18 @@ SEGMENT_DAMAGES = [
     Damage("segment newer", lambda d: patch_segment(last(d), VERSION_AT, "<I", 2), "FormatError", "upgrade"),
     Damage(
         "segment newer, with a checksum unknown to us",
-        lambda d: patch_segment(last(d), VERSION_AT, "<I", 2, seal=False),
+        lambda d: (
+            patch_segment(last(d), VERSION_AT, "<I", 2, seal=False),
+            overwrite(last(d), bytes(8), CHECKSUM_AT),
+        ),
         "FormatError",
         "upgrade",
+    ),
+    Damage(
+        "segment whose version is damaged",
+        lambda d: patch_segment(last(d), VERSION_AT, "<I", 2, seal=False),
+        "CorruptionError",
+        "version in the header",
     ),
     Damage(
         "segment with an unknown feature",
