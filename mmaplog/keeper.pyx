@@ -371,7 +371,7 @@ cdef class Keeper(Appender):
         self.segments.tidy = False
         manifest = self.segments.manifest
         # Epochs never go down from a segment to the next.
-        epoch = self.tail.epoch + 1
+        epoch = manifest.next_epoch(self.tail.epoch)
         manifest = manifest.cut_after(seq, epoch, across.count_below(seq) if across.sparse else 0)
         successor = create_segment(
             self.directory, self.segments.log_uuid, seq, epoch, manifest.segment_bytes, truncation.FIRST_ALLOCATION, publish=False)
