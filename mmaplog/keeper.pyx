@@ -374,7 +374,8 @@ cdef class Keeper(Appender):
         epoch = manifest.next_epoch(self.tail.epoch)
         manifest = manifest.cut_after(seq, epoch, across.count_below(seq) if across.sparse else 0)
         successor = create_segment(
-            self.directory, self.segments.log_uuid, seq, epoch, manifest.segment_bytes, truncation.FIRST_ALLOCATION, publish=False)
+            self.directory, self.segments.log_uuid, seq, epoch, manifest.segment_bytes, truncation.FIRST_ALLOCATION, SEGMENT_HEADER_SIZE,
+            publish=False)
         self.take_turn()
         try:
             self.begin_sync()
