@@ -43,7 +43,6 @@ from mmaplog.log import DEFAULT_POLICY, DEFAULT_SEGMENT_BYTES, Log, open_log
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-
 _T = TypeVar("_T")
 
 
@@ -117,6 +116,7 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         compaction: bool | float = ...,
         max_bytes: SupportsIndex | None = ...,
         eviction: Literal["clock", "fifo"] = ...,
+        reserve_bytes: SupportsIndex | None = ...,
         codec: None = None,
     ) -> Self: ...
     @overload
@@ -134,6 +134,7 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         compaction: bool | float = ...,
         max_bytes: SupportsIndex | None = ...,
         eviction: Literal["clock", "fifo"] = ...,
+        reserve_bytes: SupportsIndex | None = ...,
         codec: Codec[_T],
     ) -> TypedStore[bytes, _T]: ...
     @classmethod
@@ -150,6 +151,7 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         compaction: bool | float = True,
         max_bytes: SupportsIndex | None = None,
         eviction: Literal["clock", "fifo"] = "clock",
+        reserve_bytes: SupportsIndex | None = None,
         codec: Codec[Any] | None = None,
     ) -> Self | TypedStore[bytes, Any]:
         """Open or create the store in the directory `path`.
@@ -163,14 +165,15 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         whoever writes, unless `compaction` is false: then :meth:`compact` does that. A number says how
         many dead bytes are borne as a part of the live ones: 0.065 by default, 0.5 makes overwrites cheaper.
         With `max_bytes` it is a cache with one writer: what is oldest and, unless `eviction` is "fifo", was
-        not read since, makes way for what is put, so that the records that count take no more; docs/cache.md
-        tells the rest. With a `codec` the result is a :class:`TypedStore`. Costs O(1) after a clean close or
-        a kill; after a power cut the index is built anew: some 120 ns a record by hints, 350 ns without.
+        not read since, makes way for what is put (docs/cache.md). `reserve_bytes` of the disk are kept back,
+        so that on a full one keys can be deleted and :meth:`compact` works (docs/store.md); 0 gives them
+        back, None leaves what there is. With a `codec` the result is a :class:`TypedStore`. Costs O(1) after
+        a clean close or a kill; after a power cut building the index: 120 ns a record by hints, 350 without.
 
         Raises FileNotFoundError, NotADirectoryError, PermissionError, ValueError for another mode or
-        `eviction`, for `shared` with "r" and "n", for a `max_bytes` that is too small, for a reader or with
-        `shared`, for a `compaction` not above 0, or where there is none; Locked (naming who writes),
-        FormatError, CorruptionError; Unsupported for `shared` where there are no robust mutexes.
+        `eviction`, for `shared` with "r", "n" or `max_bytes`, for `max_bytes` or `reserve_bytes` that are
+        too small or a reader's, for a `compaction` not above 0, or where there is none; Locked (naming who
+        writes), FormatError, CorruptionError; Unsupported for `shared` where there are no robust mutexes.
         """
         if codec is not None:
             checked(codec)
@@ -179,7 +182,8 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         # Before anything can change the current directory.
         place = os.path.realpath(os.fsdecode(path))
         size = segment_bytes_of(bound, segment_bytes)
-        log = open_log(Log, path, mode, flush_policy, False, size, (attach.NAME, marks.NAME), shared)
+        derived = (attach.NAME, marks.NAME)
+        log = open_log(Log, path, mode, flush_policy, False, size, derived, shared, reserve_bytes)
         store = cls.__new__(cls)
         store._log = log
         store._oldest = Oldest()

@@ -159,6 +159,10 @@ cdef class Keeper(Appender):
         """For `compact`: carry out what frees more room than it takes; on a full disk with the help of the reserve."""
         return reserve.spend_if_full(self.directory, operation)
 
+    def draw(self, error):
+        """For layers above whose appends remove what others appended: whether there is more room on a full disk than when it raised `error`."""
+        return reserve.draw(self.directory, error)
+
     def replace_segments(self, Draft made not None, listed, replaced, swept, between=None):
         """For `compact`: put a segment that is whole and synced in the place of others. `listed` is its entry in MANIFEST.
 

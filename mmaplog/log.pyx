@@ -68,8 +68,8 @@ cdef class Log(Keeper):
         `flush_policy` says when appends become durable by themselves; `timestamps` stores the time with each record;
         `segment_bytes` (of a new log) is how large its files grow. With `shared`, other handles, of this process and others, that say so too may
         write at the same time; each append then takes a mutex between processes, and a policy counts what this handle wrote.
-        `reserve_bytes` of the disk are kept back, so that :meth:`truncate_before`, :meth:`retain` and :meth:`compact` work when it
-        is full, which take as much as a segment and 64 KiB; 0 gives them back, None leaves what there is.
+        `reserve_bytes` of the disk are kept back, so that :meth:`truncate_before`, :meth:`truncate_after`, :meth:`retain` and :meth:`compact` work
+        when it is full, which take as much as a segment and 64 KiB; 0 gives them back, None leaves what there is.
 
         Costs O(1) after a clean close or a killed process; after a power cut, what was written since the last sync is read once.
 
@@ -330,6 +330,7 @@ cdef class Log(Keeper):
             "epoch": self.epoch,
             "consumers": sum(name_of(name) is not None for name in system.list_directory(self.directory)),
             "bytes_on_disk": used,
+            "reserve_bytes": reserve.kept(self.directory),
             "log_uuid": str(self.segments.log_uuid),
             "poison": self.control.poison,
         }
