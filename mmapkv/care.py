@@ -102,11 +102,14 @@ class Cared:
             raise self._reentered("a close")
         try:
             # Refused where this thread was interrupted in a write, for that would be waited for.
-            log.pause()
-        except (Closed, Poisoned, MappingFault):
+            control = log.control
+            if not (control and control.poison):
+                log.pause()
+                log.unpause()
+        except Poisoned:
+            log._nobody_heard()
+        except (Closed, MappingFault):
             pass
-        else:
-            log.unpause()
         for each in threads:
             each.stop()
 

@@ -422,16 +422,15 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         """Close the handle, flushing first unless the policy is NEVER; the second time does nothing.
 
         Bytes handed out stay valid. Costs that sync and, of a writer that changed it, one of the index, some
-        20 MB for a million keys. Raises FlushFailed when the last flush fails; it is closed all the same.
+        20 MB for a million keys. Raises FlushFailed when the last flush fails, Poisoned when an earlier one
+        did and no call has said so; it is closed all the same.
         """
         log, index = self._parts()
         if index is None:
             return
         self._stop_threads(log)
         if not log.flushes_on_close:
-            self._hinter.stop()
-            log.close()
-            self._forget()
+            self._leave_unflushed(log)
             return
         with self._careful("a close"):
             if log.shared:

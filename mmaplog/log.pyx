@@ -420,7 +420,8 @@ cdef class Log(Keeper):
     def close(self):
         """Close the handle, flushing first unless the policy is NEVER; the second time does nothing.
 
-        Payloads handed out stay valid. Raises FlushFailed when the last flush fails; the handle is closed all the same.
+        Payloads handed out stay valid. Raises FlushFailed when the last flush fails, Poisoned when an earlier one did and no call has said so;
+        the handle is closed all the same.
         """
         if self.control is None:
             return
@@ -432,7 +433,11 @@ cdef class Log(Keeper):
         with self.care:
             if self.caring:
                 raise self.reentered("a close")
-            self.close_carefully()
+            try:
+                self.close_carefully()
+            except BaseException:
+                self.keep_flushing()
+                raise
 
     cdef close_carefully(self):
         stopped = None
@@ -458,9 +463,10 @@ cdef class Log(Keeper):
         try:
             if self.flushes_on_close:
                 self.check_writable()
-                self.flush_held(self.control.committed().seq)
+                self.flush_last()
             if self.writable:
                 self.leave()
+                self.tell_unheard()
         finally:
             self.release()
 
