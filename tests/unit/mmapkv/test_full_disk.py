@@ -89,6 +89,19 @@ def test_nor_does_a_new_value(full: Path, shared: bool) -> None:
         agreeing(kv)
 
 
+def test_what_was_removed_is_entered_into_an_index_that_lags(full: Path) -> None:
+    """As a writer leaves it who was killed after he had deleted. Opening asked for room that it needs not."""
+    before = (full / "INDEX").read_bytes()
+    with opened(full) as kv:
+        kv.delete_many([b"1", b"2"])
+    assert (full / "INDEX").stat().st_size == len(before)
+    with (full / "INDEX").open("r+b") as file:
+        file.write(before)
+    with opened(full) as kv:
+        assert len(kv) == len(agreeing(kv)) == KEYS - 2
+        assert kv.verify().damages == ()
+
+
 def put_until_full(kv: KVStore, volume: Path) -> None:
     """Put one key again and again, and take what is left then, which is less than a put needs."""
     fill(volume)
