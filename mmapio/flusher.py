@@ -61,6 +61,11 @@ class Flusher:
             self._thread.start()
         _running.add(self)
 
+    @property
+    def stopping(self) -> bool:
+        """Whether it was told to stop."""
+        return self._stop.is_set()
+
     def stop(self) -> None:
         """End the thread and wait for it. The second time does nothing."""
         # The thread is frozen by then, and a forked child never had it: the wait would be for ever.

@@ -119,6 +119,7 @@ class AsyncKVStore:
         max_bytes: SupportsIndex | None = None,
         eviction: Literal["clock", "fifo"] | None = None,
         compaction: bool | float = True,
+        reserve_bytes: SupportsIndex | None = None,
     ) -> Self:
         """:meth:`KVStore.open` in a thread. Raises Unsupported without the package anyio.
 
@@ -139,6 +140,7 @@ class AsyncKVStore:
                     max_bytes=max_bytes,
                     eviction=eviction,
                     compaction=compaction,
+                    reserve_bytes=reserve_bytes,
                 )
             )
 

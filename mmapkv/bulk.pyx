@@ -290,7 +290,12 @@ cdef class BulkWriter(StoreUpdater):
             return 0
         if written[0] > 1 and total[0] > BATCH_SIZE_MAX:
             log.refuse_batch(written[0], total[0])
-        log.find_room(total[0], written[0], True)
+        try:
+            log.find_room(total[0], written[0], True)
+        except OSError as error:
+            if not removes(batch):
+                raise
+            self.draw_room(total[0], written[0], error)
         return self.enter_tail(index)
 
     cdef int publish_changes(self, Index index, Batch batch, uint64_t written, uint64_t total) except -1:
@@ -383,6 +388,15 @@ cdef class BulkWriter(StoreUpdater):
             return 0
         raise Conflict(
             f"{hit.key[:min(hit.key_size, 40)]!r} was changed by record {seq}, after this transaction began; run it again", self._path)
+
+
+cdef bint removes(Batch batch) noexcept:
+    # Whether all its records do.
+    cdef uint64_t at
+    for at in range(batch.count):
+        if batch.changes[at].fate == Fate.PLANNED and batch.changes[at].kind != KIND_DELETE:
+            return False
+    return True
 
 
 cdef uint64_t size_at_most(Batch batch) noexcept:

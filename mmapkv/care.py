@@ -20,6 +20,7 @@ from mmapkv.verify import StoreVerified, verify_open
 from mmaplog.backup import Backup
 from mmaplog.compaction import Compaction
 from mmaplog.errors import Poisoned
+from mmaplog.reserve import is_full
 
 if TYPE_CHECKING:
     from mmapkv.store import KVStore
@@ -84,7 +85,12 @@ class Cared:
             self._store._segment_filled()
             _, index = self._store._open_parts()
             if index_file.is_sparse(index, len(self._store)):
-                self._store._rebuild_index(index, sound=True)
+                try:
+                    self._store._rebuild_index(index, sound=True)
+                except OSError as error:
+                    # It serves as it is.
+                    if not is_full(error):
+                        raise
             return done
 
     def _stop_threads(self, log: Log) -> None:
@@ -96,11 +102,14 @@ class Cared:
             raise self._reentered("a close")
         try:
             # Refused where this thread was interrupted in a write, for that would be waited for.
-            log.pause()
-        except (Closed, Poisoned, MappingFault):
+            control = log.control
+            if not (control and control.poison):
+                log.pause()
+                log.unpause()
+        except Poisoned:
+            log._nobody_heard()
+        except (Closed, MappingFault):
             pass
-        else:
-            log.unpause()
         for each in threads:
             each.stop()
 
@@ -139,12 +148,12 @@ class Cared:
 
         `keys`; of the log, `records`, the numbers `first_seq`, `committed` and `durable`, `segments`, the
         `segment_bytes` that each may have, how often its end was dropped, `epoch`; `bytes_on_disk` of all
-        files; open `snapshots`, those of transactions and scans too; of the index, its depth, segments, and
-        bytes in use and allocated. `live_bytes` and `dead_bytes` of records: these are superseded, cleared,
-        say that a key is absent, or lead to the version before. `compactions` that this handle did in the
-        background, each of some segments, and `compaction_error`, the errno of what keeps it from the next
-        one, or 0. Of a cache, look-ups by this handle, `hits` and `misses`; by the one that writes
-        `max_bytes`, and its `evictions`.
+        files, and `reserve_bytes` of these, which are kept back; open `snapshots`, those of transactions and
+        scans too; of the index, its depth, segments, and bytes in use and allocated. `live_bytes` and
+        `dead_bytes` of records: these are superseded, cleared, say that a key is absent, or lead to the
+        version before. `compactions` that this handle did in the background, each of some segments, and
+        `compaction_error`, the errno of what keeps it from the next one, or 0. Of a cache, look-ups by this
+        handle, `hits` and `misses`; by the one that writes `max_bytes`, and its `evictions`.
         Raises Closed.
         """
         log, index = self._store._open_parts()
@@ -152,7 +161,7 @@ class Cared:
         told = log.stats()
         names = (
             *("records", "first_seq", "committed", "durable", "segments", "segment_bytes", "epoch"),
-            "bytes_on_disk",
+            *("bytes_on_disk", "reserve_bytes"),
         )
         ours = {"keys": len(self._store), "snapshots": len(self._store._views)}
         compactor = self._compactor

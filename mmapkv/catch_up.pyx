@@ -92,8 +92,6 @@ cdef int enter(
     cdef Hit hit
     cdef Outcome outcome
     while True:
-        if not index.has_room():
-            index.make_room()
         outcome = index.find(hash, key, payload.key_length, False, &hit)
         if outcome == PRESENT:
             # What it was before is known by the record alone where it, or a later one, had been entered.
@@ -112,7 +110,10 @@ cdef int enter(
                 add_written(index, slot, payload.kind, payload.flags, record.size)
                 memory.store_release(cell, tag | address)
                 break
-            index.split(hash)
+            if index.has_room():
+                index.split(hash)
+            else:
+                index.make_room()
         else:
             index.settle(outcome, &hit)
     if payload.flags & FLAG_EXPIRY:

@@ -57,7 +57,10 @@ cdef int write_clear(StoreWriter store, bint everything, uint64_t below, bint du
         read_moment(index.state, &seq, &count, &cleared)
         if count == 0 if everything else below <= cleared:
             return 0
-        log.find_room(size, 1, True)
+        try:
+            log.find_room(size, 1, True)
+        except OSError as error:
+            store.draw_room(size, 1, error)
         store.enter_tail(index)
         if everything:
             below = log.seq

@@ -133,7 +133,7 @@ def compact(StoreWriter store, pins, halted=None, kept_out=None, progress=None):
         while True:
             make_ready(store)
             if store.index.dead[store.tail_slot] or store.index.state.expiring > log.base_seq:
-                log.roll_tail()
+                log.spend_if_full(log.roll_tail)
             log.flush()
             current = begin_pass(store, pins, counts)
             current.halted = halted

@@ -334,6 +334,7 @@ class Compactor(Worker):
                     number = error.errno or errno.EIO if isinstance(error, OSError) else errno.ENOMEM
                     self.error = number
                     # What the log raises by itself may have any number.
+                    self._nobody_heard(error)
                     if number not in PASSING or isinstance(error, (FlushFailed, LogError)):
                         logger.error("background compaction ended: %s", error)  # noqa: TRY400
                         return

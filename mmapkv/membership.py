@@ -19,6 +19,16 @@ class Member:
 
     _index_lock: _fork.Lock
 
+    def _leave_unflushed(self, log: Log) -> None:
+        store = cast("KVStore", self)
+        store._hinter.stop()
+        try:
+            # Which may say why nothing is flushed.
+            log.close()
+        finally:
+            if log.closed:
+                store._forget()
+
     def _leave_alone(self, log: Log) -> None:
         # Held to the end, so that no other thread's put comes between the mark and the farewell.
         store = cast("KVStore", self)

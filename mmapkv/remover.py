@@ -63,6 +63,7 @@ class Remover(Worker):
                 except Closed:
                     return
                 except (OSError, MemoryError) as error:
+                    self._nobody_heard(error)
                     # With the next segment, then.
                     logger.warning("what was evicted could not be removed yet: %s", error)
                 self._busy = False

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, Self, Suppor
 from mmapio import _fork
 from mmapio.errors import Closed
 from mmapio.options import FlushPolicy, Trigger
-from mmapkv import attach, cache, index_file, marks, victims
+from mmapkv import attach, cache, marks, victims
 from mmapkv.bulk import BulkWriter
 from mmapkv.cache import checked_bound, segment_bytes_of
 from mmapkv.care import Cared
@@ -34,16 +34,15 @@ from mmapkv.ordered import OrderedKeys
 from mmapkv.pins import Pin, Pins
 from mmapkv.scan import Scanned
 from mmapkv.snapshot import Snapshot
+from mmapkv.succession import Successor
 from mmapkv.transaction import Transaction
 from mmapkv.typed import TypedStore
 from mmapkv.views import Items, Keys, Values
 from mmapkv.walk import EXPIRED, KEYS, Walk
-from mmaplog.errors import CorruptionError
 from mmaplog.log import DEFAULT_POLICY, DEFAULT_SEGMENT_BYTES, Log, open_log
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
-
 
 _T = TypeVar("_T")
 
@@ -60,7 +59,7 @@ BACKOFF_SECONDS_FIRST = 0.001
 BACKOFF_SECONDS_MAX = 0.1
 
 
-class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
+class KVStore(BulkWriter, Scanned, Cared, Member, Successor, MutableMapping[bytes, bytes]):
     """A persistent mapping of bytes keys to bytes values; a store is a directory.
 
     Make one with :meth:`open`. Look-ups cost a constant number of cache misses whatever the size. A write is
@@ -118,6 +117,7 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         compaction: bool | float = ...,
         max_bytes: SupportsIndex | None = ...,
         eviction: Literal["clock", "fifo"] | None = ...,
+        reserve_bytes: SupportsIndex | None = ...,
         codec: None = None,
     ) -> Self: ...
     @overload
@@ -135,6 +135,7 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         compaction: bool | float = ...,
         max_bytes: SupportsIndex | None = ...,
         eviction: Literal["clock", "fifo"] | None = ...,
+        reserve_bytes: SupportsIndex | None = ...,
         codec: Codec[_T],
     ) -> TypedStore[bytes, _T]: ...
     @classmethod
@@ -151,6 +152,7 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         compaction: bool | float = True,
         max_bytes: SupportsIndex | None = None,
         eviction: Literal["clock", "fifo"] | None = None,
+        reserve_bytes: SupportsIndex | None = None,
         codec: Codec[Any] | None = None,
     ) -> Self | TypedStore[bytes, Any]:
         """Open or create the store in the directory `path`.
@@ -164,15 +166,16 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         by whoever writes, unless `compaction` is false: then :meth:`compact` does that. A number says how
         many dead bytes are borne as a part of the live ones: 0.065 by default, 0.5 makes overwrites cheaper.
         With `max_bytes` it is a cache with one writer: what is oldest and, unless `eviction` is "fifo", was
-        not read since, makes way for what is put, so that the records that count take no more; docs/cache.md
-        tells the rest. With a `codec` the result is a :class:`TypedStore`. Costs O(1) after a clean close or
-        a kill; after a power cut the index is built anew: some 120 ns a record by hints, 350 ns without.
+        not read since, makes way for what is put (docs/cache.md). `reserve_bytes` of the disk are kept back,
+        so that on a full one keys can be deleted and :meth:`compact` works (docs/store.md); 0 gives them
+        back, None leaves what there is. With a `codec` the result is a :class:`TypedStore`. Costs O(1) after
+        a clean close or a kill; after a power cut building the index: 120 ns a record by hints, 350 without.
 
         Raises FileNotFoundError, NotADirectoryError, PermissionError, ValueError for another mode or
-        `eviction`, or that without `max_bytes`, for `shared` with "r" and "n", for a `max_bytes` that is too
-        small, for a reader or with `shared`, for a `compaction` not above 0, or where there is none; Locked
-        (naming who writes), FormatError (a plain log, too), CorruptionError; Unsupported for `shared` without
-        robust mutexes.
+        `eviction`, or that without `max_bytes`, for `shared` with "r", "n" or `max_bytes`, for `max_bytes`
+        or `reserve_bytes` that are too small or a reader's, for a `compaction` not above 0, or where there is
+        none; Locked (naming who writes), FormatError (a plain log, too), CorruptionError; Unsupported for
+        `shared` without robust mutexes.
         """
         if codec is not None:
             checked(codec)
@@ -182,7 +185,8 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         place = os.path.realpath(os.fsdecode(path))
         size = segment_bytes_of(bound, segment_bytes)
         refuse_to_replace(path, mode)
-        log = open_log(Log, path, mode, flush_policy, False, size, (attach.NAME, marks.NAME), shared)
+        derived = (attach.NAME, marks.NAME)
+        log = open_log(Log, path, mode, flush_policy, False, size, derived, shared, reserve_bytes)
         store = cls.__new__(cls)
         store._log = log
         store._oldest = Oldest()
@@ -422,16 +426,15 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
         """Close the handle, flushing first unless the policy is NEVER; the second time does nothing.
 
         Bytes handed out stay valid. Costs that sync and, of a writer that changed it, one of the index, some
-        20 MB for a million keys. Raises FlushFailed when the last flush fails; it is closed all the same.
+        20 MB for a million keys. Raises FlushFailed when the last flush fails, Poisoned when an earlier one
+        did and no call has said so; it is closed all the same.
         """
         log, index = self._parts()
         if index is None:
             return
         self._stop_threads(log)
         if not log.flushes_on_close:
-            self._hinter.stop()
-            log.close()
-            self._forget()
+            self._leave_unflushed(log)
             return
         with self._careful("a close"):
             if log.shared:
@@ -514,72 +517,10 @@ class KVStore(BulkWriter, Scanned, Cared, Member, MutableMapping[bytes, bytes]):
             raise Closed(errno.EBADF, "the store is closed; open it again", log.path)
         return log, index
 
-    # What the native half asks for when `stale`, the index that it was working with, is not what it was.
-    # One thread replaces it; those who asked for the same find it done.
-
-    def _reload_index(self, stale: Index) -> None:
-        with self._index_lock:
-            log, index = self._open_parts()
-            if index is not stale:
-                return
-            if log.writable and not log.shared:
-                # Nobody else replaces the writer's index: the mark that it was is damage.
-                self._rebuild_index(stale)
-                return
-            if log.control.private:
-                log = self._attach_again(log)
-            self._use(*attach.provide_for(log, self._reopened[0]))
-
-    def _attach_again(self, known: Log) -> Log:
-        # Where nothing may be written, the end of the log is what was found when it was opened. Walks and
-        # snapshots keep the one that they began with.
-        place, arguments = self._reopened
-        log = open_log(Log, place, "r", self._flush_policy, False, DEFAULT_SEGMENT_BYTES, (attach.NAME,))
-        if log.segments.log_uuid != known.segments.log_uuid:
-            log.close()
-            raise StoreError(errno.ESTALE, "another store is in its place by now; open it again", known.path)
-        self._log = log
-        self._pins = Pins(log)
-        self._open(log, arguments["verify"])
-        return log
-
-    def _mend_index(self, stale: Index) -> None:
-        log, _ = self._open_parts()
-        if log.control.private:
-            with self._index_lock:
-                self._use(*attach.build_private(log))
-            return
-        if not log.writable:
-            raise CorruptionError(
-                "the index is damaged; open the store for writing once, which rebuilds it", log.path
-            )
-        self._rebuild_index(stale)
-
-    def _rebuild_index(self, stale: Index, *, sound: bool = False) -> None:
-        with self._index_lock:
-            log, index = self._open_parts()
-            if index is not stale:
-                return
-            log.pause()
-            try:
-                if log.shared and index.retired:
-                    # Another process was faster.
-                    self._use(*attach.provide(log, finishing=False))
-                else:
-                    self._use(*attach.rebuild(log, index, sound=sound))
-            finally:
-                log.unpause()
-
     def _forget(self) -> None:
         super()._forget()
         # It keeps files mapped.
         self._eviction = None
-
-    def _begin_writing(self, index: Index) -> None:
-        try:
-            index_file.clear_mark(index)
-        except CorruptionError:
-            self._rebuild_index(index)
 
     def _segment_filled(self) -> None:
         # The one being written is no concern of his.

@@ -14,7 +14,9 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, ClassVar
 
 from mmapio import _fork
+from mmapio.errors import FlushFailed
 from mmapkv.errors import StoreError
+from mmaplog.errors import Poisoned
 
 if TYPE_CHECKING:
     from mmapkv.store import KVStore
@@ -93,6 +95,12 @@ class Worker(ABC):
         self._thread = thread
         _running.add(self)
         return True
+
+    def _nobody_heard(self, error: BaseException) -> None:
+        # Of a sync that failed: where no call of the handle comes to say so, its close does.
+        store = self._store()
+        if store is not None and isinstance(error, FlushFailed | Poisoned):
+            store._log._nobody_heard()
 
     def _run(self) -> None:
         try:

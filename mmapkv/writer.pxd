@@ -57,6 +57,9 @@ cdef class StoreWriter(Sharer):
     cdef int enter_tail(self, Index index) except -1
     cdef int prepare(self, Index index) except -1
     cdef int split(self, Index index, uint64_t hash) except -1
+    cdef int make_room(self, Version *version, uint64_t worst) except -1
+    cdef bint draw(self, error) except -1
+    cdef int draw_room(self, uint64_t size, uint64_t records, error) except -1
     cdef int make_way(self, uint64_t size) except -1
 
 

@@ -40,7 +40,7 @@ from mmaplog.checksum cimport xxh3
 from mmaplog.format cimport RECORD_HEADER_SIZE
 from mmaplog.log cimport Log
 
-from mmapkv.errors import InvalidKey, ValueTooLarge
+from mmapkv.errors import InvalidKey, StoreError, ValueTooLarge
 from mmapkv.index import Reseed
 
 
@@ -184,16 +184,13 @@ cdef class StoreWriter(Sharer):
             if ahead:
                 self.make_ahead(version)
             if log.end + record_size(worst, False) > log.room or log.end >= RECORD_START_END:
-                log.make_room(worst)
+                self.make_room(version, worst)
                 continue
             if self.tail_id != log.segment_id:
                 self.prepare(index)
                 continue
             if log.end + record_size(worst, False) > self.due:
                 self.make_way(record_size(worst, False))
-                continue
-            if not index.has_room():
-                index.make_room()
                 continue
             if ahead:
                 fetch_tail(log.base + log.end + record_size(worst, False))
@@ -209,7 +206,14 @@ cdef class StoreWriter(Sharer):
                 if spot.cell != NULL:
                     spot.known = spot.live = False
                     return 0
-                self.split(index, hash)
+                if version.kind == KIND_DELETE:
+                    # There is nothing to enter.
+                    spot.known = spot.live = False
+                    return 0
+                if index.has_room():
+                    self.split(index, hash)
+                else:
+                    index.make_room()
             else:
                 self.settle(index, outcome, &spot.hit)
 
@@ -226,6 +230,11 @@ cdef class StoreWriter(Sharer):
                 self.let_go()
                 self._rebuild_index(index)
                 continue
+            except OSError as error:
+                self.let_go()
+                if version.kind != KIND_DELETE or not self.draw(error):
+                    raise
+                continue
             except BaseException:
                 self.let_go()
                 raise
@@ -241,8 +250,6 @@ cdef class StoreWriter(Sharer):
         self.log.find_room(record_size(worst, False), 1, False)
         self.enter_tail(index)
         while True:
-            if not index.has_room():
-                index.make_room()
             outcome = index.find(hash, version.key, version.key_size, verify, &spot.hit)
             if _fault.faults() != self.faults:
                 self.check_faults()
@@ -255,7 +262,13 @@ cdef class StoreWriter(Sharer):
             if spot.cell != NULL:
                 spot.known = spot.live = False
                 return PRESENT
-            index.split(hash)
+            if version.kind == KIND_DELETE:
+                spot.known = spot.live = False
+                return PRESENT
+            if index.has_room():
+                index.split(hash)
+            else:
+                index.make_room()
 
     cdef bytes copy_held(self, const char *start, uint64_t size):
         # Between `seek` and `commit`.
@@ -358,6 +371,28 @@ cdef class StoreWriter(Sharer):
         if self.due != NEVER_DUE and self.tail_id != self.log.segment_id:
             self.due = 0
         return Sharer.enter_tail(self, index)
+
+    cdef int make_room(self, Version *version, uint64_t worst) except -1:
+        # In the log, or, for a deletion on a full disk, what is needed for that; who asked looks again.
+        try:
+            return self.log.make_room(worst)
+        except OSError as error:
+            if version.kind != KIND_DELETE or not self.draw(error):
+                raise
+        return 0
+
+    cdef bint draw(self, error) except -1:
+        # Whether the log's reserve gave room to what removes keys. That the index knows no more segments is no want of room.
+        return not isinstance(error, StoreError) and self.log.draw(error)
+
+    cdef int draw_room(self, uint64_t size, uint64_t records, error) except -1:
+        # Where `error` says that there is none for these records, which remove keys. By who holds the tail.
+        while self.draw(error):
+            try:
+                return self.log.find_room(size, records, True)
+            except OSError as another:
+                error = another
+        raise error
 
     cdef int make_way(self, uint64_t size) except -1:
         # Lets go of what is oldest in a cache, so that so many bytes, and some more, can be written.

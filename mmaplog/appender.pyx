@@ -461,6 +461,9 @@ cdef class Appender(TailHolder):
             size = min(size, max(FIRST_ALLOCATION, SEGMENT_HEADER_SIZE + need))
         else:
             spare = None
+        if need == 0:
+            # Nobody asks for room yet, and there may be little.
+            size = SEGMENT_HEADER_SIZE
         cdef Segment made = create_segment(
             self.directory, self.segments.log_uuid, self.seq, self.tail.epoch, capacity, size, SEGMENT_HEADER_SIZE + need, spare=spare)
         cdef Segment left = self.tail

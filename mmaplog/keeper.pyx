@@ -159,6 +159,10 @@ cdef class Keeper(Appender):
         """For `compact`: carry out what frees more room than it takes; on a full disk with the help of the reserve."""
         return reserve.spend_if_full(self.directory, operation)
 
+    def draw(self, error):
+        """For layers above whose appends remove what others appended: whether there is more room on a full disk than when it raised `error`."""
+        return reserve.draw(self.directory, error)
+
     def replace_segments(self, Draft made not None, listed, replaced, swept, between=None):
         """For `compact`: put a segment that is whole and synced in the place of others. `listed` is its entry in MANIFEST.
 
@@ -371,10 +375,11 @@ cdef class Keeper(Appender):
         self.segments.tidy = False
         manifest = self.segments.manifest
         # Epochs never go down from a segment to the next.
-        epoch = self.tail.epoch + 1
+        epoch = manifest.next_epoch(self.tail.epoch)
         manifest = manifest.cut_after(seq, epoch, across.count_below(seq) if across.sparse else 0)
         successor = create_segment(
-            self.directory, self.segments.log_uuid, seq, epoch, manifest.segment_bytes, truncation.FIRST_ALLOCATION, publish=False)
+            self.directory, self.segments.log_uuid, seq, epoch, manifest.segment_bytes, truncation.FIRST_ALLOCATION, SEGMENT_HEADER_SIZE,
+            publish=False)
         self.take_turn()
         try:
             self.begin_sync()

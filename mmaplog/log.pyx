@@ -68,8 +68,8 @@ cdef class Log(Keeper):
         `flush_policy` says when appends become durable by themselves; `timestamps` stores the time with each record;
         `segment_bytes` (of a new log) is how large its files grow. With `shared`, other handles, of this process and others, that say so too may
         write at the same time; each append then takes a mutex between processes, and a policy counts what this handle wrote.
-        `reserve_bytes` of the disk are kept back, so that :meth:`truncate_before`, :meth:`retain` and :meth:`compact` work when it
-        is full, which take as much as a segment and 64 KiB; 0 gives them back, None leaves what there is.
+        `reserve_bytes` of the disk are kept back, so that :meth:`truncate_before`, :meth:`truncate_after`, :meth:`retain` and :meth:`compact` work
+        when it is full, which take as much as a segment and 64 KiB; 0 gives them back, None leaves what there is.
 
         Costs O(1) after a clean close or a killed process; after a power cut, what was written since the last sync is read once.
 
@@ -330,6 +330,7 @@ cdef class Log(Keeper):
             "epoch": self.epoch,
             "consumers": sum(name_of(name) is not None for name in system.list_directory(self.directory)),
             "bytes_on_disk": used,
+            "reserve_bytes": reserve.kept(self.directory),
             "log_uuid": str(self.segments.log_uuid),
             "poison": self.control.poison,
         }
@@ -419,7 +420,8 @@ cdef class Log(Keeper):
     def close(self):
         """Close the handle, flushing first unless the policy is NEVER; the second time does nothing.
 
-        Payloads handed out stay valid. Raises FlushFailed when the last flush fails; the handle is closed all the same.
+        Payloads handed out stay valid. Raises FlushFailed when the last flush fails, Poisoned when an earlier one did and no call has said so;
+        the handle is closed all the same.
         """
         if self.control is None:
             return
@@ -431,7 +433,11 @@ cdef class Log(Keeper):
         with self.care:
             if self.caring:
                 raise self.reentered("a close")
-            self.close_carefully()
+            try:
+                self.close_carefully()
+            except BaseException:
+                self.keep_flushing()
+                raise
 
     cdef close_carefully(self):
         stopped = None
@@ -457,9 +463,10 @@ cdef class Log(Keeper):
         try:
             if self.flushes_on_close:
                 self.check_writable()
-                self.flush_held(self.control.committed().seq)
+                self.flush_last()
             if self.writable:
                 self.leave()
+                self.tell_unheard()
         finally:
             self.release()
 

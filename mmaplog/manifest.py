@@ -160,6 +160,13 @@ class Manifest:
             compacted=tuple(sorted([*kept, made], key=lambda each: each.base_seq)),
         )
 
+    def next_epoch(self, newest: int) -> int:
+        """The one to give out next, where `newest` is the newest epoch of a segment.
+
+        A repair may have given out a newer one, or heard of one, of which no segment is left.
+        """
+        return max(newest, self.epoch) + 1
+
     def swept_below(self, swept: int) -> Self:
         """The same once more records were removed that may be missed, all of them below `swept`, unless 0."""
         return replace(self, swept=max(self.swept, swept), sweeps=self.sweeps + 1) if swept else self

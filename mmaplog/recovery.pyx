@@ -303,7 +303,7 @@ def settle(SegmentSet segments, tail, segment_bytes, step, again):
     # somebody knows.
     # The successor is durable before the end is sealed, so the boundary it sets is never missing.
     successor = create_segment(
-        segments.directory, segments.log_uuid, tail.seq, epoch + 1, segment_bytes, min(step, segment_bytes))
+        segments.directory, segments.log_uuid, tail.seq, segments.manifest.next_epoch(epoch), segment_bytes, min(step, segment_bytes))
     system.sync(segments.directory)
     if segment.base_seq == tail.seq and not tail.leftover:
         # It never held a record, and its successor has its place.
@@ -337,7 +337,7 @@ def salvage(SegmentSet segments, tail, uint64_t durable, uint64_t segment_bytes)
     cdef RecordHeader *header
     cdef uint64_t end = SEGMENT_HEADER_SIZE, last = 0
     stale = [entry for entry in segments.listing() if entry[0] >= durable]
-    epoch = 1 + max(segments.by_id(entry[1]).epoch for entry in segments.listing())
+    epoch = segments.manifest.next_epoch(max(segments.by_id(entry[1]).epoch for entry in segments.listing()))
     made = []
     replay = Replay(segments, min(durable, tail.seq), tail.seq, True, 0)
     while target is None or replay.seq < tail.seq:

@@ -209,6 +209,8 @@ def _decide(wreck: Wreck) -> _Outcome:
         torn = end
     # Or records behind that end were lost, of which nothing tells.
     unsure = wreck.control is None and last is not None and not wreck.ends_cleanly
+    # There was one of a newer epoch, which somebody has read.
+    unsure = unsure or (last is not None and wreck.epoch > last.page.epoch)
     missing = at < end or not kept or any(each.stop is None for each in lost)
     is_cut = unsure or missing or torn is not None or wreck.cut is not None
     first = max(wreck.first_seq, kept[0].start) if kept else end

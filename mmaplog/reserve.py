@@ -1,7 +1,8 @@
 """RESERVE: blocks kept back on the disk, so that a log on a full one can still be made smaller.
 
 Dropping and compacting need some room before they give any: a new MANIFEST, a new segment. When the disk is
-full they take it from here, and the reserve is filled again from what they freed.
+full they take it from here, and the reserve is filled again from what they freed. A layer above that has to
+append a record in order to remove others may draw on it, too, a piece at a time, as long as half is left.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from mmaplog.errors import LogError
 logger = logging.getLogger("mmaplog")
 
 NAME = "RESERVE"
+# So much is given at a time to who appends.
+PIECE = 64 << 10
 
 _Result = TypeVar("_Result")
 
@@ -61,10 +64,34 @@ def spend_if_full(directory: _os.Descriptor, operation: Callable[[], _Result]) -
     return operation()
 
 
+def draw(directory: _os.Descriptor, error: OSError) -> bool:
+    """Give a piece back to the disk, if `error` says that it is full and half is left: whether that was so.
+
+    Whoever is first has it then. OSError as the system reports it.
+    """
+    if isinstance(error, LogError) or not is_full(error):
+        return False
+    size = _wanted(directory)
+    start = kept(directory) - PIECE
+    if size == 0 or start < size // 2:
+        return False
+    # From the end: what is left begins where the file does.
+    _os.punch_hole(_opened(directory), start, PIECE)
+    return True
+
+
+def kept(directory: _os.Descriptor) -> int:
+    """Bytes that the reserve of an open directory takes on the disk at the moment."""
+    try:
+        return _os.file_usage(directory, NAME)
+    except FileNotFoundError:
+        return 0
+
+
 def refill(directory: _os.Descriptor, path: str) -> None:
     """Give the reserve back what it spent, once files that nobody has mapped any more have made room."""
     size = _wanted(directory)
-    if size and _os.file_usage(directory, NAME) < size:
+    if size and kept(directory) < size:
         keep(directory, path, size)
 
 
@@ -78,7 +105,7 @@ def _wanted(directory: _os.Descriptor) -> int:
 
 def _fill(directory: _os.Descriptor, size: int) -> None:
     opened = _opened(directory)
-    if _os.file_size(opened) == size and _os.file_usage(directory, NAME) >= size:
+    if _os.file_size(opened) == size and kept(directory) >= size:
         return
     _os.set_size(opened, 0)
     try:

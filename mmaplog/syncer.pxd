@@ -48,6 +48,7 @@ cdef class Syncer:
     cdef uint64_t syncs         # of the tail, since room was last made in it
     cdef uint64_t large_end     # up to here in the tail the kernel may keep several pages together, and write them together
     cdef bint narrow            # that is to end, before the next record: each sync covers little now
+    cdef bint heard             # a call of this handle has told its user of a sync that failed
 
     cdef int check(self) except -1
     cdef int check_faults(self) except -1
@@ -57,6 +58,9 @@ cdef class Syncer:
     cdef reentered(self, what)
     cdef int refuse_within_flush(self, what) except -1
     cdef flush_held(self, uint64_t seq)
+    cdef flush_last(self)
+    cdef int tell_unheard(self) except -1
+    cdef int keep_flushing(self) except -1
     cdef int begin_sync(self) except -1
     cdef int hold_sync(self) except -1
     cdef int repeat_sync(self) except -1

@@ -194,6 +194,24 @@ cdef class Syncer:
         finally:
             self.end_sync()
 
+    cdef flush_last(self):
+        # By who closes the log. What a signal raises comes out once nothing is left to be done.
+        cdef uint64_t seq = self.control.committed().seq
+        try:
+            self.flush_held(seq)
+        except OSError:
+            raise
+        except BaseException:
+            self.flush_held(seq)
+            raise
+
+    cdef int tell_unheard(self) except -1:
+        # By who closes the log and was asked to flush: there is no later call to say it.
+        if (self.control.poison and not self.heard and self.policy.trigger is not Trigger.NEVER
+                and self.control.durable < self.control.committed().seq):
+            self.raise_poisoned(self.control.poison)
+        return 0
+
     cdef int begin_sync(self) except -1:
         # By who has the turn in this process: one process at a time. What is to be synced is settled here, and stays: a segment that
         # another process rolls past later is not among it.
@@ -242,6 +260,7 @@ cdef class Syncer:
     cdef int fail_sync(self, error) except -1:
         # What it covered may be lost, and no later sync would say so: nothing is acknowledged any more, by any handle.
         self.room = 0
+        self.heard = True
         self.control.fail_sync(error.errno or _errno.EIO)
         if isinstance(error, FlushFailed):
             raise error
@@ -339,8 +358,8 @@ cdef class Syncer:
         return self.control is not None and self.writable and not self.forked and self.control.durable < self.control.committed().seq
 
     def _nobody_heard(self):
-        # Of a failed sync in the background: the poison in CONTROL tells everybody who asks.
-        pass
+        # Of a failed sync in the background. The poison in CONTROL tells everybody who asks, and a close who does not.
+        self.heard = False
 
     cdef int check(self) except -1:
         if self.control is None:
@@ -375,6 +394,7 @@ cdef class Syncer:
         return 0
 
     cdef raise_poisoned(self, poison):
+        self.heard = True
         raise Poisoned(
             poison, f"an earlier sync failed ({os.strerror(poison)}), so nothing is acknowledged any more; "
             "close every handle and open the log again", self._path)
@@ -459,6 +479,13 @@ cdef class Syncer:
             # There are too many threads, or the interpreter is about to end: then who writes sees to it himself, and at once.
             self.flusher = None
             self.writes_bound = 1
+        return 0
+
+    cdef int keep_flushing(self) except -1:
+        # After a close that came to nothing, and had ended the thread.
+        if self.control is not None and self.flusher is not None and self.flusher.stopping:
+            self.flusher = None
+            self.start_flusher()
         return 0
 
     cdef int unmark(self) except -1:

@@ -14,6 +14,7 @@ from mmaplog.syncer cimport end_of_records
 from mmapio import _os as system
 from mmaplog import control as control_file
 from mmaplog import manifest as manifest_file
+from mmaplog import reserve
 from mmaplog.segment import create_segment, list_segments, open_segment, publish_segment
 
 # What a new segment gets from the file system at first.
@@ -24,15 +25,20 @@ def finish_cut(SegmentSet segments, manifest, Control control, Segment successor
     """Do what ``manifest.cut`` says, or what is left of it. Returns the segment in which the log goes on, and CONTROL.
 
     What stays must be durable. `successor` is that segment when it was made before; `control`, where there is one to be believed,
-    tells those who have the log open, otherwise it is made anew. Cut short at any step, it is done again.
+    tells those who have the log open, otherwise it is made anew. Cut short at any step, it is done again: on a full disk with the
+    reserve's room.
     """
+    return reserve.spend_if_full(segments.directory, lambda: carry_out(segments, manifest, control, successor))
+
+
+cdef carry_out(SegmentSet segments, manifest, Control control, Segment successor):
     cdef Segment last = None
     cdef Footer footer
     cdef uint64_t seq = manifest.cut.seq
     directory = segments.directory
     if successor is None:
         successor = find_successor(directory, manifest) or create_segment(
-            directory, manifest.log_uuid, seq, manifest.cut.epoch, manifest.segment_bytes, FIRST_ALLOCATION)
+            directory, manifest.log_uuid, seq, manifest.cut.epoch, manifest.segment_bytes, FIRST_ALLOCATION, SEGMENT_HEADER_SIZE)
     else:
         publish_segment(directory, successor)
     system.sync(directory)

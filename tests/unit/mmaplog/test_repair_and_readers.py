@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import mmaplog
 from mmapio import _os
 from mmaplog import FlushPolicy, Log, TooOld, manifest
 from tests.unit.mmapio.processes import killed_after
-from tests.unit.mmaplog.damage import patch_segment
+from tests.unit.mmaplog.damage import patch_segment, rewrite_manifest
 from tests.unit.mmaplog.handed_out import seqs
 from tests.unit.mmaplog.segment_file import SegmentFile, segment_paths
 
@@ -307,3 +308,50 @@ def test_what_was_dropped_before_is_not_forgotten(path: Path, lost: str) -> None
     with opened(path) as log:
         assert (log.first_seq > 40) == (lost == "first segment")
         assert [log.resume(each, 90) for each in range(3)] == expected
+
+
+@pytest.mark.parametrize("way", ["cut", "recovery", "salvage"])
+def test_whoever_gives_out_an_epoch_minds_those_that_a_repair_gave_out(path: Path, way: str) -> None:
+    """Who has read under a newer one, of which only MANIFEST tells, went on behind what he never saw."""
+    rewrite_manifest(path, lambda body: body.replace(b"{", b'{"epoch": 9, ', 1))
+    log = opened(path)
+    if way == "cut":
+        log.truncate_after(40)
+        log.close()
+    elif way == "salvage":
+        log.control.fail_sync(errno.EIO)
+        log.close()
+    else:
+        add(log, 52, b"lost")
+        del log
+        (path / "CONTROL").unlink()
+    with opened(path) as log:
+        end = log.committed
+        add(log, 90, b"again")
+        assert (log.epoch, log.resume(9, 80)) == (10, 40 if way == "cut" else end)
+
+
+def test_an_epoch_that_only_a_consumer_knows_of_is_over_after_a_repair(tmp_path: Path) -> None:
+    """An older copy of the segments was put back beside him. The log went on under the epoch of that copy,
+    and he behind records that he had never seen.
+    """
+    path, copy = tmp_path / "log", tmp_path / "copy"
+    with opened(path) as log:
+        add(log, 30, b"old")
+    shutil.copytree(path, copy)
+    with opened(path) as log:
+        log.truncate_after(20)
+        add(log, 50, b"lost")
+        with log.consumer("new") as consumer:
+            seqs(consumer)
+            consumer.commit(durable=True)
+    for each in path.iterdir():
+        if not each.name.endswith(".consumer"):
+            each.unlink()
+    shutil.copytree(copy, path, dirs_exist_ok=True)
+    (path / "MANIFEST").write_bytes(b"")
+    mmaplog.repair(path)
+    with opened(path) as log:
+        add(log, 60, b"again")
+        with log.consumer("new") as consumer:
+            assert seqs(consumer) == list(range(30, 60))

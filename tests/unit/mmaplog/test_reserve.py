@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import errno
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
-from mmaplog import FlushPolicy, Log
+from mmapio import _os
+from mmaplog import FlushPolicy, Log, manifest
+from tests.unit.mmapio.processes import killed_after
 from tests.unit.mmapio.volume import fill, small_volume  # noqa: F401
 
 MANUAL = FlushPolicy.MANUAL
@@ -32,13 +36,14 @@ def usage(volume: Path) -> int:
 
 
 @pytest.mark.parametrize("reserve", [0, RESERVE], ids=["without", "with"])
-@pytest.mark.parametrize("way", ["truncate_before", "retain", "compact"])
+@pytest.mark.parametrize("way", ["truncate_before", "truncate_after", "retain", "compact"])
 def test_a_full_log_can_be_made_smaller(small_volume: Path, reserve: int, way: str) -> None:  # noqa: F811
     """Each of them needs room before it gives any. Without a reserve it may be refused, with nothing lost."""
     with full(small_volume, reserve=reserve) as log:
         before = len(log)
         work = {
             "truncate_before": lambda: log.truncate_before(200),
+            "truncate_after": lambda: log.truncate_after(200),
             "retain": lambda: log.retain(max_records=100),
             "compact": lambda: log.compact(lambda entry: entry.seq % 10 == 0),
         }[way]
@@ -64,6 +69,40 @@ def test_compaction_gives_room_as_it_goes(small_volume: Path) -> None:  # noqa: 
         made = log.compact(lambda entry: entry.seq % 2 == 0)
         assert made.segments_written > 10
         assert len(log) == before - made.records_removed
+        assert log.verify().damages == ()
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["at work", "after a kill"])
+def test_a_disk_that_is_full_once_a_cut_has_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: bool
+) -> None:
+    """Others had taken what room there was when it began, and the log was poisoned, or could not be opened
+    again, though its reserve would have done.
+    """
+    path = tmp_path / "log"
+    write = manifest.write
+
+    def refused(directory: _os.Descriptor, made: manifest.Manifest) -> None:
+        if made.cut is None and (path / "RESERVE").stat().st_blocks:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(directory, made)
+        if made.cut is not None and killed:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with Log.open(path, flush_policy=MANUAL, segment_bytes=SEGMENT, reserve_bytes=RESERVE) as log:
+        log.append_many([b"x" * 1000] * 300)
+
+    def cut() -> None:
+        with Log.open(path, flush_policy=MANUAL) as log:
+            log.truncate_after(200)
+
+    monkeypatch.setattr(manifest, "write", refused)
+    if killed:
+        killed_after(cut)
+    else:
+        cut()
+    with Log.open(path, flush_policy=MANUAL) as log:
+        assert (len(log), log.append(b"goes on")) == (200, 200)
         assert log.verify().damages == ()
 
 

@@ -113,7 +113,8 @@ def test_a_call_that_fails(tmp_path: Path, end: str, number: int) -> None:
                         log.truncate_after(40)
                     one_of(content(log), [after])
             else:
-                assert reached[0] < moment
+                # Where there is no room for a segment of some size, there may be for its header.
+                assert reached[0] < moment or (end, number) == ("after", errno.ENOSPC)
         with opened(path) as log:
             one_of(content(log), [after, model])
         shutil.rmtree(path)
