@@ -7,7 +7,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport free, realloc
 
-from mmapkv.format cimport KIND_DELETE, KIND_PUT
+from mmapkv.format cimport KEY_SIZE_MAX, KIND_DELETE, KIND_PUT
 from mmapkv.reader cimport as_bytes
 from mmapkv.writer cimport StoreWriter, expiry_of
 
@@ -63,7 +63,7 @@ cdef class Batch:
         return key, value
 
     def delete(self, key, /):
-        """Remove `key`, if it is there."""
+        """Remove `key`, if it is there; one that no store can hold is not."""
         self.add(KIND_DELETE, key, None, 0)
 
     def __setitem__(self, key, value):
@@ -99,6 +99,8 @@ cdef class Batch:
         if kind == KIND_PUT:
             value = as_bytes(value, "value")
         self.refuse_late()
+        if kind == KIND_DELETE and not 0 < PyBytes_GET_SIZE(key) <= KEY_SIZE_MAX:
+            return 0
         self.store.require(PyBytes_GET_SIZE(key), PyBytes_GET_SIZE(value) if kind == KIND_PUT else 0)
         self.objects.append(key)
         if kind == KIND_PUT:

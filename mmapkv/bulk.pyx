@@ -19,7 +19,6 @@ from mmapkv.format cimport (
     FLAG_CREATES,
     FLAG_EXPIRY,
     FLAG_PREVIOUS,
-    KEY_SIZE_MAX,
     KIND_DELETE,
     KIND_PUT,
     LINE,
@@ -30,7 +29,6 @@ from mmapkv.format cimport (
 from mmapkv.index cimport ABSENT, PRESENT, REPLACED, UNSOUND, Hit, Index, Outcome
 from mmapkv.moment cimport read_moment, store_clear
 from mmapkv.plan cimport Plan, plan_of
-from mmapkv.reader cimport as_bytes
 from mmapkv.relocation cimport CURRENT, Ground, fate_of, ground_of
 from mmapkv.updater cimport StoreUpdater
 from mmapkv.writer cimport NEVER_DUE, Version, expiry_of, lay_out
@@ -94,10 +92,7 @@ cdef class BulkWriter(StoreUpdater):
         cdef Batch batch = Batch(self, durable)
         refuse_one_key(keys)
         for key in keys:
-            key = as_bytes(key, "key")
-            # What cannot be stored is absent.
-            if 0 < PyBytes_GET_SIZE(key) <= KEY_SIZE_MAX:
-                batch.add(KIND_DELETE, key, None, 0)
+            batch.add(KIND_DELETE, key, None, 0)
         batch.over = True
         return self.commit_batch(batch, durable, None, NEVER, False, NEVER)
 

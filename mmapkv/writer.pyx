@@ -11,6 +11,7 @@ from libc.string cimport memcpy, memset
 from mmapio cimport _fault
 from mmapio cimport _memory as memory
 from mmapio._os cimport now_ns
+from mmapio.bounds cimport told
 from mmapkv.approach cimport fetch_bucket, fetch_record
 from mmapkv.dead_bytes cimport add_written, superseded_size
 from mmapkv.format cimport (
@@ -110,6 +111,8 @@ cdef class StoreWriter(Sharer):
         cdef Spot spot
         cdef Version version
         key = as_bytes(key, "key")
+        if not 0 < PyBytes_GET_SIZE(key) <= KEY_SIZE_MAX:
+            raise KeyError(key)
         begin_version(&version, KIND_DELETE, <bytes>key)
         version.settled = True
         self.seek(&version, False, &spot)
@@ -452,9 +455,14 @@ cdef uint64_t expiry_of(ttl) except? 0:
     cdef double seconds
     if ttl is None:
         return 0
-    seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
+    try:
+        seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
+    except TypeError:
+        raise TypeError(f"a time to live, ttl, is a number of seconds, a timedelta or None, not {type(ttl).__name__}") from None
+    except OverflowError:
+        seconds = TTL_SECONDS_MAX * 2
     if not 0 < seconds <= <double>TTL_SECONDS_MAX:
-        raise ValueError(f"a time to live is more than 0 and at most {TTL_SECONDS_MAX:.0f} seconds, or None, not {ttl!r}")
+        raise ValueError(f"a time to live, ttl, is more than 0 and at most {TTL_SECONDS_MAX:.0f} seconds, or None, not {told(ttl)!r}")
     return now_ns() + <uint64_t>(seconds * 1e9)
 
 
