@@ -183,7 +183,13 @@ def rebuild(log: Log, old: Index | None, *, sound: bool = False) -> tuple[Index,
         _os.remove_file(directory, TEMPORARY)
     opened = _os.open_file(TEMPORARY, True, create=True, exclusive=True, follow=False, directory=directory)
     # One that will not do may be so for its seed, which the hints have too.
-    made, slots = build(log, opened, by_hints=sound or old is None)
+    try:
+        made, slots = build(log, opened, by_hints=sound or old is None)
+    except BaseException:
+        # A full disk, say: what was taken of it goes back at once.
+        with suppress(FileNotFoundError):
+            _os.remove_file(directory, TEMPORARY)
+        raise
     old = old or _open(log, SlotMap(log.segments), writable=True)
     if old is not None:
         # What compaction has removed is missing here, too. A damaged one may say anything.

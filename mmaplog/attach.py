@@ -26,6 +26,7 @@ from mmaplog.lock import NAME as LOCK_NAME
 from mmaplog.lock import LockFile
 from mmaplog.manifest import SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, TEMPORARY_SUFFIX, Manifest
 from mmaplog.reserve import NAME as RESERVE_NAME
+from mmaplog.reserve import spend_if_full
 from mmaplog.segment import RECORDS_START, create_segment, is_segment, list_segments
 from mmaplog.segment_set import SegmentSet
 from mmaplog.truncation import FIRST_ALLOCATION, finish_cut
@@ -278,9 +279,8 @@ def _recover(
     recovery.announce(directory, manifest, tail)
     segment, end = recovery.settle(segments, tail, manifest.segment_bytes, FIRST_ALLOCATION, again)
     last = tail.last if segment.id == tail.segment.id else 0
-    made = control_file.create(
-        directory, manifest.log_uuid, manifest.first_seq, tail.seq, segment.id, end, last, tail.seq
-    )
+    words = (manifest.log_uuid, manifest.first_seq, tail.seq, segment.id, end, last, tail.seq)
+    made = spend_if_full(directory, lambda: control_file.create(directory, *words))
     if not writing:
         locks.release_writer()
     return made

@@ -44,6 +44,7 @@ from mmapio import _os as system
 from mmapio.errors import FlushFailed
 from mmaplog import control as control_file
 from mmaplog.errors import CorruptionError, FormatError
+from mmaplog.reserve import spend_if_full
 from mmaplog.segment import create_segment, publish_segment
 
 logger = logging.getLogger("mmaplog")
@@ -267,8 +268,8 @@ def cleanse(SegmentSet segments, Control control, temporaries):
 
 def announce(directory, manifest, tail):
     """Say in CONTROL that this end is being settled: whoever comes before that is through begins anew, and takes no page for written."""
-    control_file.create(
-        directory, manifest.log_uuid, manifest.first_seq, tail.seq, tail.segment.id, tail.end, tail.last, tail.known_durable, RECOVERING)
+    spend_if_full(directory, lambda: control_file.create(
+        directory, manifest.log_uuid, manifest.first_seq, tail.seq, tail.segment.id, tail.end, tail.last, tail.known_durable, RECOVERING))
 
 
 def settle(SegmentSet segments, tail, segment_bytes, step, again):
@@ -302,8 +303,9 @@ def settle(SegmentSet segments, tail, segment_bytes, step, again):
     # Also where nothing is left behind the end: there may have been records of which no page reached the disk, and whose numbers
     # somebody knows.
     # The successor is durable before the end is sealed, so the boundary it sets is never missing.
-    successor = create_segment(
-        segments.directory, segments.log_uuid, tail.seq, segments.manifest.next_epoch(epoch), segment_bytes, min(step, segment_bytes))
+    epoch = segments.manifest.next_epoch(epoch)
+    successor = spend_if_full(segments.directory, lambda: create_segment(
+        segments.directory, segments.log_uuid, tail.seq, epoch, segment_bytes, min(step, segment_bytes), SEGMENT_HEADER_SIZE))
     system.sync(segments.directory)
     if segment.base_seq == tail.seq and not tail.leftover:
         # It never held a record, and its successor has its place.

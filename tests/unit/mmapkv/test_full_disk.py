@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mmapkv import AsyncKVStore, KVStore, attach
+from mmapkv import AsyncKVStore, KVStore, attach, building
 from tests.unit.mmapio.volume import fill, small_volume  # noqa: F401
 from tests.unit.mmapkv.stores import MANUAL, SEGMENT, agreeing
 
@@ -217,3 +217,22 @@ def test_an_index_that_cannot_be_made_smaller(tmp_path: Path, monkeypatch: pytes
         assert kv.compact().records_removed > KEYS
         assert agreeing(kv) == {b"0": b"value"}
         kv[b"new"] = b"value"
+
+
+def test_an_index_that_cannot_be_built_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What of it was there stayed, and took of the full disk what there was, until the next one was built."""
+    path = tmp_path / "kv"
+    with opened(path) as kv:
+        kv[b"k"] = b"value"
+    (path / "INDEX").unlink()
+
+    def fill(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(building, "_fill", fill)
+        with pytest.raises(OSError, match="No space left"):
+            opened(path)
+    assert not list(path.glob("INDEX*"))
+    with opened(path) as kv:
+        assert agreeing(kv) == {b"k": b"value"}

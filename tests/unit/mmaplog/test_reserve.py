@@ -106,6 +106,32 @@ def test_a_disk_that_is_full_once_a_cut_has_begun(
         assert log.verify().damages == ()
 
 
+@pytest.mark.parametrize("reserve", [0, RESERVE], ids=["without", "with"])
+@pytest.mark.parametrize("torn", [False, True], ids=["whole", "torn"])
+def test_a_power_cut_on_a_full_disk(small_volume: Path, reserve: int, torn: bool) -> None:  # noqa: F811
+    """Opening takes a new CONTROL and a new segment: it failed, and so the log could not be made smaller."""
+    path = small_volume / "log"
+    killed_after(lambda: full(small_volume, reserve=reserve))
+    # Of another boot.
+    with (path / "CONTROL").open("r+b") as control:
+        control.seek(40)
+        control.write(b"another boot")
+    if torn:
+        with max(path.glob("*.seg")).open("r+b") as tail:
+            tail.seek(tail.seek(0, os.SEEK_END) - 3000)
+            tail.write(b"t" * 3000)
+    if not reserve:
+        with pytest.raises(OSError, match="No space left"):
+            Log.open(path, flush_policy=MANUAL)
+        (small_volume / "ballast").unlink()
+    with Log.open(path, flush_policy=MANUAL) as log:
+        assert len(log) > 290
+        log.truncate_before(200)
+        assert log.first_seq > 100
+        assert log.verify().damages == ()
+        log.append(b"z" * 1000, durable=True)
+
+
 def test_appends_do_not_get_it(small_volume: Path) -> None:  # noqa: F811
     """Or it would be gone when it is needed."""
     with full(small_volume, reserve=RESERVE):
