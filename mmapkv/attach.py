@@ -98,7 +98,7 @@ def load(log: Log, *, writing: bool) -> tuple[Index, SlotMap] | None:
         logger.warning("%s: the index is not usable: %s", log.path, error)
         return None
     if found is not None:
-        _attend(log, found[0])
+        _attend(log, found[0], found[0].number)
     return found
 
 
@@ -199,7 +199,7 @@ def rebuild(log: Log, old: Index | None, *, sound: bool = False) -> tuple[Index,
     # One that is damaged, or has no name any more, was not marked: who has that mapped is told by the log.
     # Killed before that, it goes with no log, and the next one to come builds it once more.
     _keep_up(log, made)
-    _attend(log, made)
+    _attend(log, made, made.number)
     return made, slots
 
 
@@ -214,13 +214,18 @@ def conclude(log: Log, index: Index) -> None:
 
 
 def build_private(log: Log) -> tuple[Index, SlotMap]:
-    """Build an index in memory, for a reader who may not write beside the log."""
+    """Build an index in memory, for a reader who may not write beside the log.
+
+    Nobody keeps it up: once a writer comes, his own takes its place.
+    """
+    named = log.control.index
     log.segments.relist()
     basis = log.segments.manifest
     made, slots = build(log, _os.anonymous_file(NAME), by_hints=True)
     made.adopt(log.control.incarnation)
     made.private = True
     made.basis = basis
+    _attend(log, made, named)
     return made, slots
 
 
@@ -233,10 +238,10 @@ def _keep_up(log: Log, index: Index) -> None:
         control_file.name_index(log.segments.directory, log.control, index.number)
 
 
-def _attend(log: Log, index: Index) -> None:
+def _attend(log: Log, index: Index, named: int) -> None:
     # Who writes alone is who replaces it. Who may not write CONTROL has one of his own.
     if log.shared or not (log.writable or log.control.private):
-        index_file.attend(index, log.control)
+        index_file.attend(index, log.control, named)
 
 
 def _write_index(log: Log) -> tuple[Index, SlotMap]:

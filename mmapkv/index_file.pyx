@@ -201,9 +201,9 @@ def figures(Index index):
     }
 
 
-def attend(Index index, Control control):
-    """Have an index notice that another one takes its place, which this CONTROL tells."""
-    index.heard = index.number
+def attend(Index index, Control control, uint64_t named):
+    """Have an index notice that another one takes its place, which this CONTROL tells; it named `named` when this one was right."""
+    index.heard = named
     index.control = control
     index.named = &control.hot.index
 

@@ -137,6 +137,22 @@ def test_what_compaction_moved_is_found(path: Path, situation: Any, work: Any) -
 
 
 @pytest.mark.parametrize("work", [compact, compact_and_close])
+def test_a_writer_who_comes_has_an_index_for_all(path: Path, work: Any) -> None:
+    """Look-ups went on by the one that the reader had made for want of it, and showed old values."""
+    with_an_index_of_its_own(path)
+    only_read(path)
+    with meanwhile(path, lambda: work(path)) as begin:
+
+        def read() -> tuple[bytes, list[bytes | None], int]:
+            with opened(path, "r") as kv:
+                assert kv[KEYS[50]] == OLD[KEYS[50]]
+                begin()
+                return kv[KEYS[50]], kv.get_many(KEYS[49:51]), len(kv)
+
+        assert unprivileged(read) == (NEW[KEYS[50]], [None, NEW[KEYS[50]]], len(NEW))
+
+
+@pytest.mark.parametrize("work", [compact, compact_and_close])
 @pytest.mark.parametrize("situation", SITUATIONS)
 def test_a_walk_shows_all_or_raises(path: Path, situation: Any, work: Any) -> None:
     """The first that it does after a compaction passed over what that had removed, and did not say so."""
