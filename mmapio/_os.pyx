@@ -400,10 +400,10 @@ def file_object(Descriptor opened not None):
     return os.fdopen(os.dup(opened.fd), "r+b" if is_writable(opened) else "rb")
 
 
-def grow(Descriptor opened not None, uint64_t size):
-    """Give a file at least `size` bytes, every block allocated; OSError(ENOSPC) leaves it as it was."""
+def grow(Descriptor opened not None, uint64_t size, start=None):
+    """Give a file at least `size` bytes, every block from `start`, or its end, on allocated; OSError(ENOSPC) leaves it as long as it was."""
     cdef int result = 0
-    cdef uint64_t now = file_size(opened)
+    cdef uint64_t now = file_size(opened) if start is None else start
     if now < size:
         with nogil:
             result = allocate(opened.fd, now, size - now)

@@ -213,6 +213,12 @@ def conclude(log: Log, index: Index) -> None:
     control_file.name_index(log.segments.directory, log.control, index.number | index_file.CLOSED)
 
 
+def resume(log: Log, index: Index) -> None:
+    """Take back :func:`conclude`, for a writer who was not closed after all. While no other writes."""
+    _keep_up(log, index)
+    index_file.clear_mark(index)
+
+
 def build_private(log: Log) -> tuple[Index, SlotMap]:
     """Build an index in memory, for a reader who may not write beside the log.
 
@@ -239,8 +245,9 @@ def _keep_up(log: Log, index: Index) -> None:
 
 
 def _attend(log: Log, index: Index, named: int) -> None:
-    # Who writes alone is who replaces it. Who may not write CONTROL has one of his own.
-    if log.shared or not (log.writable or log.control.private):
+    # Who writes alone is who replaces it, but a forked child of his may live on. Who may not write CONTROL
+    # has one of his own.
+    if not log.control.private:
         index_file.attend(index, log.control, named)
 
 

@@ -113,6 +113,12 @@ class Cared:
         for each in threads:
             each.stop()
 
+    def _go_on(self) -> None:
+        # After a close that came to nothing.
+        for each in (self._compactor, self._remover, self._store._hinter):
+            if each is not None:
+                each.go_on()
+
     def _make_way(self, size: int) -> None:
         # For a cache.
         eviction = self._store._eviction

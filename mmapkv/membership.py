@@ -6,8 +6,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
 from mmapio import _fork
-from mmapio.errors import Closed
+from mmapio.errors import Closed, MappingFault
 from mmapkv import attach
+from mmaplog.errors import Poisoned
 
 if TYPE_CHECKING:
     from mmapkv.store import KVStore
@@ -37,20 +38,28 @@ class Member:
         except Closed:
             # Another thread was faster.
             return
+        except (Poisoned, MappingFault):
+            # Nothing can be promised of it any more.
+            self._leave_unflushed(log)
+            raise
         try:
             _, index = store._open_parts()
-            log.flush()
-            attach.conclude(log, index)
-            store._hinter.close(log, index)
-        finally:
             try:
-                store._hinter.stop()
-                log.close()
+                log.flush()
+                attach.conclude(log, index)
+                store._hinter.close(log, index)
             finally:
-                # Refused, it was not closed: a destructor may have interrupted a sync of this very thread.
-                if log.closed:
-                    store._forget()
-                log.unpause()
+                try:
+                    store._hinter.stop()
+                    log.close()
+                finally:
+                    if log.closed:
+                        store._forget()
+                    else:
+                        # Refused, as a destructor may have interrupted a sync of this very thread.
+                        attach.resume(log, index)
+        finally:
+            log.unpause()
 
     def _leave(self, log: Log) -> None:
         # The last one to go says that the index may be trusted. Nobody comes meanwhile, and nobody who opens
@@ -68,7 +77,11 @@ class Member:
                     with attach.joined(log) as (index, _):
                         log.flush()
                         attach.conclude(log, index)
-                        log.close()
+                        try:
+                            log.close()
+                        finally:
+                            if not log.closed:
+                                attach.resume(log, index)
             finally:
                 try:
                     log.close()

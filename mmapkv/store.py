@@ -432,16 +432,20 @@ class KVStore(BulkWriter, Scanned, Cared, Member, Successor, MutableMapping[byte
         log, index = self._parts()
         if index is None:
             return
-        self._stop_threads(log)
-        if not log.flushes_on_close:
-            self._leave_unflushed(log)
-            return
-        with self._careful("a close"):
-            if log.shared:
-                self._hinter.close(log, index)
-                self._leave(log)
-            else:
-                self._leave_alone(log)
+        try:
+            self._stop_threads(log)
+            if not log.flushes_on_close:
+                self._leave_unflushed(log)
+                return
+            with self._careful("a close"):
+                if log.shared:
+                    self._hinter.close(log, index)
+                    self._leave(log)
+                else:
+                    self._leave_alone(log)
+        finally:
+            if not log.closed:
+                self._go_on()
 
     def __enter__(self) -> Self:
         self._open_parts()

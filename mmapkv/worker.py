@@ -130,5 +130,14 @@ class Worker(ABC):
                 "handler, let it leave a note instead, and close later",
             )
 
+    def go_on(self) -> None:
+        """Start again when woken next, after a stop, for a handle that was not closed after all."""
+        if self._thread is None:
+            # In a forked child there is nobody who may.
+            self._ending = not self._unstarted
+        elif not self._thread.is_alive():
+            self._thread, self._ending, self._unstarted = None, False, [None]
+            self._note(False)
+
     def _after_fork_in_child(self) -> None:
-        self._thread, self._ending = None, True
+        self._thread, self._ending, self._unstarted = None, True, []

@@ -67,17 +67,18 @@ def spend_if_full(directory: _os.Descriptor, operation: Callable[[], _Result]) -
 def draw(directory: _os.Descriptor, error: OSError) -> bool:
     """Give a piece back to the disk, if `error` says that it is full and half is left: whether that was so.
 
-    Whoever is first has it then. OSError as the system reports it.
+    Whoever is first has it then.
     """
     if isinstance(error, LogError) or not is_full(error):
         return False
-    size = _wanted(directory)
-    start = kept(directory) - PIECE
+    size, before = _wanted(directory), kept(directory)
+    start = before - PIECE
     if size == 0 or start < size // 2:
         return False
-    # From the end: what is left begins where the file does.
-    _os.punch_hole(_opened(directory), start, PIECE)
-    return True
+    # From the end: what is left begins where the file does, unless another process has filled it meanwhile.
+    with contextlib.suppress(OSError):
+        _os.punch_hole(_opened(directory), start, PIECE)
+    return kept(directory) < before
 
 
 def kept(directory: _os.Descriptor) -> int:
@@ -105,11 +106,13 @@ def _wanted(directory: _os.Descriptor) -> int:
 
 def _fill(directory: _os.Descriptor, size: int) -> None:
     opened = _opened(directory)
-    if _os.file_size(opened) == size and kept(directory) >= size:
+    # Its length first, which says what is wanted, whoever is killed after that.
+    if _os.file_size(opened) != size:
+        _os.set_size(opened, size)
+    if kept(directory) >= size:
         return
-    _os.set_size(opened, 0)
     try:
-        _os.grow(opened, size)
+        _os.grow(opened, size, 0)
     except OSError:
         _empty(opened, size)
         raise
@@ -117,8 +120,12 @@ def _fill(directory: _os.Descriptor, size: int) -> None:
 
 def _empty(opened: _os.Descriptor, size: int) -> None:
     # Without blocks, and yet as long as it is to be.
-    _os.set_size(opened, 0)
-    _os.set_size(opened, size)
+    try:
+        _os.punch_hole(opened, 0, size)
+    except OSError:
+        # A file system without holes.
+        _os.set_size(opened, 0)
+        _os.set_size(opened, size)
 
 
 def _opened(directory: _os.Descriptor) -> _os.Descriptor:

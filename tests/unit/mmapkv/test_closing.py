@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from mmapio import Closed
+from mmapio import Closed, FlushPolicy, MappingFault
+from mmapio.flusher import Flusher
 from mmapkv import Batch, KVStore, Locked
 from mmaplog import Log
 from tests.unit.mmapio.footprint import unchanged
@@ -19,6 +23,7 @@ from tests.unit.mmapkv.colliding_keys import HashInverter, seed_of
 from tests.unit.mmapkv.stores import MANUAL, agreeing, contents, opened
 from tests.unit.mmaplog.damage import overwrite
 
+EVERY = FlushPolicy.every_millis(5)
 Use = Callable[[KVStore], object]
 READS: dict[str, Use] = {
     "[]": lambda kv: kv[b"a"],
@@ -297,3 +302,87 @@ def test_a_child_that_meets_a_new_index(path: Path, mode: str) -> None:
         os.close(reading)
         os.close(writing)
         assert reader[b"a"] == b"1"
+
+
+@pytest.mark.parametrize("name", ["CONTROL", "*.seg"])
+@pytest.mark.parametrize("shared", [False, True], ids=["alone", "shared"])
+def test_a_store_that_was_cut_is_closed(path: Path, shared: bool, name: str) -> None:
+    """One that wrote alone stayed open at each close, and locked for its process."""
+    kv = KVStore.open(path, flush_policy=MANUAL, compaction=False, shared=shared)
+    kv[b"b"] = b"2"
+    for file in path.glob(name):
+        os.truncate(file, 0)
+    with pytest.raises(MappingFault):
+        # Of what is not looked at nobody knows.
+        kv[b"b"] = kv[b"a"]
+        kv.close()
+    with suppress(MappingFault):
+        kv.close()
+    assert kv.closed
+    kv.close()
+    kind, _ = outcome(lambda: KVStore.open(path, "w", shared=shared).close())
+    assert kind in ("", "CorruptionError")
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["alone", "shared"])
+def test_a_handle_whose_close_was_interrupted_goes_on(
+    path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool
+) -> None:
+    """Its index stayed marked as closed, so that it was damaged for readers. Its threads were gone."""
+    kv = KVStore.open(path, flush_policy=EVERY, segment_bytes=64 << 10, shared=shared)
+    before = opened(path, "r")
+    kv[b"b"] = b"2" * 1000
+    # A store that is shared tries twice.
+    left = [None] * (2 if shared else 1)
+
+    def interrupted(flusher: Flusher) -> None:
+        stop(flusher)
+        if left:
+            left.pop()
+            raise KeyboardInterrupt
+
+    stop = Flusher.stop
+    with monkeypatch.context() as patched:
+        patched.setattr(Flusher, "stop", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            kv.close()
+    assert not kv.closed
+    with opened(path, "r") as between:
+        for number in range(1000):
+            kv[b"b"] = b"%d" % number * 400
+        for reader in (before, between):
+            assert reader[b"b"] == b"999" * 400
+            assert len(reader) == 2
+    assert in_child(lambda: contents(path)) == {b"a": b"1", b"b": b"999" * 400}
+    until = time.monotonic() + 20
+    while kv.stats()["compactions"] == 0 and time.monotonic() < until:
+        time.sleep(0.01)
+    assert kv.stats()["compactions"] > 0
+    before.close()
+    kv.close()
+    assert contents(path, "w") == {b"a": b"1", b"b": b"999" * 400}
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced by a copy"])
+def test_a_child_that_outlives_its_parents_index(path: Path, how: str) -> None:
+    """It showed what there had been, for ever."""
+    kv = opened(path)
+    assert kv[b"a"] == b"1"
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.read(reading, 1)
+            os._exit(0 if outcome(lambda: kv[b"a"])[0] == "Closed" else 1)
+        finally:
+            os._exit(2)
+    kv.close()
+    (path / "INDEX").rename(path / "INDEX.away")
+    if how != "removed":
+        shutil.copy(path / "INDEX.away", path / "INDEX")
+    with opened(path) as another:
+        another[b"a"] = b"2"
+        os.write(writing, b".")
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    os.close(reading)
+    os.close(writing)

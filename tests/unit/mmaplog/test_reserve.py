@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mmapio import _os
-from mmaplog import FlushPolicy, Log, manifest
+from mmaplog import FlushPolicy, Log, manifest, reserve
 from tests.unit.mmapio.processes import killed_after
 from tests.unit.mmapio.volume import fill, small_volume  # noqa: F401
 
@@ -160,3 +160,42 @@ def test_what_cannot_be_kept(tmp_path: Path, mode: str, size: int) -> None:
     with pytest.raises(ValueError, match="cannot be kept"):
         Log.open(tmp_path / "log", mode, reserve_bytes=size)  # type: ignore[arg-type]
     assert not (tmp_path / "log").exists()
+
+
+def test_a_piece_that_another_has_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given away a second time it left a hole in the middle, of which more was given, that was not there."""
+    with Log.open(tmp_path / "log", flush_policy=MANUAL, segment_bytes=SEGMENT, reserve_bytes=RESERVE) as log:
+        directory = log.segments.directory
+        full_disk = OSError(errno.ENOSPC, "No space left on device")
+        punch = _os.punch_hole
+
+        def late(opened: _os.Descriptor, start: int, size: int) -> None:
+            # Another process has compacted the log meanwhile.
+            monkeypatch.setattr(_os, "punch_hole", punch)
+            reserve.refill(directory, log.path)
+            punch(opened, start, size)
+
+        assert reserve.draw(directory, full_disk)
+        monkeypatch.setattr(_os, "punch_hole", late)
+        drawn = 0
+        while reserve.draw(directory, full_disk):
+            drawn += 1
+            assert drawn <= RESERVE // reserve.PIECE
+        assert reserve.kept(directory) >= RESERVE // 2
+
+
+def test_killed_while_it_is_filled_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was cut to nothing first, which says that none is wanted."""
+    with Log.open(tmp_path / "log", flush_policy=MANUAL, segment_bytes=SEGMENT, reserve_bytes=RESERVE) as log:
+        directory = log.segments.directory
+        assert reserve.draw(directory, OSError(errno.ENOSPC, "No space left on device"))
+        assert reserve.kept(directory) < RESERVE
+
+        def die(*_: object) -> None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(_os, "grow", die)
+            killed_after(lambda: reserve.refill(directory, log.path))
+        reserve.refill(directory, log.path)
+        assert reserve.kept(directory) == RESERVE
