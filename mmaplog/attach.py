@@ -104,6 +104,8 @@ def _attach_locked(
     if mode == "n":
         if not alone:
             raise Locked("others have it open for reading, so it cannot be replaced; close them first", path)
+        if INDEX_NAME not in derived and _os.kind_of(directory, INDEX_NAME) != "nothing":
+            raise FormatError("holds a store, which KVStore.open replaces; use another path", path)
         if manifest_file.exists(directory, path) or list_segments(directory):
             manifest_file.write(directory, Manifest(uuid.uuid4(), segment_bytes, 0, erasing=True))
     writing = mode != "r"

@@ -93,3 +93,12 @@ def test_other_files_are_left_alone(tmp_path: Path) -> None:
     with opened(tmp_path / "kv", "n") as kv:
         assert not kv
     assert (tmp_path / "kv" / "notes.txt").read_text() == "mine"
+
+
+def test_nor_is_a_store_made_into_a_plain_log(tmp_path: Path) -> None:
+    """Its records were gone, and its index stayed, which nobody would look for in a log."""
+    with opened(tmp_path / "kv") as kv:
+        kv["key"] = "value"
+    with pytest.raises(FormatError, match="holds a store, which"):
+        Log.open(tmp_path / "kv", "n")
+    assert contents(tmp_path / "kv") == {b"key": b"value"}
