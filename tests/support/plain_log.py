@@ -121,6 +121,7 @@ class Control:
     in_flight: int
     durable: int
     first_seq: int
+    index: int
 
 
 @dataclass
@@ -348,8 +349,8 @@ def _control(directory: Path, log_uuid: uuid.UUID) -> Control | None:
     (turn,) = struct.unpack_from("<Q", hot)
     seq, segment_id, end, last = _SLOT.unpack_from(hot, 8 + 24 * (turn & 1))
     in_flight, durable = struct.unpack_from("<QQ", hot, 56)
-    (first_seq,) = struct.unpack_from("<Q", data, 4096 + 152)
-    return Control(incarnation, seq, segment_id, 8 * end, 8 * last, in_flight, durable, first_seq)
+    first_seq, _, index = struct.unpack_from("<3Q", data, 4096 + 152)
+    return Control(incarnation, seq, segment_id, 8 * end, 8 * last, in_flight, durable, first_seq, index)
 
 
 def _confirmed_tail(control: Control, segments: list[Segment]) -> Segment | None:

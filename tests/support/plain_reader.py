@@ -190,7 +190,9 @@ def _believed(log: Log, data: bytes, words: list[int], slots: list[int]) -> bool
         expected = xxh3_64_intdigest(struct.pack(f"<{len(words)}Q", *words), expected)
         require(content == expected, "state, slot and dead table and directory do not match the clean mark")
         require((mark_seq, index_end) == (seq, end), "the clean mark is not that of the state")
-    if log.control is not None and log.control.incarnation == incarnation:
+    # That it is the file which CONTROL names is taken on trust: Python does not tell when a file was born.
+    open_since = log.control is not None and log.control.index != 0 and not log.control.index & 1
+    if open_since and log.control is not None and log.control.incarnation == incarnation:
         require(seq <= log.committed, f"the index holds {seq} records, the log {log.committed}")
         return True
     return marked and mark_seq <= log.committed and any(each.id == segment_id for each in log.segments)

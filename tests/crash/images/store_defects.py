@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from mmapkv import attach, compaction, index_file, relocation
+from mmaplog import control
 from tests.crash.images import defects
 from tests.crash.images.defects import BATCH_WITHOUT_END, EARLY_ACKNOWLEDGEMENT, KEPT_TORN_RECORD, NO_BOUNDARY
 
@@ -68,6 +69,7 @@ def _believe_any_index() -> None:
             found = real(*arguments)
             if writing:
                 found.adopt(log.control.incarnation)
+                control.name_index(log.segments.directory, log.control, found.number)
             return found
 
         vars(index_file)["load"] = adopting

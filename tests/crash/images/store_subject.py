@@ -49,7 +49,7 @@ class StoreSubject:
         def counted_consider(log: Any, *, writing: bool) -> Any:
             found, why_not = consider(log, writing=writing)
             if found is not None and writing:
-                same = found[0].incarnation == log.control.incarnation
+                same = found[0].number == log.control.index
                 counts[f"indexes believed by their {'incarnation' if same else 'clean mark'}"] += 1
             return found, why_not
 
