@@ -265,7 +265,8 @@ class GroupMember(Subscription):
                 self._skip(following)
                 continue
             self._following = following
-            return found
+            # Or an earlier call had, and was cut short before it said so.
+            return found or self._hand() is not None
 
     def _sleep(self, seconds: float) -> None:
         # Until there is an entry that nobody took, or somebody may have died.

@@ -266,3 +266,26 @@ def test_a_name_is_let_go_of_though_the_exception_is_kept(tmp_path: Path) -> Non
             more = True
         if not more:
             return
+
+
+@pytest.mark.parametrize("ask", ["poll", "wait"])
+def test_what_was_taken_by_a_call_that_was_cut_short_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ask: str
+) -> None:
+    """All there was had been taken: the next call found no more to take, and said that there was none."""
+    with Log.open(tmp_path / "log", flush_policy=FlushPolicy.NEVER) as log:
+        log.append_many([b"x"] * 10)
+        with log.group("g", batch=100) as member:
+            store = type(member._mark).store
+
+            def cut_short(mark: bookmark.Bookmark, place: layout.Place) -> None:
+                store(mark, place)
+                raise KeyboardInterrupt
+
+            with monkeypatch.context() as patched:
+                patched.setattr(type(member._mark), "store", cut_short)
+                with pytest.raises(KeyboardInterrupt):
+                    member.poll()
+            if ask == "wait":
+                assert member.wait(0)
+            assert [entry.seq for entry in iter(member.poll, None)] == list(range(10))
