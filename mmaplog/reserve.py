@@ -83,10 +83,7 @@ def draw(directory: _os.Descriptor, error: OSError) -> bool:
 
 def kept(directory: _os.Descriptor) -> int:
     """Bytes that the reserve of an open directory takes on the disk at the moment."""
-    try:
-        return _os.file_usage(directory, NAME)
-    except FileNotFoundError:
-        return 0
+    return _os.file_usage(directory, NAME)
 
 
 def refill(directory: _os.Descriptor, path: str) -> None:

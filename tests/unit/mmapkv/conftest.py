@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from mmapkv import attach, compactor, remover, worker
+from mmapkv import KVStore, attach, compactor, remover, worker
+from tests.support.plain_reader import check_store
 from tests.support.waiting import PATIENCE_SECONDS
 from tests.unit.mmapio import interposer as interposing
+from tests.unit.mmapkv.stores import agreeing, opened
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +35,14 @@ def huge_buffer() -> Iterator[memoryview]:
     no_reserve = 0x4000  # newer Pythons have a name for it
     with mmap.mmap(-1, 4 << 30, flags=mmap.MAP_PRIVATE | no_reserve) as memory, memoryview(memory) as view:
         yield view
+
+
+@pytest.fixture
+def kv(tmp_path: Path) -> Iterator[KVStore]:
+    """A store of a few keys, checked at the end, for who has none of his own."""
+    path = tmp_path / "kv"
+    with opened(path) as store:
+        store.put_many({"a": "1", "b": "2", "c": "3"})
+        yield store
+        assert store.stats()["snapshots"] == 0
+        assert check_store(path) == agreeing(store)

@@ -4,24 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from mmapkv import Conflict, InvalidKey, KVStore, Transaction
-from tests.support.plain_reader import check_store
-from tests.unit.mmapkv.stores import agreeing, opened
-
-
-@pytest.fixture
-def kv(tmp_path: Path) -> Iterator[KVStore]:
-    """A store of a few keys, checked at the end."""
-    path = tmp_path / "kv"
-    with opened(path) as store:
-        store.put_many({"a": "1", "b": "2", "c": "3"})
-        yield store
-        assert store.stats()["snapshots"] == 0
-        assert check_store(path) == agreeing(store)
 
 
 def test_get_many_sees_its_own_changes(kv: KVStore) -> None:

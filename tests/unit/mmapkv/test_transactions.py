@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,6 @@ from tests.support.plain_reader import check_store
 from tests.unit.mmapio.processes import run_python
 from tests.unit.mmapkv.stores import MANUAL, agreeing, contents, opened
 from tests.unit.mmapkv.test_threads import COMMON
-
-
-@pytest.fixture
-def kv(tmp_path: Path) -> Iterator[KVStore]:
-    """A store of a few keys, checked at the end."""
-    path = tmp_path / "kv"
-    with opened(path) as store:
-        store.put_many({"a": "1", "b": "2", "c": "3"})
-        yield store
-        assert store.stats()["snapshots"] == 0
-        assert check_store(path) == agreeing(store)
 
 
 def test_it_is_a_mapping_that_sees_its_own_changes(kv: KVStore) -> None:
